@@ -1,0 +1,41 @@
+# make demo    a real program under the gate: what it may do, what it may not, and the proof
+# make test    lint, types and tests
+# make lint    lint and types alone
+# make bench   the table of benchmarks (QUICK=1, ONLY=name)
+# make clean   everything that the above made in this folder
+#
+# Each sets up what it needs first (scripts/setup.sh); the second time that takes no time.
+
+.PHONY: help demo test lint bench clean setup setup-bench
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+AS_OWNER := scripts/as-owner.sh
+BIN := $(AS_OWNER) .venv/bin
+
+help:
+	@sed -n 's/^# //p' Makefile | head -5
+
+setup:
+	@scripts/setup.sh
+
+setup-bench: setup
+	@scripts/setup.sh --bench
+
+demo: setup
+	@$(BIN)/python examples/demo/run.py
+
+lint: setup
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy --no-error-summary
+
+test: lint
+	@$(BIN)/python -m pytest
+
+bench: setup-bench
+	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+
+clean:
+	@rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
