@@ -1,0 +1,374 @@
+"""The decision: `decide(state, policy, request, facts) -> entries`, a pure function.
+
+The stages, in the order of the specification's zero-trust flow. The first that says no ends it:
+
+1. frame, schema, sequence: what the gate found while reading the request (`Facts.problem`).
+2. halt: a halted or ended run, or a halted gate, admits nothing.
+3. capability: present, known key, MAC, minted here and not revoked (nor any ancestor), bound to this
+   run or an ancestor of it, scope (resource, method, time), rate, count and quotas.
+4. policy: allowed, and not waiting for a person's approval.
+5. budget: the worst case fits every account from the run up to the state directory.
+6. labels: what shaped the run so far may flow into this sink.
+
+Rules
+- Nothing here reads a clock, a file or a random number; every outside fact is in `Facts` and stands
+  in the entry, so an auditor can run the same function on the log.
+- Exactly one verdict comes out: `Admit` or `Denied`, preceded by `CapDerive` for attenuations that
+  were not seen before. An exception is a defect; the gate answers it with `E_INTERNAL` and stops.
+- `decide` changes nothing. `state.apply` folds the entries it returned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from authority.kernel import budgets, entries, flows
+from authority.kernel.capabilities import Refusal, Token, scope, use
+from authority.kernel.codes import Code, Layer
+from authority.kernel.entries import AnyEntry, Body
+from authority.kernel.labels import CLEAN
+from authority.kernel.policy import Policy
+from authority.kernel.rates import UsageDelta
+from authority.kernel.requests import EFFECTS, Spec
+from authority.kernel.resources import Resource, named
+from authority.kernel.state import Run, State
+
+GATE = "gate"
+"""What capabilities for the gate itself are bound to, in place of a run."""
+DERIVED_LIMIT = 10_000
+"""Attenuated capabilities that may be in use at one time in a state directory."""
+
+_RELATIVES = frozenset({"msg.send", "agent.wait"})
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What was asked, after the frame was read.
+
+    `resource` and `target` are canonical (None where they could not be made canonical, then
+    `Facts.problem` says so); `shown` is the printable text of what was asked for; `digest` names
+    the request's canonical form, so that repeats and approvals refer to the same thing.
+    """
+
+    run: str
+    stream: int
+    n: int
+    effect: str
+    shown: str
+    digest: str
+    resource: Resource | None = None
+    target: Resource | None = None
+    arguments: Any = None
+    verb: str = ""
+    token: Token | None = None
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """A refusal made while the request was read, before any rule was asked."""
+
+    code: Code
+    layer: Layer
+    reason: str
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What comes from outside: time (us), whether the MAC holds, what the gate looked up."""
+
+    time: int
+    mac_ok: bool = False
+    problem: Problem | None = None
+    numbers: dict[str, int] = {}
+    looked_up: dict[str, Any] = {}
+    body: Body | None = None
+
+
+class _No(Exception):
+    """A stage said no. Never leaves this module."""
+
+    def __init__(
+        self, code: Code, layer: Layer, reason: str, rule: str = "", approval: str = ""
+    ) -> None:
+        super().__init__(reason)
+        self.code, self.layer, self.reason, self.rule = code, layer, reason, rule
+        self.approval = approval
+
+
+def request_digest(
+    effect: str, resource: str, verb: str, arguments: bytes, target: str = ""
+) -> str:
+    """SHA-256 (hex) of a request's canonical form; every part is preceded by its length."""
+    h = hashlib.sha256(b"authority/request/1")
+    for part in (effect.encode(), resource.encode(), verb.encode(), target.encode(), arguments):
+        h.update(len(part).to_bytes(8, "big"))
+        h.update(part)
+    return h.hexdigest()
+
+
+def decide(state: State, policy: Policy | None, request: Request, facts: Facts) -> list[AnyEntry]:
+    """The entries of one decision, the verdict last. Their seq, batch and time are not set yet."""
+    now = state.now(facts.time)
+    caps = list(request.token.ids) if request.token and facts.mac_ok else []
+    try:
+        if facts.problem:
+            raise _No(facts.problem.code, facts.problem.layer, facts.problem.reason)
+        run = _halted(state, request)
+        usage = _capability(state, request, facts, now)
+        rule, approval = _policy(state, policy, run, request)
+        spec = EFFECTS[request.effect]
+        reserve = _budget(state, run, spec, request, facts)
+        _labels(policy, run, request)
+    except _No as no:
+        return [_denied(state, request, facts, no, caps)]
+    derived: list[AnyEntry] = _derived(state, request)
+    verdict = entries.Admit(
+        run=request.run,
+        effect=request.effect,
+        resource=request.shown,
+        stream=request.stream,
+        n=request.n,
+        request=request.digest,
+        caps=caps,
+        rule=rule,
+        verb=request.verb,
+        target=request.target.text if request.target else "",
+        arguments=facts.body,
+        reserve=reserve,
+        usage=usage,
+        numbers=facts.numbers,
+        facts=facts.looked_up,
+        approval=approval,
+        label_at=run.label_at,
+        final=request.effect == "output",
+    )
+    return [*derived, verdict]
+
+
+def recheck(state: State, run: str, caps: list[str]) -> Code | None:
+    """Asked again when the intent is durable, right before performing: halted or revoked since?"""
+    info = state.runs.get(run)
+    if state.halted >= 0 or info is None or info.halted or not info.running:
+        return Code.HALTED
+    if any(cap in state.revoked for cap in caps):
+        return Code.CAP_REVOKED
+    return None
+
+
+def _halted(state: State, request: Request) -> Run:
+    run = state.runs.get(request.run)
+    if run is None or not run.running:
+        raise _No(Code.HALTED, Layer.HALT, "the run is not running")
+    if state.halted >= 0:
+        raise _No(Code.HALTED, Layer.HALT, f"everything was halted in entry {state.halted}")
+    if run.halted:
+        raise _No(Code.HALTED, Layer.HALT, "the run was halted")
+    if request.effect not in EFFECTS or request.resource is None or request.arguments is None:
+        raise _No(Code.SCHEMA_INVALID, Layer.SCHEMA, f"no effect {request.effect!r} of this form")
+    return run
+
+
+def _capability(state: State, request: Request, facts: Facts, now: int) -> dict[str, UsageDelta]:
+    token, layer = request.token, Layer.CAPABILITY
+    if token is None:
+        raise _No(Code.CAP_MISSING, layer, "no capability was presented")
+    key = state.keys.get(token.kid)
+    if key is None or not facts.mac_ok:
+        raise _No(Code.CAP_INVALID, layer, "unknown key or wrong MAC")
+    if key.until and now > key.until:
+        raise _No(Code.CAP_INVALID, layer, f"key {token.kid} is retired and its grace is over")
+    for cap in token.ids:
+        if cap in state.revoked:
+            raise _No(Code.CAP_REVOKED, layer, f"capability {cap} was revoked")
+    root = state.caps.get(token.ids[0])
+    if root is None or root.run != token.run or token.run not in state.ancestry(request.run):
+        raise _No(Code.CAP_INVALID, layer, "the capability is not bound to this run")
+    if len(state.caps) > DERIVED_LIMIT and token.ids[-1] not in state.caps:
+        raise _No(Code.CAP_INVALID, layer, "too many attenuated capabilities are in use")
+    assert request.resource is not None
+    label = state.runs[request.run].label
+    for resource in (request.resource, request.target):
+        if resource is None:
+            continue
+        refusal = scope(
+            token,
+            effect=request.effect,
+            resource=resource,
+            verb=request.verb,
+            run=request.run,
+            now=now,
+            numbers=facts.numbers,
+            label=label,
+        )
+        if refusal:
+            raise _No(refusal.code, layer, refusal.reason)
+    deltas = use(token, state.usage, now=now, numbers=facts.numbers)
+    if isinstance(deltas, Refusal):
+        raise _No(deltas.code, layer, deltas.reason)
+    return deltas
+
+
+def _derived(state: State, request: Request) -> list[AnyEntry]:
+    token = request.token
+    if token is None or token.ids[-1] in state.caps:
+        return []
+    return [
+        entries.CapDerive(
+            run=request.run,
+            id=token.ids[i],
+            parent=token.ids[i - 1],
+            restriction=token.restrictions[i].plain(),
+        )
+        for i in range(1, len(token.ids))
+        if token.ids[i] not in state.caps
+    ]
+
+
+def _policy(state: State, policy: Policy | None, run: Run, request: Request) -> tuple[str, str]:
+    layer, effect, resource = Layer.POLICY, request.effect, request.resource
+    if policy is None or policy.digest != run.policy or resource is None:
+        raise _No(Code.INTERNAL, Layer.INTERNAL, "the run's policy is not at hand")
+    if effect in _RELATIVES:
+        other = resource.text.removeprefix("run:")
+        if other != run.parent and other not in run.children:
+            raise _No(Code.POLICY_DENY, layer, "only a parent and its children talk", "relation")
+        if effect == "agent.wait" and other not in run.children:
+            raise _No(Code.POLICY_DENY, layer, "only a child can be waited for", "relation")
+    if effect == "msg.receive" and resource.text != f"run:{run.id}":
+        raise _No(Code.POLICY_DENY, layer, "a run receives its own messages only", "relation")
+    rule = ""
+    for each in (resource, request.target):
+        if each is None:
+            continue
+        judgement = policy.judge(effect, each, request.verb)
+        if not judgement.allowed:
+            raise _No(Code.POLICY_DENY, layer, judgement.reason, judgement.rule)
+        rule = rule or judgement.rule
+    required = next(
+        (
+            r
+            for each in (resource, request.target)
+            if each
+            if (r := policy.approval(effect, each, request.verb))
+        ),
+        "",
+    )
+    if not required and request.token and any(r.approval for r in request.token.restrictions):
+        required = "capability"
+    if not required:
+        return rule, ""
+    approval = f"{run.id}.{request.digest[:32]}"
+    pending = state.approvals.get(approval)
+    if pending is None or pending.answer != "granted" or pending.request != request.digest:
+        raise _No(Code.APPROVAL_REQUIRED, layer, "a person has to approve", required, approval)
+    return rule, approval
+
+
+def _budget(state: State, run: Run, spec: Spec, request: Request, facts: Facts) -> dict[str, int]:
+    reserve = {k: v for k, v in spec.reserve(request.arguments, facts.looked_up).items() if v}
+    if facts.body and facts.body.kept in {"store", "sealed"}:
+        reserve["stored_bytes"] = reserve.get("stored_bytes", 0) + facts.body.size
+    try:
+        lack = budgets.shortfall(state.accounts, run.accounts, reserve)
+    except budgets.BudgetError as error:
+        raise _No(Code.BUDGET_EXCEEDED, Layer.BUDGET, str(error)) from error
+    if lack:
+        raise _No(
+            Code.BUDGET_EXCEEDED,
+            Layer.BUDGET,
+            f"{lack.dimension} of {lack.account}: {lack.wanted} wanted, {lack.left} left",
+            f"budgets.{lack.dimension}",
+        )
+    return reserve
+
+
+def _labels(policy: Policy | None, run: Run, request: Request) -> None:
+    if run.label.clean:
+        return
+    assert policy is not None
+    assert request.resource is not None
+    sink = flows.sink(
+        policy,
+        request.effect,
+        request.resource,
+        request.verb,
+        flows.argument_names(request.effect, request.arguments),
+        run.label.secrets,
+        own=request.shown in run.created,
+    )
+    why = sink.refuses(run.label)
+    if why:
+        raise _No(Code.TAINT, Layer.LABELS, f"the run is {why}", f"labels ({request.effect})")
+
+
+def _denied(
+    state: State, request: Request, facts: Facts, no: _No, caps: list[str]
+) -> entries.Denied:
+    run = state.runs.get(request.run)
+    return entries.Denied(
+        run=request.run,
+        code=no.code,
+        layer=no.layer,
+        number=run.number + 1 if run else 0,
+        reason=no.reason,
+        effect=request.effect,
+        resource=request.shown,
+        verb=request.verb,
+        target=request.target.text if request.target else "",
+        stream=request.stream,
+        n=request.n,
+        request=request.digest,
+        caps=caps,
+        rule=no.rule,
+        numbers=facts.numbers,
+        facts=facts.looked_up,
+        arguments=facts.body,
+        approval=no.approval,
+        label_at=run.label_at if run else -1,
+        again=bool(run and request.digest in run.denied),
+    )
+
+
+def numbers(spec: Spec, arguments: Any) -> dict[str, int]:
+    """The non-negative integers among a request's arguments, which quotas may sum up."""
+    if spec.name == "tool.call":
+        source: Mapping[str, Any] = arguments.arguments
+        names: tuple[str, ...] = tuple(source)
+    else:
+        names = spec.numbers
+        source = {name: getattr(arguments, name) for name in names}
+    return {
+        name: value
+        for name in names
+        if type(value := source[name]) is int and 0 <= value <= budgets.MAX_AMOUNT
+    }
+
+
+def decide_control(
+    state: State, token: Token | None, mac_ok: bool, action: str, time: int
+) -> Refusal | None:
+    """Whether a capability covers an action on the gate itself (`gate:ACTION`).
+
+    Such capabilities are bound to the name `gate` in place of a run. None allows.
+    """
+    now = state.now(time)
+    if token is None:
+        return Refusal(Code.CAP_MISSING, "no capability was presented")
+    key = state.keys.get(token.kid)
+    if key is None or not mac_ok or (key.until and now > key.until):
+        return Refusal(Code.CAP_INVALID, "unknown or retired key, or wrong MAC")
+    if any(cap in state.revoked for cap in token.ids):
+        return Refusal(Code.CAP_REVOKED, "the capability was revoked")
+    if token.run != GATE or token.ids[0] not in state.caps:
+        return Refusal(Code.CAP_INVALID, "not a capability for the gate")
+    return scope(
+        token,
+        effect=f"gate.{action}",
+        resource=named("gate", action),
+        verb="",
+        run=GATE,
+        now=now,
+        numbers={},
+        label=CLEAN,
+    )

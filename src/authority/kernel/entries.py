@@ -1,0 +1,285 @@
+"""The entries of the log: everything that ever changes the gate's state, one Struct a kind.
+
+Rules
+- An entry holds every fact that the decision rested on, so that `decide` can be run again on the
+  log alone and must give the same verdict.
+- Members are integers, strings, booleans, lists and maps of those. No floats. Members at their
+  default are left out.
+- A capability is named by its ids; token bytes, keys and secrets never stand in an entry.
+- What a program sent or got is a `Body`: the digest and size of its bytes, the text itself when it
+  is short and harmless, and how it is kept (`inline`, `store`, `sealed`, `digest` alone).
+- `RULES` names the version of the rules under which the gate decided and folded. A change to either
+  that would judge or fold an old log differently takes a new number.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from authority.kernel import canonical
+from authority.kernel.rates import UsageDelta
+
+RULES = 1
+
+
+class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="kind"):
+    """What all entries have: `seq`, `batch` (group commit), `time` (us since the epoch), `run`."""
+
+    seq: int = -1
+    batch: int = -1
+    time: int = -1
+    run: str = ""
+
+
+class Body(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Bytes that an entry commits to. `digest` is SHA-256 in hex, of the ciphertext when sealed."""
+
+    digest: str
+    size: int
+    kept: str = "digest"
+    text: str = ""
+
+
+class GateStart(Entry, tag="gate.start", kw_only=True):
+    """A gate opened the log. What was in flight before is in doubt, so spent; its runs ended."""
+
+    log: str
+    rules: int
+    version: str
+    boot: str
+    boot_clock: int
+    public_key: str
+    identity: dict[str, int] = {}
+    limits: dict[str, int] = {}
+
+
+class GateStop(Entry, tag="gate.stop", kw_only=True):
+    reason: str
+
+
+class Repair(Entry, tag="repair", kw_only=True):
+    """Recovery cut a torn last batch. `cut` bytes lie in the side `file` now."""
+
+    cut: int
+    digest: str
+    file: str
+
+
+class Key(Entry, tag="key", kw_only=True):
+    """`action`: `add` (mints from now on) or `retire` (verifies until `until`, never mints)."""
+
+    kid: str
+    action: str
+    until: int = 0
+
+
+class RunStart(Entry, tag="run.start", kw_only=True):
+    """A run begins: what it is, under which policy, contained by what."""
+
+    capability: str
+    policy: str
+    policy_path: str = ""
+    program: list[str] = []
+    cwd: str = "/"
+    parent: str = ""
+    attached: bool = False
+    budgets: dict[str, int] = {}
+    sources: list[str] = []
+    secrets: list[str] = []
+    protection: dict[str, Any] = {}
+    environment: list[str] = []
+    agent: str = ""
+
+
+class RunEnd(Entry, tag="run.end", kw_only=True):
+    """`reason`: exited, killed, halted, revoked, wall_time, denials, gate, disconnected, failed."""
+
+    reason: str
+    code: int = 0
+    wall_time: int = 0
+    detail: str = ""
+
+
+class CapMint(Entry, tag="cap.mint", kw_only=True):
+    """A capability was made: `restriction` is its first one, as in the token."""
+
+    id: str
+    kid: str
+    restriction: dict[str, Any] = {}
+
+
+class CapDerive(Entry, tag="cap.derive", kw_only=True):
+    """An attenuated capability was seen for the first time."""
+
+    id: str
+    parent: str
+    restriction: dict[str, Any] = {}
+
+
+class CapRevoke(Entry, tag="cap.revoke", kw_only=True):
+    id: str
+    reason: str = ""
+    by: str = ""
+
+
+class Admit(Entry, tag="admit", kw_only=True):
+    """A request was allowed and its worst case reserved. For a side effect this is the intent.
+
+    `final`: nothing can differ from the reservation, so no outcome follows and it counts as spent.
+    """
+
+    effect: str
+    resource: str
+    stream: int
+    n: int
+    request: str
+    caps: list[str]
+    rule: str
+    verb: str = ""
+    target: str = ""
+    arguments: Body | None = None
+    reserve: dict[str, int] = {}
+    usage: dict[str, UsageDelta] = {}
+    numbers: dict[str, int] = {}
+    facts: dict[str, Any] = {}
+    approval: str = ""
+    label_at: int = -1
+    final: bool = False
+
+
+class Outcome(Entry, tag="outcome", kw_only=True):
+    """What came of entry `of`. `status`: done, failed (tried), aborted (never performed)."""
+
+    of: int
+    status: str
+    code: str = ""
+    spent: dict[str, int] = {}
+    sources: list[str] = []
+    secrets: list[str] = []
+    result: Body | None = None
+    facts: dict[str, Any] = {}
+
+
+class Denied(Entry, tag="denied", kw_only=True):
+    """A request was refused. `number` is the run's own count, which the agent is told."""
+
+    code: str
+    layer: str
+    number: int
+    reason: str
+    effect: str = ""
+    resource: str = ""
+    verb: str = ""
+    target: str = ""
+    stream: int = 0
+    n: int = 0
+    request: str = ""
+    caps: list[str] = []
+    rule: str = ""
+    numbers: dict[str, int] = {}
+    facts: dict[str, Any] = {}
+    arguments: Body | None = None
+    approval: str = ""
+    label_at: int = -1
+    again: bool = False
+
+
+class Halt(Entry, tag="halt", kw_only=True):
+    """`run` empty: everything. All capabilities concerned are revoked with it."""
+
+    reason: str
+    by: str = ""
+
+
+class Resume(Entry, tag="resume", kw_only=True):
+    reason: str
+    by: str = ""
+
+
+class Approval(Entry, tag="approval", kw_only=True):
+    """A person's answer to the pending approval `id`: `granted` (once) or refused."""
+
+    id: str
+    granted: bool
+    by: str = ""
+
+
+class Incident(Entry, tag="incident", kw_only=True):
+    what: str
+    detail: str = ""
+
+
+class Clock(Entry, tag="clock", kw_only=True):
+    """`jump`: us that the wall clock ran ahead of the boot clock (0: it is back).
+
+    `confirmed`: a person says that the wall clock is right; `boot_clock` is the new anchor.
+    """
+
+    jump: int
+    boot_clock: int = 0
+    confirmed: bool = False
+
+
+class Control(Entry, tag="control", kw_only=True):
+    """Somebody with an admin capability asked something of the gate."""
+
+    action: str
+    by: str
+    caps: list[str] = []
+    detail: str = ""
+
+
+class Snapshot(Entry, tag="snapshot", kw_only=True):
+    """The state after entry `at`, kept under `digest`."""
+
+    at: int
+    digest: str
+    size: int
+
+
+AnyEntry = (
+    GateStart
+    | GateStop
+    | Repair
+    | Key
+    | RunStart
+    | RunEnd
+    | CapMint
+    | CapDerive
+    | CapRevoke
+    | Admit
+    | Outcome
+    | Denied
+    | Halt
+    | Resume
+    | Approval
+    | Incident
+    | Clock
+    | Control
+    | Snapshot
+)
+
+
+class EntryError(ValueError):
+    """A stored line that is no entry of these rules."""
+
+
+_decoder = msgspec.json.Decoder(AnyEntry)
+
+
+def encode(entry: Entry) -> bytes:
+    """Canonical JSON of an entry, without its hash."""
+    return canonical.encode(entry)
+
+
+def decode(line: bytes) -> AnyEntry:
+    """The entry of a stored line (with or without `hash`). Raises `EntryError`."""
+    try:
+        entry: AnyEntry = _decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EntryError(f"not an entry of rules {RULES}: {error}") from error
+    if entry.seq < 0:
+        raise EntryError("an entry without seq")
+    return entry

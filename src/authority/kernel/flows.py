@@ -1,0 +1,91 @@
+"""Where labels come from and where they may go: the source and sink rules, coarse form.
+
+Rules
+- A read from a place that the policy does not list as trusted carries that place as a source.
+  A file or directory carries its own name, an answer from the network its host, a tool's result the
+  tool, unless the policy trusts it. Failing counts too: an error text is an answer.
+- Sinks. Reading, writing in the workspace, the program's own output, messages to the parent or a
+  child, and GET and HEAD take untrusted content. Everything else wants a trusted run: other HTTP
+  methods, spawning, deleting what the run did not make, and tools, except for those arguments that
+  the policy lists as content.
+- A secret goes only where the policy releases it. Reading something else is no release; whatever
+  leaves the run (the network, tools, messages, children, the output, files) needs one by name.
+- The program has seen every answer it got, so an answer's label joins the run's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from authority.kernel.labels import ANY_SOURCE, CLEAN, Label, Sink
+from authority.kernel.policy import Policy
+from authority.kernel.resources import Resource
+
+_READS = frozenset({"fs.read", "fs.list", "fs.stat"})
+_INWARD = frozenset({"fs.read", "fs.list", "fs.stat", "msg.receive", "agent.wait"})
+_OPEN_SINKS = frozenset(
+    {"fs.write", "fs.append", "fs.mkdir", "fs.rename", "output", "msg.send"} | _INWARD
+)
+_ANY = frozenset({ANY_SOURCE})
+
+
+def argument_names(effect: str, arguments: Any) -> frozenset[str]:
+    """The names of the arguments that a request really gives."""
+    if effect == "tool.call":
+        return frozenset(arguments.arguments)
+    return frozenset(msgspec.structs.asdict(arguments))
+
+
+def sink(
+    policy: Policy,
+    effect: str,
+    resource: Resource,
+    verb: str,
+    given: frozenset[str],
+    secrets: frozenset[str],
+    *,
+    own: bool,
+) -> Sink:
+    """What may flow into this request. `own`: the run made the file that it wants to delete."""
+    return Sink(
+        _ANY if _takes_untrusted(policy, effect, resource, verb, given, own=own) else frozenset(),
+        secrets
+        if effect in _INWARD
+        else frozenset(s for s in secrets if policy.releases(s, effect, resource, verb)),
+    )
+
+
+def _takes_untrusted(
+    policy: Policy,
+    effect: str,
+    resource: Resource,
+    verb: str,
+    given: frozenset[str],
+    *,
+    own: bool,
+) -> bool:
+    if effect in _OPEN_SINKS:
+        return True
+    if effect == "fs.delete":
+        return own
+    if effect == "http.request" and verb in {"GET", "HEAD"}:
+        return True
+    content = policy.content(effect, resource, verb)
+    return content is not None and ("*" in content or given <= content)
+
+
+def result_label(
+    policy: Policy, effect: str, resource: Resource, verb: str, carried: Label = CLEAN
+) -> Label:
+    """The label of an answer. `carried` is what came with it: a message's or a child's label."""
+    label = carried
+    if effect in _READS:
+        sources = frozenset() if policy.trusted(resource, verb) else frozenset({resource.text})
+        label = label.join(Label(sources, policy.secrets(resource)))
+    elif effect == "http.request" and not policy.trusted(resource, verb):
+        label = label.join(Label(frozenset({f"{resource.scheme}://{resource.host}"})))
+    elif effect == "tool.call" and not policy.trusted(resource, verb):
+        label = label.join(Label(frozenset({resource.text})))
+    return label

@@ -1,0 +1,186 @@
+"""For people: what a denial lacked, and what in a policy is wider than it looks.
+
+Pure. The snippet of an explanation allows exactly the request that was denied and nothing else. A
+denial by a rule that forbids, or by protection, has none: only a person may take that away.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from authority.kernel.addresses import host_text, is_address, judge_address, shown
+from authority.kernel.pattern_match import Pattern, literal_prefix
+from authority.kernel.pattern_syntax import escape_file, literal
+from authority.kernel.policy_rules import Rules, private_key
+from authority.kernel.policy_sections import Explanation, Judgement
+from authority.kernel.resource_files import file_segments
+from authority.kernel.resources import Resource
+
+if TYPE_CHECKING:
+    from authority.kernel.policy import Policy
+
+_SECRET_WORDS = (
+    "TOKEN",
+    "SECRET",
+    "PASSWORD",
+    "PASSWD",
+    "APIKEY",
+    "API_KEY",
+    "PRIVATE",
+    "CREDENTIAL",
+)
+
+
+def explain(
+    policy: Policy, effect: str, resource: Resource, verb: str, judgement: Judgement
+) -> Explanation:
+    """Why a judgement denies, and the smallest addition that would allow exactly this."""
+    if judgement.allowed:
+        return Explanation(f"nothing: {judgement.rule} allows it")
+    if judgement.rule:
+        return Explanation(
+            f"{judgement.reason}; no rule can allow it"
+            if judgement.rule == "built in"
+            else f"{judgement.reason}; a person has to change that rule"
+        )
+    name = resource.name
+    if effect == "tool.call" and resource.scheme == "tool":
+        return Explanation(
+            judgement.reason, f'[tools.{_key(name)}]\ncommand = ["path/to/program"]\n'
+        )
+    if effect == "agent.spawn" and resource.scheme == "agent":
+        return Explanation(
+            judgement.reason, f'[agents.{_key(name)}]\ncommand = ["path/to/program"]\n'
+        )
+    files = policy.missing(effect, resource, verb)
+    if not files:
+        return Explanation(judgement.reason)
+    missing = judgement.reason
+    if len(policy.layers) > 1:
+        missing += "; the rule has to stand in " + ", ".join(shown(each.name) for each in files)
+    return Explanation(missing, _snippet(files[0], effect, resource, verb))
+
+
+def toml_text(text: str) -> str:
+    """Text as a basic string of TOML."""
+    out = []
+    for char in text:
+        point = ord(char)
+        if char in '"\\':
+            out.append("\\" + char)
+        elif char.isprintable():
+            out.append(char)
+        else:
+            out.append(f"\\u{point:04x}" if point <= 0xFFFF else f"\\U{point:08x}")
+    return '"' + "".join(out) + '"'
+
+
+def _key(name: str) -> str:
+    return name if "." not in name else toml_text(name)
+
+
+def _snippet(layer: Rules, effect: str, resource: Resource, verb: str) -> str:
+    if resource.scheme == "fs":
+        key = "read" if effect in ("fs.read", "fs.list", "fs.stat") else "write"
+        return f"[filesystem]\n{key} = [{toml_text(_file_rule(layer.base, resource))}]\n"
+    if resource.scheme == "tcp":
+        target = f"{host_text(resource.host)}:{resource.port}"
+        return f"[network]\nallow = [{toml_text(target)}]\n"
+    rule = f"{verb} {literal(resource)}" if verb else literal(resource)
+    return f"[network]\nhttp = [{toml_text(rule)}]\n"
+
+
+def _file_rule(base: str, resource: Resource) -> str:
+    exact = literal(resource)
+    folder = file_segments(base, None)
+    inside = resource.segments[: len(folder)] == folder and len(resource.segments) > len(folder)
+    if "%" in exact or not inside:
+        return exact
+    return "./" + escape_file("/".join(resource.segments[len(folder) :]))
+
+
+def check_warnings(policy: Policy) -> list[str]:
+    """Rules that are broader than they look, or that can have no effect."""
+    out: list[str] = []
+    for layer in policy.layers:
+        out.extend(f"{shown(layer.name)}: {text}" for text in _layer_warnings(layer))
+    for name, credential in policy.credentials.items():
+        out.extend(_credential_warnings(policy, name, credential.hosts))
+    out.extend(
+        f"process.pass_env: {each} looks like a secret and is shown to the agent; "
+        "use [credentials] instead"
+        for each in policy.process.pass_env
+        if any(word in each.upper() for word in _SECRET_WORDS) or each.upper().endswith("_KEY")
+    )
+    return out
+
+
+def _layer_warnings(layer: Rules) -> list[str]:
+    out: list[str] = []
+    for rules, word in ((layer.read, "readable"), (layer.write, "writable")):
+        for number, pattern in enumerate(rules.index.patterns):
+            prefix = literal_prefix(pattern.parts)
+            where = f'{rules.key}[{number}] "{shown(pattern.text)}"'
+            if len(prefix) < 2 and len(prefix) < len(pattern.parts):
+                out.append(f"{where} makes nearly the whole machine {word}")
+            elif pattern.parts == (*file_segments(layer.base, None), None) and word == "writable":
+                out.append(f"{where} makes the policy's whole folder writable")
+            if denied := _always_denied(layer, pattern):
+                out.append(f"{where} has no effect: {denied} forbids all of it")
+    for number, pattern in enumerate(layer.http.index.patterns):
+        out.extend(_url_warnings(layer, f'network.http[{number}] "{shown(pattern.text)}"', pattern))
+    for rules in (layer.read, layer.write, layer.deny, layer.http, layer.tunnel, layer.net_deny):
+        twice = (
+            {text for text in rules.texts if rules.texts.count(text) > 1}
+            if len(rules.texts) < 2000
+            else set()
+        )
+        out.extend(f'{rules.key} holds "{shown(text)}" twice' for text in sorted(twice))
+    for text in sorted(layer.trusted.texts):
+        if "*." in text.partition("://")[2][:2] or text == "tool:*":
+            out.append(f'labels.trusted "{shown(text)}" trusts whoever can get a name there')
+    return out
+
+
+def _always_denied(layer: Rules, pattern: Pattern) -> str:
+    """The denial that covers the literal beginning, and so everything a pattern could."""
+    prefix = literal_prefix(pattern.parts)
+    probe = Resource("fs", "", prefix)
+    return layer.deny.find(probe)
+
+
+def _url_warnings(layer: Rules, where: str, pattern: Pattern) -> list[str]:
+    out = []
+    if pattern.subdomains and "." not in pattern.host:
+        out.append(f"{where} covers every host of a top-level domain")
+    if pattern.parts == ("",):
+        out.append(f"{where} covers the root page only; end it in /** for what is below")
+    if "http" in pattern.schemes and not layer.names_private(pattern.host, pattern.port):
+        out.append(f"{where} is not encrypted: whoever is on the way reads and changes it")
+    why = judge_address(pattern.host) if is_address(pattern.host) else None
+    if why and not layer.names_private(pattern.host, pattern.port):
+        out.append(f"{where} has no effect: the address is {why}; name it in network.private")
+    probe = Resource(
+        next(iter(pattern.schemes)),
+        "",
+        literal_prefix(pattern.parts) or ("",),
+        pattern.host,
+        pattern.port,
+    )
+    if denied := layer.net_deny.find(probe, next(iter(pattern.verbs or ("GET",)))):
+        out.append(f"{where} has no effect or less than it seems: {denied} forbids it")
+    return out
+
+
+def _credential_warnings(policy: Policy, name: str, hosts: tuple[str, ...]) -> list[str]:
+    out = []
+    for text in hosts:
+        host, port = private_key(text)
+        used = any(
+            pattern.covers_host(host) and pattern.port == (port or 443)
+            for layer in policy.layers
+            for pattern in layer.http.index.patterns
+        )
+        if not used:
+            out.append(f'credentials.{name}: no http rule covers "{shown(text)}"')
+    return out

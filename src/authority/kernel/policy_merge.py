@@ -1,0 +1,319 @@
+"""How the sections of a policy become narrower by those of another: extending and spawning.
+
+Pure. Rules
+- Lists of rules are not merged: each policy of the chain judges for itself (`policy`). Here they
+  are put together for display: a list that was left out shows the base's, denials add up.
+- `exec` and `pass_env`: only what both name. `env`: a name that both set must have one value.
+- Tools, agents and credentials: only those that the base defines. A table that is left out keeps
+  all of them, a table that is given keeps those it names. What it says of one may leave anything
+  out; a command, variable, header or format that differs is another program or secret, so that
+  extending with it is an error, and a child that was written with it does not have it.
+- Numbers: the smaller. `explain = "agent"` only where both say it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from authority.kernel.policy_sections import (
+    Agent,
+    Approvals,
+    Credential,
+    Filesystem,
+    Labels,
+    Network,
+    Process,
+    Sections,
+    Tool,
+)
+
+
+class MergeError(Exception):
+    """What can't be said in a policy that extends: `path` and why."""
+
+    def __init__(self, path: tuple[str, ...], message: str, hint: str) -> None:
+        super().__init__(message)
+        self.path = path
+        self.message = message
+        self.hint = hint
+
+
+def own_sections(doc: Mapping[str, Any], base: str) -> Sections:
+    """The sections of a policy that stands alone."""
+    labels = doc.get("labels", {})
+    process = doc.get("process", {})
+    return Sections(
+        explain=doc.get("explain", "operator"),
+        filesystem=Filesystem(**_tuples(doc.get("filesystem", {}))),
+        network=Network(**_tuples(doc.get("network", {}))),
+        process=Process(
+            exec=tuple(process.get("exec", ())),
+            pass_env=tuple(process.get("pass_env", ())),
+            env=_frozen(process.get("env", {})),
+        ),
+        limits=_frozen(doc.get("limits", {})),
+        tools=_frozen({name: _tool(one, base) for name, one in doc.get("tools", {}).items()}),
+        agents=_frozen({name: _agent(one, base) for name, one in doc.get("agents", {}).items()}),
+        credentials=_frozen(
+            {name: _credential(one) for name, one in doc.get("credentials", {}).items()}
+        ),
+        budgets=_frozen(doc.get("budgets", {})),
+        labels=Labels(
+            trusted=tuple(labels.get("trusted", ())),
+            content=tuple(labels.get("content", ())),
+            secrets=_frozen(_tuples(labels.get("secrets", {}))),
+            release=_frozen(_tuples(labels.get("release", {}))),
+        ),
+        approvals=Approvals(tuple(doc.get("approvals", {}).get("require", ()))),
+    )
+
+
+def extend(doc: Mapping[str, Any], base: str, parents: list[Sections]) -> Sections:
+    """The sections of a policy that extends `parents`. Raises `MergeError`."""
+    tools, agents, credentials = (doc.get(key) for key in ("tools", "agents", "credentials"))
+    plain = {k: v for k, v in doc.items() if k not in ("tools", "agents", "credentials")}
+    result = own_sections(plain, base)
+    first = parents[0]
+    result = msgspec.structs.replace(
+        result,
+        explain=doc.get("explain", first.explain),
+        tools=_refined("tools", tools, first.tools, lambda one, b: _tighter_tool(one, b, base)),
+        agents=_refined(
+            "agents", agents, first.agents, lambda one, b: _tighter_agent(one, b, base)
+        ),
+        credentials=_refined("credentials", credentials, first.credentials, _tighter_credential),
+        process=_shown_process(doc.get("process", {}), result.process, first.process),
+        filesystem=_shown(doc.get("filesystem", {}), result.filesystem, first.filesystem),
+        network=_shown(doc.get("network", {}), result.network, first.network),
+        labels=_shown(doc.get("labels", {}), result.labels, first.labels),
+    )
+    for index, parent in enumerate(parents):
+        clash = [k for k, v in parent.process.env.items() if result.process.env.get(k, v) != v]
+        if clash:
+            raise MergeError(
+                ("process", "env", clash[0]), "has another value in the base", "leave it out"
+            )
+        result = tighten(parent, result, shown=index == 0)
+    return result
+
+
+def tighten(parent: Sections, child: Sections, *, shown: bool = False) -> Sections:
+    """What is left of `child` under `parent`. Definitions that differ are left out.
+
+    `shown`: the child's lists already show the parent's where they were left out.
+    """
+    env = dict(child.process.env)
+    for name, value in parent.process.env.items():
+        if shown:
+            env.setdefault(name, value)
+    return Sections(
+        explain="agent" if parent.explain == child.explain == "agent" else "operator",
+        filesystem=msgspec.structs.replace(
+            child.filesystem, deny=_union(parent.filesystem.deny, child.filesystem.deny)
+        ),
+        network=msgspec.structs.replace(
+            child.network, deny=_union(parent.network.deny, child.network.deny)
+        ),
+        process=Process(
+            exec=_both(child.process.exec, parent.process.exec),
+            pass_env=_both(child.process.pass_env, parent.process.pass_env),
+            env=_frozen(env),
+        ),
+        limits=smaller(parent.limits, child.limits),
+        tools=_common(parent.tools, child.tools, _same_tool, _less_tool),
+        agents=_common(parent.agents, child.agents, _same_agent, _less_agent),
+        credentials=_common(
+            parent.credentials, child.credentials, _same_credential, _less_credential
+        ),
+        budgets=smaller(parent.budgets, child.budgets),
+        labels=child.labels,
+        approvals=Approvals(_union(parent.approvals.require, child.approvals.require)),
+    )
+
+
+def smaller(one: Mapping[str, int], other: Mapping[str, int]) -> Mapping[str, int]:
+    """Each limit of either, the smaller where both have it."""
+    out = dict(one)
+    for name, value in other.items():
+        out[name] = min(value, out.get(name, value))
+    return _frozen(out)
+
+
+def _frozen(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    return MappingProxyType(dict(table))
+
+
+def _tuples(table: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    return {key: tuple(value) for key, value in table.items()}
+
+
+def _both(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(item for item in one if item in other)
+
+
+def _union(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*one, *other)))
+
+
+def _shown(given: Mapping[str, Any], own: Any, parent: Any) -> Any:
+    """A section for display: what was left out shows the base's."""
+    fields = {n: getattr(parent, n) for n in own.__struct_fields__ if n not in given}
+    return msgspec.structs.replace(own, **fields)
+
+
+def _shown_process(given: Mapping[str, Any], own: Process, parent: Process) -> Process:
+    return Process(
+        exec=own.exec if "exec" in given else parent.exec,
+        pass_env=own.pass_env if "pass_env" in given else parent.pass_env,
+        env=own.env,
+    )
+
+
+def _tool(one: Mapping[str, Any], base: str) -> Tool:
+    content = one.get("content")
+    return Tool(
+        command=tuple(one["command"]),
+        base=base,
+        timeout=one.get("timeout", 30_000_000),
+        content=None if content is None else tuple(content),
+        reads=one.get("reads", "untrusted"),
+        pass_env=tuple(one.get("pass_env", ())),
+        env=_frozen(one.get("env", {})),
+    )
+
+
+def _agent(one: Mapping[str, Any], base: str) -> Agent:
+    return Agent(
+        tuple(one["command"]), base, one.get("policy", ""), _frozen(one.get("budgets", {}))
+    )
+
+
+def _credential(one: Mapping[str, Any]) -> Credential:
+    return Credential(
+        one["from_env"],
+        tuple(one["hosts"]),
+        one.get("header", "Authorization"),
+        one.get("format", "Bearer {}"),
+    )
+
+
+def _refined(
+    key: str,
+    given: Mapping[str, Mapping[str, Any]] | None,
+    parent: Mapping[str, Any],
+    refine: Callable[[Mapping[str, Any], Any], Any],
+) -> Mapping[str, Any]:
+    if given is None:
+        return parent
+    out = {}
+    for name, one in given.items():
+        if name not in parent:
+            raise MergeError(
+                (key, name),
+                "is not in the policy that this one extends",
+                "a policy that extends another can only tighten it; define it in the base",
+            )
+        refined = refine(one, parent[name])
+        if refined is None:
+            raise MergeError(
+                (key, name),
+                "differs from what the base says",
+                "leave out what is the base's: command, policy, variables, header, format",
+            )
+        out[name] = refined
+    return _frozen(out)
+
+
+def _tighter_tool(one: Mapping[str, Any], parent: Tool, base: str) -> Tool | None:
+    filled = {
+        "command": parent.command,
+        "timeout": parent.timeout,
+        "content": parent.content,
+        "reads": parent.reads,
+        "pass_env": parent.pass_env,
+        "env": parent.env,
+        **one,
+    }
+    tool = _tool(filled, base if "command" in one else parent.base)
+    return _less_tool(parent, tool) if _same_tool(parent, tool) else None
+
+
+def _same_tool(parent: Tool, child: Tool) -> bool:
+    same_place = parent.base == child.base or _placeless(child.command)
+    return parent.command == child.command and same_place and parent.env == child.env
+
+
+def _placeless(command: tuple[str, ...]) -> bool:
+    """Whether a command means the same in every folder: nothing in it can be a relative path."""
+    first_fixed = command[0].startswith("/") or "/" not in command[0]
+    return first_fixed and all(word.startswith(("/", "-")) for word in command[1:])
+
+
+def _less_tool(parent: Tool, child: Tool) -> Tool:
+    content = None
+    if parent.content is not None and child.content is not None:
+        content = _both(child.content, parent.content)
+    return Tool(
+        command=parent.command,
+        base=parent.base,
+        timeout=min(parent.timeout, child.timeout),
+        content=content,
+        reads="trusted" if parent.reads == child.reads == "trusted" else "untrusted",
+        pass_env=_both(child.pass_env, parent.pass_env),
+        env=parent.env,
+    )
+
+
+def _tighter_agent(one: Mapping[str, Any], parent: Agent, base: str) -> Agent | None:
+    filled = {"command": parent.command, "policy": parent.policy, "budgets": {}, **one}
+    agent = _agent(filled, base if "command" in one or "policy" in one else parent.base)
+    return _less_agent(parent, agent) if _same_agent(parent, agent) else None
+
+
+def _same_agent(parent: Agent, child: Agent) -> bool:
+    words = (*child.command, child.policy) if child.policy else child.command
+    same_place = parent.base == child.base or _placeless(words)
+    return parent.command == child.command and parent.policy == child.policy and same_place
+
+
+def _less_agent(parent: Agent, child: Agent) -> Agent:
+    budgets = smaller(parent.budgets, child.budgets)
+    return Agent(parent.command, parent.base, parent.policy, budgets)
+
+
+def _tighter_credential(one: Mapping[str, Any], parent: Credential) -> Credential | None:
+    filled = {**msgspec.structs.asdict(parent), **one}
+    child = _credential(filled)
+    return _less_credential(parent, child) if _same_credential(parent, child) else None
+
+
+def _same_credential(parent: Credential, child: Credential) -> bool:
+    return (parent.from_env, parent.header.lower(), parent.format) == (
+        child.from_env,
+        child.header.lower(),
+        child.format,
+    )
+
+
+def _less_credential(parent: Credential, child: Credential) -> Credential:
+    hosts = _both(child.hosts, parent.hosts)
+    return Credential(parent.from_env, hosts, parent.header, parent.format)
+
+
+def _common(
+    parent: Mapping[str, Any],
+    child: Mapping[str, Any],
+    same: Callable[[Any, Any], bool],
+    less: Callable[[Any, Any], Any],
+) -> Mapping[str, Any]:
+    return _frozen(
+        {
+            name: less(parent[name], one)
+            for name, one in child.items()
+            if name in parent and same(parent[name], one)
+        }
+    )

@@ -1,0 +1,165 @@
+"""What a policy says, as frozen values: its sections, its errors, its answers.
+
+Pure. Units: time in microseconds, sizes in bytes, money in millionths of a dollar, processors in
+thousandths. Patterns stand as they were written; `Policy.judge` decides, these lists are for
+display and for those who set up a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
+
+from authority.errors import AuthorityError
+
+EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+class PolicyError(AuthorityError):
+    """A policy that is not loaded: where (`file`, `key`, `line` or 0), what, and what to do."""
+
+    def __init__(self, file: str, key: str, line: int, message: str, hint: str = "") -> None:
+        where = f"{file}:{line}" if line else file
+        super().__init__(": ".join(part for part in (where, key, message) if part), hint)
+        self.file = file
+        self.key = key
+        self.line = line
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A policy text (`toml` or `json`), and the real path of the folder it is read against."""
+
+    text: str
+    format: str
+    base: str
+    name: str
+
+
+class Filesystem(msgspec.Struct, frozen=True):
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+
+
+class Network(msgspec.Struct, frozen=True):
+    """`allow`: opaque tunnels. `http`: judged per request. `private`: may be not public."""
+
+    allow: tuple[str, ...] = ()
+    http: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    private: tuple[str, ...] = ()
+
+
+class Process(msgspec.Struct, frozen=True):
+    """`exec`: programs the agent may start. `pass_env`: variables of the caller it sees."""
+
+    exec: tuple[str, ...] = ()
+    pass_env: tuple[str, ...] = ()
+    env: Mapping[str, str] = EMPTY
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """`memory` and `tmp` in bytes, `cpus` in thousandths of a processor."""
+
+    memory: int = 1_000_000_000
+    processes: int = 64
+    cpus: int = 1000
+    tmp: int = 64_000_000
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A process tool. `content` None: every argument is control. `base`: folder of the policy."""
+
+    command: tuple[str, ...]
+    base: str
+    timeout: int = 30_000_000
+    content: tuple[str, ...] | None = None
+    reads: str = "untrusted"
+    pass_env: tuple[str, ...] = ()
+    env: Mapping[str, str] = EMPTY
+
+
+class Agent(msgspec.Struct, frozen=True):
+    """A child agent. `policy` empty: it runs under its parent's."""
+
+    command: tuple[str, ...]
+    base: str
+    policy: str = ""
+    budgets: Mapping[str, int] = EMPTY
+
+
+class Credential(msgspec.Struct, frozen=True):
+    """A secret that the gate puts into requests to `hosts` (`host` means port 443)."""
+
+    from_env: str
+    hosts: tuple[str, ...]
+    header: str = "Authorization"
+    format: str = "Bearer {}"
+
+
+class Labels(msgspec.Struct, frozen=True):
+    trusted: tuple[str, ...] = ()
+    content: tuple[str, ...] = ()
+    secrets: Mapping[str, tuple[str, ...]] = EMPTY
+    release: Mapping[str, tuple[str, ...]] = EMPTY
+
+
+class Approvals(msgspec.Struct, frozen=True):
+    require: tuple[str, ...] = ()
+
+
+class Sections(msgspec.Struct, frozen=True):
+    """A policy's sections after everything that it extends was taken into account.
+
+    `budgets` and `limits` hold only what some policy of the chain set; the defaults come last.
+    """
+
+    explain: str = "operator"
+    filesystem: Filesystem = Filesystem()
+    network: Network = Network()
+    process: Process = Process()
+    limits: Mapping[str, int] = EMPTY
+    tools: Mapping[str, Tool] = EMPTY
+    agents: Mapping[str, Agent] = EMPTY
+    credentials: Mapping[str, Credential] = EMPTY
+    budgets: Mapping[str, int] = EMPTY
+    labels: Labels = Labels()
+    approvals: Approvals = Approvals()
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """The answer to one request: which rule, and for the operator why.
+
+    `partial`: a directory that is only the way to something readable. Whoever lists it shows those
+    names alone for which `fs.stat` is allowed.
+    """
+
+    allowed: bool
+    rule: str = ""
+    reason: str = ""
+    partial: bool = False
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """`missing`: the rule that is not there. `snippet`: TOML that would allow exactly this.
+
+    The snippet is empty where no addition helps: a rule that forbids has to be changed by a person.
+    """
+
+    missing: str
+    snippet: str = ""
+
+
+DEFAULT_BUDGETS: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "denials": 50,
+        "runs": 16,
+        "output_bytes": 64_000_000,
+        "stored_bytes": 256_000_000,
+        "wall_time": 3_600_000_000,
+    }
+)
+"""Limits that hold where no policy of the chain sets one."""

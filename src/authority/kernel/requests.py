@@ -1,0 +1,169 @@
+"""The table of effects: what each takes, what it may cost at worst, whether it changes the world.
+
+Pure. A request's arguments arrive as MessagePack and are decoded into exactly one Struct here: an
+unknown argument, a missing one or one of another type is `E_SCHEMA_INVALID`, never ignored.
+
+Rules
+- Only reading regular files and directories of this machine, and receiving what already arrived at
+  the gate, is a read. Everything else is a side effect: its intent is durable before it happens.
+- `numbers` lists the arguments that quotas may sum up: non-negative integers.
+- `reserve` is the worst case in each budget dimension, from the arguments and from facts that the
+  gate looked up (a file's size). What an effect uses never exceeds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+MAX_READ = 8 * 1024 * 1024
+MAX_BODY = 8 * 1024 * 1024
+MAX_NAME = 4096
+LIST_LIMIT = 10_000
+
+
+Amount = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+"""A non-negative integer that every JSON reader keeps exact; below zero is no amount."""
+Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
+
+
+class _Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What all arguments have: nothing unknown is let through, nothing changes later."""
+
+
+class FsRead(_Arguments, frozen=True):
+    """`offset` and `length` in bytes; `length` None reads to the end, up to `MAX_READ`."""
+
+    offset: Amount = 0
+    length: Amount | None = None
+
+
+class Nothing(_Arguments, frozen=True):
+    """No arguments."""
+
+
+class FsWrite(_Arguments, frozen=True):
+    """The whole new content. `create_only` refuses an existing file."""
+
+    data: bytes
+    create_only: bool = False
+
+
+class FsAppend(_Arguments, frozen=True):
+    data: bytes
+
+
+class FsMkdir(_Arguments, frozen=True):
+    parents: bool = False
+
+
+class FsRename(_Arguments, frozen=True):
+    to: Name
+
+
+class HttpRequest(_Arguments, frozen=True):
+    """`max_bytes` bounds the response body in bytes; a longer one fails."""
+
+    method: Annotated[str, msgspec.Meta(max_length=16)] = "GET"
+    headers: list[tuple[str, str]] = []
+    body: bytes = b""
+    max_bytes: Annotated[int, msgspec.Meta(ge=0, le=MAX_BODY)] = 1024 * 1024
+
+
+class ToolCall(_Arguments, frozen=True):
+    arguments: dict[str, Any] = {}
+
+
+class AgentSpawn(_Arguments, frozen=True):
+    """`restriction` narrows the child's capability (keys of `capabilities.Restriction`)."""
+
+    arguments: list[str] = []
+    budgets: dict[str, Amount] = {}
+    restriction: dict[str, Any] | None = None
+
+
+class Wait(_Arguments, frozen=True):
+    timeout_ms: Annotated[int, msgspec.Meta(ge=0, le=60_000)] = 0
+
+
+class MsgSend(_Arguments, frozen=True):
+    data: bytes
+
+
+class Output(_Arguments, frozen=True):
+    data: bytes
+
+
+class Spec(msgspec.Struct, frozen=True):
+    """One effect: its argument type, whether it is a side effect, quota arguments, worst case."""
+
+    name: str
+    arguments: type[_Arguments]
+    side_effect: bool
+    reserve: Callable[[Any, Mapping[str, Any]], dict[str, int]]
+    numbers: tuple[str, ...] = ()
+    control: tuple[str, ...] = ()
+    content: tuple[str, ...] = ()
+
+
+HTTP_OVERHEAD = 64 * 1024
+"""Bytes reserved beside the bodies for the lines and headers of one HTTP exchange."""
+
+
+def _one(_a: Any, _f: Mapping[str, Any]) -> dict[str, int]:
+    return {"requests": 1}
+
+
+def _read(a: FsRead, f: Mapping[str, Any]) -> dict[str, int]:
+    size = int(f.get("size", MAX_READ))
+    left = max(0, size - a.offset)
+    wanted = left if a.length is None else min(a.length, left)
+    return {"requests": 1, "file_bytes": min(wanted, MAX_READ)}
+
+
+def _data(a: FsWrite | FsAppend, _f: Mapping[str, Any]) -> dict[str, int]:
+    return {"requests": 1, "file_bytes": len(a.data)}
+
+
+def _http(a: HttpRequest, _f: Mapping[str, Any]) -> dict[str, int]:
+    return {"requests": 1, "network_bytes": len(a.body) + a.max_bytes + HTTP_OVERHEAD}
+
+
+def _tool(_a: ToolCall, _f: Mapping[str, Any]) -> dict[str, int]:
+    return {"requests": 1, "tool_calls": 1}
+
+
+def _spawn(_a: AgentSpawn, _f: Mapping[str, Any]) -> dict[str, int]:
+    return {"requests": 1, "runs": 1}
+
+
+def _message(a: MsgSend, _f: Mapping[str, Any]) -> dict[str, int]:
+    return {"requests": 1, "stored_bytes": len(a.data)}
+
+
+def _output(a: Output, _f: Mapping[str, Any]) -> dict[str, int]:
+    return {"output_bytes": len(a.data)}
+
+
+EFFECTS: dict[str, Spec] = {
+    spec.name: spec
+    for spec in (
+        Spec("fs.read", FsRead, False, _read, ("offset", "length")),
+        Spec("fs.stat", Nothing, False, _one),
+        Spec("fs.list", Nothing, False, _one),
+        Spec("fs.write", FsWrite, True, _data, content=("data",)),
+        Spec("fs.append", FsAppend, True, _data, content=("data",)),
+        Spec("fs.mkdir", FsMkdir, True, _one),
+        Spec("fs.rename", FsRename, True, _one),
+        Spec("fs.delete", Nothing, True, _one),
+        Spec("http.request", HttpRequest, True, _http, ("max_bytes",)),
+        Spec("tool.call", ToolCall, True, _tool),
+        Spec("agent.spawn", AgentSpawn, True, _spawn),
+        Spec("agent.wait", Wait, False, _one),
+        Spec("msg.send", MsgSend, True, _message, content=("data",)),
+        Spec("msg.receive", Wait, False, _one),
+        Spec("output", Output, True, _output, content=("data",)),
+    )
+}

@@ -1,0 +1,181 @@
+"""Resources: what a request is about, in one canonical form, made before anything is compared.
+
+Pure. The object that `parse` returns is the one that is judged and the one that is used, so there
+is no second reading that could come to another result. Rules of each family stand in
+`resource_files`, `resource_urls` and `addresses`; here is which effect takes which.
+
+    fs.*                                  fs:/absolute/path
+    http.*                                https://host:443/path?query, http://…
+    net.*                                 tcp://host:port
+    tool.*  agent.spawn  model.*          tool:NAME  agent:NAME  model:NAME
+    agent.*  msg.*                        run:ID
+    output                                output:stdout, output:stderr
+    gate.*                                gate:ACTION
+
+`parse` is idempotent: the text of a resource parses to that resource.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import msgspec
+
+from authority.kernel.addresses import (
+    ResourceError,
+    canonical_host,
+    host_text,
+    is_address,
+    judge_address,
+    shown,
+    split_host_port,
+)
+from authority.kernel.resource_files import file_path, file_segments, file_text
+from authority.kernel.resource_urls import check_characters, parse_url, url_text
+
+__all__ = [
+    "NAME",
+    "NAME_SCHEMES",
+    "Resource",
+    "ResourceError",
+    "canonical_host",
+    "is_address",
+    "judge_address",
+    "named",
+    "parse",
+    "parse_text",
+]
+
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_RUN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")
+_NAMES: Final = {"tool": NAME, "agent": NAME, "gate": NAME, "run": _RUN, "model": _MODEL}
+NAME_SCHEMES: Final = frozenset({*_NAMES, "output"})
+"""Schemes whose resources are a name and nothing more."""
+
+
+class Resource(msgspec.Struct, frozen=True):
+    """A canonical resource.
+
+    `segments` are a path's names (of a URL in their escaped form), or the one name. `host` is empty
+    where there is none, IPv6 stands without brackets; `port` is 0 where there is none. `query` is
+    None without a `?`.
+    """
+
+    scheme: str
+    text: str
+    segments: tuple[str, ...] = ()
+    host: str = ""
+    port: int = 0
+    query: str | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def path(self) -> bytes:
+        """The absolute path of a file for the operating system. Raises `ResourceError`."""
+        if self.scheme != "fs":
+            raise ResourceError(f"{shown(self.text)} is not a file")
+        return file_path(self.segments)
+
+    @property
+    def name(self) -> str:
+        """The name behind the colon of `tool:`, `agent:`, `run:`, `model:`, `gate:`, `output:`."""
+        return self.segments[0] if self.segments else ""
+
+
+def parse(effect: str, raw: str | bytes, *, cwd: str | bytes | None = None) -> Resource:
+    """The resource that an effect names. Raises `ResourceError` for everything doubtful.
+
+    `cwd` is the absolute directory against which relative file paths are read; without it they are
+    refused.
+    """
+    family, _, action = effect.partition(".")
+    if family == "fs":
+        return _file(file_segments(raw, cwd))
+    text = _text(raw)
+    if family == "http":
+        return _url(text)
+    if family == "net":
+        return _tcp(text)
+    if effect == "output":
+        return _output(text)
+    if family in ("tool", "model", "gate"):
+        return _named(family, text)
+    if effect == "agent.spawn":
+        return _named("agent", text)
+    if (family == "agent" and action) or family == "msg":
+        return _named("run", text)
+    raise ResourceError(f"no effect is called {shown(effect)!r}")
+
+
+def parse_text(text: str) -> Resource:
+    """The resource of a canonical text, whatever its scheme. Raises `ResourceError`."""
+    scheme = text.partition(":")[0]
+    if scheme == "fs":
+        return _file(file_segments(text, None))
+    if scheme in ("http", "https"):
+        return _url(text)
+    if scheme == "tcp":
+        return _tcp(text)
+    if scheme == "output":
+        return _output(text)
+    if scheme in _NAMES:
+        return _named(scheme, text)
+    raise ResourceError(f"{shown(text)!r} is not a resource")
+
+
+def named(scheme: str, name: str) -> Resource:
+    """`scheme:name` for `tool agent run model gate output`. Raises `ResourceError`."""
+    return parse_text(f"{scheme}:{name}")
+
+
+def _text(raw: str | bytes) -> str:
+    if isinstance(raw, str):
+        return raw
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ResourceError(f"{shown(raw)!r} is not UTF-8") from None
+
+
+def _file(segments: tuple[str, ...]) -> Resource:
+    return Resource("fs", file_text(segments), segments)
+
+
+def _url(raw: str) -> Resource:
+    scheme, host, port, path, query = parse_url(raw)
+    text = url_text(scheme, host, port, path, query)
+    return Resource(scheme, text, tuple(path[1:].split("/")), host, port, query)
+
+
+def _tcp(raw: str) -> Resource:
+    check_characters(raw)
+    scheme, separator, rest = raw.partition("://")
+    if not separator:
+        scheme, rest = "tcp", raw
+    if scheme.lower() != "tcp":
+        raise ResourceError(f"{shown(raw)!r} is not tcp://host:port")
+    host, port = split_host_port(rest)
+    if port is None:
+        raise ResourceError(f"{shown(raw)!r} names no port", "write tcp://host:port")
+    return Resource("tcp", f"tcp://{host_text(host)}:{port}", (), host, port)
+
+
+def _output(raw: str) -> Resource:
+    if raw not in ("output:stdout", "output:stderr"):
+        raise ResourceError(
+            f"{shown(raw)!r} is not an output", "write output:stdout or output:stderr"
+        )
+    return Resource("output", raw, (raw[7:],))
+
+
+def _named(scheme: str, raw: str) -> Resource:
+    found, _, name = raw.partition(":")
+    if found != scheme or not _NAMES[scheme].match(name):
+        raise ResourceError(
+            f"{shown(raw)!r} is not a {scheme} resource", f"write {scheme}: and a plain name"
+        )
+    return Resource(scheme, raw, (name,))

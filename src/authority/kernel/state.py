@@ -1,0 +1,383 @@
+"""What the gate knows, as a fold over the log: `state = reduce(apply, log)`.
+
+Rules
+- `apply` is the only thing that changes a `State`. It takes nothing but the entry, so a running
+  gate and a restarted one that read the same entries hold the same state (`digest` shows it).
+- An entry that does not fit the state (an outcome without its admission, a second start of one run)
+  raises `FoldError`: the log was not written by these rules, and the gate does not go on from it.
+- A `gate.start` ends everything that was in flight: runs that were running ended with their gate,
+  and what they had reserved is in doubt, so it is spent.
+- What can't matter any more is forgotten (a run that ended, its capabilities, its usage), so the
+  state's size follows what is running, not how long the log is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from authority.kernel import budgets, entries
+from authority.kernel.budgets import Account
+from authority.kernel.labels import CLEAN, Label
+from authority.kernel.rates import Usage, UsageDelta, add, subtract
+
+STATE_ACCOUNT = "state"
+DENIALS_DEFAULT = 1000
+"""Distinct denials that a run may collect when its policy sets no budget for them."""
+DENIAL_REPEATS = 10
+"""All denials together, repeats too, may be this many times the distinct ones."""
+CREATED_LIMIT = 10_000
+
+
+class FoldError(ValueError):
+    """An entry that can't follow the ones before it."""
+
+
+class KeyInfo(msgspec.Struct):
+    """`until` is 0 for the key that mints, else the end of a retired key's grace period (us)."""
+
+    until: int = 0
+
+
+class CapInfo(msgspec.Struct):
+    """A capability that was minted or seen: the run it is bound to, and what it was made from."""
+
+    run: str
+    parent: str = ""
+
+
+class Open(msgspec.Struct):
+    """An admission without its outcome yet."""
+
+    run: str
+    effect: str
+    resource: str
+    reserve: dict[str, int]
+    usage: dict[str, UsageDelta]
+
+
+class Run(msgspec.Struct):
+    """One execution of an agent. `label_at` is the entry that raised its label last."""
+
+    id: str
+    policy: str
+    capability: str
+    started: int
+    cwd: str
+    parent: str = ""
+    attached: bool = False
+    running: bool = True
+    halted: bool = False
+    label: Label = CLEAN
+    label_at: int = -1
+    accounts: list[str] = []
+    number: int = 0
+    denied: set[str] = set()
+    created: set[str] = set()
+    children: list[str] = []
+    code: int = 0
+    reason: str = ""
+
+
+class Pending(msgspec.Struct):
+    """An approval that was asked for. `answer`: "" waiting, `granted` (usable once), `refused`."""
+
+    run: str
+    effect: str
+    resource: str
+    request: str
+    asked: int
+    answer: str = ""
+
+
+class State(msgspec.Struct):
+    """Everything the kernel decides on. Times are microseconds since the epoch."""
+
+    log: str = ""
+    seq: int = -1
+    floor: int = 0
+    clock_suspect: bool = False
+    boot: str = ""
+    boot_clock: int = 0
+    boot_time: int = 0
+    halted: int = -1
+    keys: dict[str, KeyInfo] = {}
+    caps: dict[str, CapInfo] = {}
+    revoked: set[str] = set()
+    usage: dict[str, Usage] = {}
+    runs: dict[str, Run] = {}
+    accounts: dict[str, Account] = msgspec.field(default_factory=lambda: {STATE_ACCOUNT: Account()})
+    open: dict[int, Open] = {}
+    approvals: dict[str, Pending] = {}
+    policies: dict[str, str] = {}
+    incidents: int = 0
+
+    def now(self, time: int) -> int:
+        """The time to judge by: what expired stays expired when the clock steps back."""
+        return max(time, self.floor)
+
+    def ancestry(self, run: str) -> Iterable[str]:
+        """The run and its ancestors, nearest first."""
+        while run:
+            yield run
+            info = self.runs.get(run)
+            run = info.parent if info else ""
+
+    def denials_spent(self, run: Run) -> bool:
+        """Whether the run used up what it may be refused."""
+        limit = self.accounts[run.accounts[0]].limit.get("denials", DENIALS_DEFAULT)
+        return len(run.denied) >= limit or run.number >= limit * DENIAL_REPEATS
+
+
+class _Dumped(msgspec.Struct, array_like=True):
+    """Sorting needs names as keys, so what is keyed by number stands beside, in order."""
+
+    state: State
+    open: list[tuple[int, Open]]
+
+
+_encode = msgspec.msgpack.Encoder(order="sorted").encode
+_decode = msgspec.msgpack.Decoder(_Dumped).decode
+
+
+def dump(state: State) -> bytes:
+    """The state's canonical bytes (a snapshot)."""
+    return _encode(_Dumped(msgspec.structs.replace(state, open={}), sorted(state.open.items())))
+
+
+def load(data: bytes) -> State:
+    """A state from `dump`. The caller has checked its digest against a committed entry."""
+    try:
+        dumped = _decode(data)
+    except msgspec.DecodeError as error:
+        raise FoldError(f"a snapshot that is no state: {error}") from error
+    dumped.state.open = dict(dumped.open)
+    return dumped.state
+
+
+def digest(state: State) -> str:
+    """SHA-256 of the canonical bytes: equal digests are equal states."""
+    return hashlib.sha256(dump(state)).hexdigest()
+
+
+def apply(state: State, entry: entries.AnyEntry) -> None:
+    """Fold one entry into the state, in place. Raises `FoldError`."""
+    if entry.seq != state.seq + 1:
+        raise FoldError(f"entry {entry.seq} can't follow entry {state.seq}")
+    _FOLDS[type(entry)](state, entry)
+    state.seq = entry.seq
+    if entry.time > state.floor and not state.clock_suspect:
+        state.floor = entry.time
+
+
+def _run(state: State, name: str) -> Run:
+    run = state.runs.get(name)
+    if run is None:
+        raise FoldError(f"no run {name!r}")
+    return run
+
+
+def _gate_start(state: State, e: entries.GateStart) -> None:
+    if e.rules != entries.RULES:
+        raise FoldError(f"rules {e.rules}, and this program folds rules {entries.RULES}")
+    if state.log and state.log != e.log:
+        raise FoldError(f"an entry of log {e.log!r} in log {state.log!r}")
+    state.log = e.log
+    for name in [r.id for r in state.runs.values() if not r.parent]:
+        _forget(state, name)
+    state.accounts[STATE_ACCOUNT].limit = dict(e.limits)
+    state.boot, state.boot_clock, state.boot_time = e.boot, e.boot_clock, e.time
+    state.clock_suspect = False
+
+
+def _nothing(_state: State, _entry: Any) -> None:
+    """Entries that record something and change nothing."""
+
+
+def _key(state: State, e: entries.Key) -> None:
+    if e.action == "add":
+        if e.kid in state.keys:
+            raise FoldError(f"key {e.kid!r} was added before")
+        state.keys[e.kid] = KeyInfo()
+    elif e.action == "retire" and e.kid in state.keys:
+        state.keys[e.kid].until = e.until
+    else:
+        raise FoldError(f"a key can't be {e.action!r}")
+
+
+def _run_start(state: State, e: entries.RunStart) -> None:
+    if e.run in state.runs or not e.run:
+        raise FoldError(f"run {e.run!r} can't start twice")
+    own = f"run:{e.run}"
+    if e.policy_path:
+        state.policies[e.policy_path] = e.policy
+    chain = [own, STATE_ACCOUNT]
+    if e.parent:
+        parent = _run(state, e.parent)
+        chain = [own, *parent.accounts]
+        parent.children.append(e.run)
+    state.accounts[own] = Account(limit=dict(e.budgets))
+    state.runs[e.run] = Run(
+        id=e.run,
+        policy=e.policy,
+        capability=e.capability,
+        started=e.time,
+        cwd=e.cwd,
+        parent=e.parent,
+        attached=e.attached,
+        label=Label(frozenset(e.sources), frozenset(e.secrets)),
+        label_at=e.seq,
+        accounts=chain,
+    )
+
+
+def _run_end(state: State, e: entries.RunEnd) -> None:
+    run = _run(state, e.run)
+    if not run.running:
+        raise FoldError(f"run {e.run!r} can't end twice")
+    run.running, run.code, run.reason = False, e.code, e.reason
+    _in_doubt(state, run)
+    budgets.settle(state.accounts, run.accounts, {}, {"wall_time": e.wall_time})
+    if not run.parent:
+        _forget(state, e.run)
+
+
+def _in_doubt(state: State, run: Run) -> None:
+    """What a run had in flight when it ended may have happened: it counts as spent."""
+    for seq in [s for s, o in state.open.items() if o.run == run.id]:
+        admission = state.open.pop(seq)
+        budgets.settle(state.accounts, run.accounts, admission.reserve, admission.reserve)
+
+
+def _forget(state: State, name: str) -> None:
+    """Drop a run and its descendants: their tokens are refused because the run is unknown."""
+    run = state.runs[name]
+    for child in run.children:
+        _forget(state, child)
+    _in_doubt(state, run)
+    del state.runs[name]
+    del state.accounts[run.accounts[0]]
+    for cap in [c for c, info in state.caps.items() if info.run == name]:
+        del state.caps[cap]
+        state.usage.pop(cap, None)
+        state.revoked.discard(cap)
+    for key in [k for k, p in state.approvals.items() if p.run == name]:
+        del state.approvals[key]
+
+
+def _cap_mint(state: State, e: entries.CapMint) -> None:
+    if e.id in state.caps:
+        raise FoldError(f"capability {e.id!r} can't be minted twice")
+    state.caps[e.id] = CapInfo(run=e.run)
+
+
+def _cap_derive(state: State, e: entries.CapDerive) -> None:
+    if e.parent not in state.caps:
+        raise FoldError(f"capability {e.id!r} derives from an unknown one")
+    state.caps[e.id] = CapInfo(run=state.caps[e.parent].run, parent=e.parent)
+
+
+def _cap_revoke(state: State, e: entries.CapRevoke) -> None:
+    state.revoked.add(e.id)
+
+
+def _admit(state: State, e: entries.Admit) -> None:
+    run = _run(state, e.run)
+    for cap, delta in e.usage.items():
+        state.usage[cap] = add(state.usage.get(cap, Usage()), delta)
+    if e.approval:
+        del state.approvals[e.approval]
+    if e.final:
+        budgets.settle(state.accounts, run.accounts, {}, e.reserve)
+        return
+    budgets.reserve(state.accounts, run.accounts, e.reserve)
+    state.open[e.seq] = Open(e.run, e.effect, e.resource, e.reserve, e.usage)
+
+
+def _outcome(state: State, e: entries.Outcome) -> None:
+    admission = state.open.pop(e.of, None)
+    if admission is None or admission.run != e.run:
+        raise FoldError(f"entry {e.seq} is the outcome of {e.of}, which is not open")
+    run = _run(state, e.run)
+    budgets.settle(state.accounts, run.accounts, admission.reserve, e.spent)
+    if e.status == "aborted":
+        for cap, delta in admission.usage.items():
+            state.usage[cap] = subtract(state.usage[cap], delta)
+    if e.sources or e.secrets:
+        run.label = run.label.join(Label(frozenset(e.sources), frozenset(e.secrets)))
+        run.label_at = e.seq
+    if e.status == "done":
+        if e.facts.get("created") and len(run.created) < CREATED_LIMIT:
+            run.created.add(admission.resource)
+        elif admission.effect in {"fs.delete", "fs.rename"}:
+            run.created.discard(admission.resource)
+
+
+def _denied(state: State, e: entries.Denied) -> None:
+    run = state.runs.get(e.run)
+    if run is None:
+        return
+    run.number = e.number
+    spent = {"requests": 1}
+    if not e.again:
+        run.denied.add(e.request)
+        spent["denials"] = 1
+    budgets.settle(state.accounts, run.accounts, {}, spent)
+    if e.approval and e.approval not in state.approvals:
+        state.approvals[e.approval] = Pending(e.run, e.effect, e.resource, e.request, e.seq)
+
+
+def _halt(state: State, e: entries.Halt) -> None:
+    if not e.run:
+        state.halted = e.seq
+    for run in state.runs.values():
+        if not e.run or e.run in state.ancestry(run.id):
+            run.halted = True
+            state.revoked.update(c for c, info in state.caps.items() if info.run == run.id)
+
+
+def _resume(state: State, _e: entries.Resume) -> None:
+    state.halted = -1
+
+
+def _approval(state: State, e: entries.Approval) -> None:
+    pending = state.approvals.get(e.id)
+    if pending is None or pending.answer:
+        raise FoldError(f"approval {e.id!r} is not pending")
+    pending.answer = "granted" if e.granted else "refused"
+
+
+def _incident(state: State, _e: entries.Incident) -> None:
+    state.incidents += 1
+
+
+def _clock(state: State, e: entries.Clock) -> None:
+    state.clock_suspect = not e.confirmed and e.jump > 0
+    if e.confirmed:
+        state.boot_clock, state.boot_time = e.boot_clock, e.time
+
+
+_FOLDS: dict[type, Callable[[State, Any], None]] = {
+    entries.GateStart: _gate_start,
+    entries.GateStop: _nothing,
+    entries.Repair: _nothing,
+    entries.Key: _key,
+    entries.RunStart: _run_start,
+    entries.RunEnd: _run_end,
+    entries.CapMint: _cap_mint,
+    entries.CapDerive: _cap_derive,
+    entries.CapRevoke: _cap_revoke,
+    entries.Admit: _admit,
+    entries.Outcome: _outcome,
+    entries.Denied: _denied,
+    entries.Halt: _halt,
+    entries.Resume: _resume,
+    entries.Approval: _approval,
+    entries.Incident: _incident,
+    entries.Clock: _clock,
+    entries.Control: _nothing,
+    entries.Snapshot: _nothing,
+}
