@@ -1,0 +1,169 @@
+"""The hash chain: how a line is sealed, and how stored lines are checked.
+
+Pure. Rules (docs/log-format.md gives them byte by byte)
+- A stored line is the entry's canonical JSON with one more last member, `hash`:
+  `body ,"hash":" 64 lower-case hex "}`, then a newline. `body` ends before the closing brace.
+- `hash = SHA-256(previous hash (32 bytes, zero for the first entry) || body)`.
+- The tail has a fixed length, so splitting there is splitting at the last `,"hash":"`.
+- `seq` counts from 0 without gaps. `batch` is the `seq` of the first entry of the entry's batch, so
+  an entry begins a batch (`batch == seq`) or continues its predecessor's. One intact line is thus
+  enough to know where its batch began, which is what recovery needs.
+- Lines are printable ASCII. Hashing is done on stored bytes, never on something re-serialised.
+"""
+
+from __future__ import annotations
+
+from binascii import hexlify
+from hashlib import sha256
+from typing import NamedTuple
+
+import msgspec
+
+GENESIS = bytes(32)
+"""The hash before the first entry."""
+
+MARK = b',"hash":"'
+END = b'"}'
+TAIL = len(MARK) + 64 + len(END)
+"""Length of what follows the body, without the newline."""
+
+
+class Head(msgspec.Struct, frozen=True, gc=False):
+    """The members that the log itself looks at. `time` in microseconds since the epoch."""
+
+    seq: int
+    batch: int
+    time: int
+    kind: str
+    hash: str | msgspec.UnsetType = msgspec.UNSET
+
+
+read_head = msgspec.json.Decoder(Head).decode
+
+
+class State(NamedTuple):
+    """Where a chain stands: the next `seq`, the batch of the last entry, the last hash."""
+
+    next_seq: int = 0
+    batch: int = 0
+    hash: bytes = GENESIS
+
+
+START = State()
+"""The chain before the first entry."""
+
+
+class BadLine(Exception):
+    """A line does not continue the chain. `entry` is the `seq` expected there, `index` its place.
+
+    `state` is the chain just before it.
+    """
+
+    def __init__(self, index: int, state: State, reason: str) -> None:
+        super().__init__(reason)
+        self.index = index
+        self.state = state
+        self.entry = state.next_seq
+        self.reason = reason
+
+
+def seal(previous: bytes, line: bytes) -> tuple[bytes, bytes]:
+    """(hash, stored line with newline) for an entry's canonical JSON after the hash `previous`."""
+    body = line[:-1]
+    digest = sha256(previous + body).digest()
+    return digest, b'%b,"hash":"%b"}\n' % (body, hexlify(digest))
+
+
+def stored_hash(line: bytes) -> bytes | None:
+    """The hash that a stored line (without newline) carries, or None if it has no proper tail."""
+    if len(line) <= TAIL or line[-TAIL:-66] != MARK or line[-2:] != END:
+        return None
+    text = line[-66:-2]
+    if text.strip(b"0123456789abcdef"):
+        return None
+    return bytes.fromhex(text.decode("ascii"))
+
+
+def head_of(line: bytes) -> Head | None:
+    """The head of a stored line (without newline) of proper form, or None. Hashes nothing."""
+    if stored_hash(line) is None:
+        return None
+    try:
+        return read_head(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def follow(lines: list[bytes], state: State) -> State:
+    """Check that `lines` (without newlines) continue the chain. Raises `BadLine` at the first.
+
+    The loop is what verification costs: one hash, one partial decode, two comparisons a line.
+    """
+    seq, batch, previous = state
+    index = -1
+    try:
+        for index, line in enumerate(lines):  # noqa: B007 - index is needed after the loop
+            digest = sha256(previous + line[:-75]).digest()
+            if line[-75:] != b',"hash":"%b"}' % hexlify(digest):
+                break
+            head = read_head(line)
+            first = head.batch
+            if head.seq != seq or (first != seq and (first != batch or seq == 0)):
+                break
+            batch = first
+            seq += 1
+            previous = digest
+        else:
+            return State(seq, batch, previous)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass  # not JSON of this form: `diagnose` below says so, and the line is refused
+    before = State(seq, batch, previous)
+    following = lines[index + 1] if index + 1 < len(lines) else None
+    raise BadLine(index, before, diagnose(lines[index], following, before))
+
+
+def plain(data: bytes) -> bool:
+    """Whether stored bytes hold only ASCII without DEL (JSON refuses what is below 0x20)."""
+    return data.isascii() and b"\x7f" not in data
+
+
+def diagnose(line: bytes, following: bytes | None, state: State) -> str:
+    """Say what is wrong with a line that does not continue the chain."""
+    expected = state.next_seq
+    if b"\0" in line:
+        return f"entry {expected} is damaged: zero bytes stand inside its line"
+    stored = stored_hash(line)
+    if stored is None:
+        return f"entry {expected} is damaged: its line does not end in a hash as it must"
+    body = line[:-TAIL]
+    head = head_of(line)
+    digest = sha256(state.hash + body).digest()
+    if head is not None and head.seq != expected:
+        if digest == stored:
+            return f"entry {expected} carries the number {head.seq}"
+        if head.seq > expected:
+            # Only a damaged digit or missing lines lead here; the next line's number decides.
+            return _missing(expected, head.seq, following)
+        return (
+            f"entry {head.seq} stands where entry {expected} belongs: lines were moved or repeated"
+        )
+    if digest == stored:
+        if head is None:
+            return f"entry {expected} is hashed well but is not an entry: seq, batch, time or kind"
+        return f"entry {expected} carries a wrong batch number"
+    if following is not None:
+        after = stored_hash(following)
+        if after == sha256(digest + following[:-TAIL]).digest():
+            return f"entry {expected} is damaged: its hash was changed, its other bytes were not"
+        if after == sha256(stored + following[:-TAIL]).digest():
+            return f"entry {expected} is damaged: its bytes were changed, its hash was not"
+    return f"entry {expected} is damaged: its bytes do not match its hash"
+
+
+def _missing(expected: int, found: int, following: bytes | None) -> str:
+    after = None if following is None else head_of(following)
+    if after is not None and after.seq == expected + 1:
+        return f"entry {expected} is damaged: it carries the number {found}"
+    last = found - 1
+    which = f"entry {expected} is" if last == expected else f"entries {expected} to {last} are"
+    return f"{which} missing: entry {found} follows entry {expected - 1}"

@@ -1,0 +1,191 @@
+"""Witnesses: who remembers the log's last checkpoint where the gate cannot change it.
+
+Rules
+- A witness accepts a checkpoint only if the log signed it and it extends the one that it holds:
+  same size with the same root, or larger with a valid consistency proof (RFC 6962). It never goes
+  back. Then it cosigns (c2sp.org/tlog-cosignature, time included) and keeps the note.
+- A directory witness is a folder `witness.pub`, `<SHA-256 of the origin>.note` and, readable to the
+  witness alone, `witness.key`. It counts as *independent* only when folder and files belong to
+  another uid than ours and nothing about them is writable to us; root is never independent of
+  anyone's files, so a gate that runs as root has no independent directory witness on its machine.
+- An independent one is fed by its owner: `python -m authority.audit.witness --log LOG --key KEY
+  FOLDER`, run as that user; it recomputes the tree from the log's own lines and takes nothing on
+  trust. One in our own uid may be fed by the `Checkpointer`; it guards against accidents only.
+- Whoever opens or verifies the log asks `remembered`: the cosigned note is a floor like a
+  checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+import sys
+import time
+from hashlib import sha256
+
+from authority.audit.checkpoints import Checkpoint, create_key, load, load_key
+from authority.audit.errors import CheckpointInvalid, LogError, WitnessRefused
+from authority.audit.files import OsLayer, write_new
+from authority.audit.merkle import Tree, leaf_hash, verify_consistency
+from authority.audit.notes import WITNESS, Note, SigningKey, VerifyKey
+from authority.audit.reading import Reader
+from authority.errors import AuthorityError
+
+KEY = "witness.key"
+PUBLIC = "witness.pub"
+
+
+class DirectoryWitness:
+    """A witness in a folder. `name` of its key is for people; the folder's owner is what counts."""
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        """Raises `OSError` or `CheckpointInvalid` when there is no witness in `directory`."""
+        self.directory = os.path.abspath(os.fspath(directory))
+        text = OsLayer().read(os.path.join(self.directory, PUBLIC)).decode("ascii", "replace")
+        self.public = VerifyKey.from_text(text)
+        if self.public.kind != WITNESS:
+            raise CheckpointInvalid("the key in the witness's folder is not a witness's key")
+
+    @classmethod
+    def create(cls, directory: str | os.PathLike[str], name: str) -> DirectoryWitness:
+        """Make the folder's keys; the folder may exist but hold no witness. Raises `OSError`."""
+        path = os.path.abspath(os.fspath(directory))
+        os.makedirs(path, mode=0o755, exist_ok=True)
+        key = create_key(os.path.join(path, KEY), name, WITNESS)
+        public = os.path.join(path, PUBLIC)
+        write_new(OsLayer(), public, key.public.to_text().encode() + b"\n")
+        os.chmod(public, 0o644)
+        return cls(path)
+
+    @property
+    def source(self) -> str:
+        """How messages call it."""
+        return f"the witness {self.public.name}"
+
+    @property
+    def independent(self) -> bool:
+        """Whether its memory is out of our reach, by owner and mode of folder and files."""
+        us = os.geteuid()
+        if us == 0:
+            return False
+        paths = [self.directory]
+        paths += [os.path.join(self.directory, name) for name in os.listdir(self.directory)]
+        for path in paths:
+            info = os.lstat(path)
+            if stat.S_ISLNK(info.st_mode) or info.st_uid == us or os.access(path, os.W_OK):
+                return False
+        # Who can rename the folder can put another in its place.
+        parent = os.path.dirname(self.directory)
+        sticky = os.stat(parent).st_mode & stat.S_ISVTX
+        return bool(os.stat(parent).st_uid != us and (sticky or not os.access(parent, os.W_OK)))
+
+    def remembered(self, key: VerifyKey) -> Checkpoint | None:
+        """The last checkpoint of the log with `key`; None if it saw none.
+
+        Raises `CheckpointInvalid` when the note is not signed by log and witness.
+        """
+        path = self._path(key.name)
+        try:
+            data = OsLayer().read(path)
+        except FileNotFoundError:
+            return None
+        text = data.decode("utf-8", "replace")
+        out = Checkpoint.parse(text, key)
+        if Note.parse(text).verified_by(self.public) is None:
+            raise CheckpointInvalid(f"{self.source} did not sign the checkpoint in its folder")
+        return out
+
+    def observe(self, checkpoint: Checkpoint, key: VerifyKey, log_directory: str) -> None:
+        """Check `checkpoint` against memory with a proof made from the log's own lines; cosign.
+
+        Raises `WitnessRefused`, `CheckpointInvalid`, `OSError`.
+        """
+        proof: list[bytes] = []
+        last = self.remembered(key)
+        if last is not None and 0 < last.size < checkpoint.size:
+            tree = read_tree(log_directory, checkpoint.size)
+            proof = tree.consistency(last.size, checkpoint.size)
+        self.accept(checkpoint.note, key, proof, int(time.time()))
+
+    def accept(self, note: str, key: VerifyKey, proof: list[bytes], now_s: int) -> str:
+        """Cosign `note` if `proof` shows that it extends what is remembered; the signature line.
+
+        Raises `WitnessRefused`, `CheckpointInvalid`, `OSError`.
+        """
+        new = Checkpoint.parse(note, key)
+        last = self.remembered(key)
+        if last is not None:
+            if new.size < last.size:
+                raise WitnessRefused(
+                    f"{self.source} saw {last.size} entries and does not go back to {new.size}"
+                )
+            if not verify_consistency(last.size, new.size, last.root, new.root, proof):
+                raise WitnessRefused(
+                    f"{self.source}: the checkpoint of {new.size} entries does not extend the one "
+                    f"of {last.size}: a fork, or rewritten entries"
+                )
+        signer: SigningKey = load_key(os.path.join(self.directory, KEY))
+        text = Note.parse(note).text
+        line = signer.sign(text, now_s)
+        path = self._path(key.name)
+        log_line = next(each for each in note.split("\n") if each.startswith(f"\u2014 {key.name} "))
+        write_new(OsLayer(), path, f"{text}\n{log_line}\n{line}".encode())
+        os.chmod(path, 0o644)
+        return line
+
+    def _path(self, origin: str) -> str:
+        return os.path.join(self.directory, sha256(origin.encode()).hexdigest() + ".note")
+
+
+def read_tree(log_directory: str, size: int) -> Tree:
+    """The tree of the first `size` lines of a log. Raises `LogError` when there are fewer."""
+    leaves: list[bytes] = []
+    for block in Reader(log_directory).blocks():
+        leaves += map(leaf_hash, block.lines())
+        if len(leaves) >= size:
+            return Tree(leaves[:size])
+    if len(leaves) == size:
+        return Tree(leaves)
+    raise LogError(f"the log holds {len(leaves)} entries, not the {size} asked for")
+
+
+def pull(log_directory: str, witness: DirectoryWitness, key: VerifyKey) -> Checkpoint | None:
+    """Take the log's latest checkpoint into `witness`, recomputing its root. For the owner's use.
+
+    Raises `WitnessRefused`, `LogError`, `OSError`.
+    """
+    notes = load(log_directory)
+    if not notes:
+        return None
+    latest = max((Checkpoint.parse(note, key) for note in notes), key=lambda each: each.size)
+    if read_tree(log_directory, latest.size).root() != latest.root:
+        raise WitnessRefused("the log's lines do not have the root that its checkpoint signs")
+    witness.observe(latest, key, log_directory)
+    return latest
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Feed a directory witness as its owner. Exit code 0 when it cosigned, 1 when it refused."""
+    parser = argparse.ArgumentParser(
+        prog="python -m authority.audit.witness", description=main.__doc__
+    )
+    parser.add_argument("folder", help="the witness's folder, made when it does not exist")
+    parser.add_argument("--log", required=True, help="the log's directory")
+    parser.add_argument("--key", required=True, help="the log's public key, from outside")
+    parser.add_argument("--name", default=f"witness-{os.geteuid()}", help="for a new folder")
+    options = parser.parse_args(arguments)
+    try:
+        if not os.path.exists(os.path.join(options.folder, PUBLIC)):
+            DirectoryWitness.create(options.folder, options.name)
+        witness = DirectoryWitness(options.folder)
+        seen = pull(options.log, witness, VerifyKey.from_text(options.key))
+    except (AuthorityError, OSError) as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return 1
+    print("no checkpoint yet" if seen is None else f"cosigned {seen.size} entries")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
