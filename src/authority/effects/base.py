@@ -1,0 +1,85 @@
+"""What every effect is: it performs what was admitted, and says what it used.
+
+Rules
+- By the time `perform` runs, capability, policy, budget and labels have said yes and, for a side
+  effect, the intent is durable. An effect judges none of that again; it refuses only what could not
+  be seen earlier (a link on the path, a device, a private address) with `EffectRefused`.
+- `perform` never uses more than `Call.reserved`; what it used goes into `Performed.spent`. Failing
+  is not free: `EffectFailed.spent` says what was used up to then.
+- An effect holds no key and no log. It gets directory handles and clients from its constructor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from authority.kernel.codes import Code
+from authority.kernel.labels import Label
+from authority.kernel.policy import Policy
+from authority.kernel.resources import Resource
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One admitted request, as an effect sees it.
+
+    `arguments` is the effect's argument Struct of `kernel.requests`; `target` the second resource
+    (the new name in a rename); `reserved` the most that may be used, by dimension; `run` the run's
+    id; `seq` the entry that admitted it.
+    """
+
+    run: str
+    seq: int
+    effect: str
+    resource: Resource
+    arguments: Any
+    policy: Policy
+    reserved: Mapping[str, int]
+    target: Resource | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Performed:
+    """What came of it: the answer's value (MessagePack types), what was used, facts for the log.
+
+    `carried` is the label that came with the value, where it has one of its own (a message).
+    """
+
+    value: Any
+    spent: Mapping[str, int] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    carried: Label | None = None
+
+
+class EffectFailed(Exception):
+    """It was tried and it failed. `sentence` goes to the agent: printable, without host secrets."""
+
+    def __init__(
+        self,
+        sentence: str,
+        *,
+        spent: Mapping[str, int] | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.spent = dict(spent or {})
+        self.facts = dict(facts or {})
+
+
+class EffectRefused(Exception):
+    """Seen at the last moment: this may not be touched. Nothing was performed."""
+
+    def __init__(self, code: Code, sentence: str, *, facts: Mapping[str, Any] | None = None) -> None:
+        super().__init__(sentence)
+        self.code = code
+        self.sentence = sentence
+        self.facts = dict(facts or {})
+
+
+class Effect(Protocol):
+    """`prepare` gathers recorded facts before the decision (a file's size); it changes nothing."""
+
+    async def perform(self, call: Call) -> Performed: ...

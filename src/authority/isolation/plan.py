@@ -1,0 +1,314 @@
+"""From what a run asks for to everything that its start needs, decided before anything is started.
+
+Rules
+- A plan is made once and can start any number of runs; it starts nothing itself and changes
+  nothing. What differs from start to start (host id, control group) is decided by `sandbox`.
+- A part that is required and missing refuses the plan. A part that is optional (control groups)
+  is named in `protection` with what stands in for it.
+- `protection` goes into the run's first entry: plain JSON without floats, and it says of each part
+  what is in force and what is not.
+- No environment variable decides how strong a sandbox is: `landlock_abi` is a parameter, for tests.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+from authority.isolation import bpf, landlock, layout, runtime
+from authority.isolation.cgroups import Support
+from authority.isolation.probe import Host, require
+from authority.isolation.refusal import IsolationRefused, shown
+from authority.isolation.syscalls import NUMBERS
+from authority.isolation.view import View
+
+HOST_IDS: Final = range(1_900_000_000, 2_000_000_000)
+"""Host user ids for runs that root starts: above every range that is handed out (system users,
+subordinate ids, containers), one for each run, in no passwd."""
+
+_KERNEL_CALLS: Final = (
+    "close_range mount prctl capget capset unshare prlimit64 landlock_create_ruleset "
+    "landlock_add_rule landlock_restrict_self seccomp socket bind listen ppoll ioctl"
+).split()
+_RLIMIT_FSIZE, _RLIMIT_DATA, _RLIMIT_CORE, _RLIMIT_NPROC, _RLIMIT_NOFILE = 1, 2, 4, 6, 7
+_RLIMIT_MSGQUEUE: Final = 12
+_OPEN_FILES: Final = 4096
+_MIN_MEMORY: Final = 32 << 20
+_MIN_TMP: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """What a run asks for.
+
+    `argv` is the command, `cwd` the absolute working folder, `env` the whole environment of the
+    program (nothing of the caller's comes along), `search_path` where the command is looked up
+    (default: PATH in `env`). `exec_allowed` lists programs that the run may start besides; empty
+    means that it can start none. `memory` and `tmp_bytes` are bytes, `millicpus` thousandths of a
+    processor; 0 sets no limit (`tmp_bytes` must be set). `loopback` allows TCP inside the run's own
+    network, which has the loopback device alone. `read_only` are extra files and folders to show;
+    `forbidden` are paths that the run must not see whatever else was asked. `channel` chooses
+    between a run with a supervisor and a tool with three plain streams.
+    """
+
+    argv: tuple[str, ...]
+    cwd: str
+    env: Mapping[str, str] = field(default_factory=dict)
+    search_path: str = ""
+    exec_allowed: tuple[str, ...] = ()
+    memory: int = 0
+    processes: int = 0
+    millicpus: int = 0
+    tmp_bytes: int = 256 << 20
+    loopback: bool = False
+    read_only: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = ()
+    channel: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that `start` needs; `protection` and `missing` are for people and the log."""
+
+    spec: SandboxSpec
+    host: Host
+    command: tuple[str, ...]
+    configuration: Mapping[str, Any]
+    cgroup: Support
+    protection: dict[str, Any]
+    missing: list[str]
+
+
+def _check(spec: SandboxSpec) -> None:
+    if not os.path.isabs(spec.cwd) or os.path.normpath(spec.cwd) != spec.cwd:
+        raise IsolationRefused(f"the working folder {shown(spec.cwd)} is no plain absolute path")
+    if not os.path.isdir(spec.cwd):
+        raise IsolationRefused(f"the working folder {shown(spec.cwd)} is not there")
+    if spec.memory and spec.memory < _MIN_MEMORY:
+        raise IsolationRefused(
+            f"a memory limit of {spec.memory} bytes is too small to start anything",
+            f"ask for {_MIN_MEMORY} or more",
+        )
+    if spec.tmp_bytes < _MIN_TMP:
+        raise IsolationRefused("the size of /tmp is too small", f"ask for {_MIN_TMP} or more")
+    if min(spec.processes, spec.millicpus) < 0:
+        raise IsolationRefused("a limit is negative")
+    words = [*spec.argv, *spec.env, *spec.env.values(), *spec.read_only, spec.cwd]
+    if any("\0" in word for word in words) or any("=" in name or not name for name in spec.env):
+        raise IsolationRefused("the command or the environment holds a NUL, or a bad name")
+
+
+def _environment(spec: SandboxSpec, *, package: bool) -> dict[str, str]:
+    environment = {
+        "PATH": runtime.DEFAULT_PATH,
+        "LANG": "C.UTF-8",
+        **spec.env,
+        "HOME": layout.HOME,
+        "TMPDIR": "/tmp",  # noqa: S108
+    }
+    if spec.channel:
+        environment["AUTHORITY_CHANNEL"] = layout.SOCKET
+    if package:
+        before = environment.get("PYTHONPATH", "")
+        environment["PYTHONPATH"] = f"{before}:{layout.PACKAGES}" if before else layout.PACKAGES
+    return environment
+
+
+def _own_package(view: View, program: runtime.Program) -> dict[str, str]:
+    """Where our agent's side comes from when the program's Python is ours in another environment:
+    target to source. Empty when it is there anyway, or can't be used."""
+    same = os.path.basename(os.path.realpath(program.path)) == os.path.basename(
+        os.path.realpath(sys.executable)
+    )
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if program.kind != "python" or not same or view.covered(folder):
+        return {}
+    found = {}
+    for name in ("__init__.py", "errors.py", "tokens.py", "protocol", "agent"):
+        if os.path.exists(os.path.join(folder, name)):
+            found[f"{layout.PACKAGES}/authority/{name}"] = os.path.join(folder, name)
+    spec = importlib.util.find_spec("msgspec")
+    if spec is not None and spec.submodule_search_locations:
+        place = next(iter(spec.submodule_search_locations))
+        if not view.covered(place):
+            found[f"{layout.PACKAGES}/msgspec"] = place
+    return found
+
+
+def _show_launcher(view: View, architecture: str) -> str:
+    """The interpreter that runs the launcher: this one, with its standard library."""
+    real = os.path.realpath(sys.executable)
+    library = os.path.realpath(sysconfig.get_path("stdlib"))
+    if not (view.covered(real) and view.covered(library)):
+        runtime.show_loaded(view, real, architecture)
+        view.tree(library, "launcher")
+        dynamic = os.path.realpath(sysconfig.get_config_var("DESTSHARED") or library)
+        if os.path.isdir(dynamic):
+            view.tree(dynamic, "launcher")
+    return real
+
+
+def _limits(spec: SandboxSpec, cgroup: Support) -> list[tuple[int, int]]:
+    limits = [
+        (_RLIMIT_CORE, 0),
+        (_RLIMIT_MSGQUEUE, 0),
+        (_RLIMIT_FSIZE, spec.tmp_bytes),
+        (_RLIMIT_NOFILE, _OPEN_FILES),
+    ]
+    if spec.processes:
+        # The supervisor counts like any other process of the run's user.
+        limits.append((_RLIMIT_NPROC, spec.processes + 1))
+    if spec.memory and "memory" not in cgroup.controllers:
+        limits.append((_RLIMIT_DATA, spec.memory))
+    return limits
+
+
+def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> Plan:
+    """Decides everything about a run. Raises `IsolationRefused`.
+
+    `landlock_abi` masks the kernel's ABI down to a lower one (tests run with 2, which is what
+    Debian 12's own kernel has); it can't raise it.
+    """
+    require(host)
+    _check(spec)
+    abi = host.landlock_abi if landlock_abi is None else min(landlock_abi, host.landlock_abi)
+    try:
+        rules = landlock.ruleset(abi, loopback=spec.loopback)
+    except ValueError as error:
+        raise IsolationRefused(str(error)) from error
+    view = View(cwd=spec.cwd, home=os.path.realpath(os.path.expanduser("~")), root=host.root)
+    try:
+        program, listed, interpreter = _show_everything(view, spec, host)
+        packages = _own_package(view, program) if spec.channel else {}
+    except OSError as error:
+        raise IsolationRefused(f"the runtime could not be read: {shown(str(error))}") from error
+    view.settle()
+    view.refuse_forbidden(spec.forbidden)
+    execution = bpf.Exec.LISTED if spec.exec_allowed else bpf.Exec.ONCE
+    user_namespace = not host.root or host.user_namespaces
+    uncovered = not any(spec.cwd == tree or view.covered(spec.cwd) for tree in view.trees)
+    configuration = {
+        "numbers": {name: NUMBERS[host.architecture][name] for name in _KERNEL_CALLS},
+        "files": [*layout.etc_files(), *((os.fsencode(p), c) for p, c in view.copies.items())],
+        "no_more_namespaces": not host.root,
+        "read_only": layout.read_only(spec.cwd),
+        "proc_flags": layout.NOSUID | layout.NODEV | layout.NOEXEC,
+        "masked": layout.MASKED,
+        "remounts": layout.WRITABLE_REMOUNTS,
+        "last_remounts": layout.ROOT_REMOUNT,
+        "socket": layout.SOCKET.encode() if spec.channel else None,
+        "limits": _limits(spec, host.cgroup),
+        "user_namespace": user_namespace,
+        "inside_id": layout.INSIDE_ID,
+        "landlock": rules.attribute,
+        "rules": layout.landlock_rules(
+            rules, view, [*program.executables, *listed], spec.cwd, channel=spec.channel
+        ),
+        "filter": bpf.build(host.architecture, execution, loopback=spec.loopback),
+        "exec_once": execution is bpf.Exec.ONCE,
+        "program": os.fsencode(program.path),
+        "argv": [os.fsencode(word) for word in program.arguments],
+        "env": {
+            os.fsencode(name): os.fsencode(value)
+            for name, value in _environment(spec, package=bool(packages)).items()
+        },
+        "cwd": os.fsencode(spec.cwd),
+    }
+    arguments = layout.bubblewrap(
+        view, host, spec.tmp_bytes, cwd=spec.cwd if uncovered else "", packages=packages
+    )
+    return Plan(
+        spec=spec,
+        host=host,
+        command=(host.bwrap, *arguments, "--", interpreter, "-I", "-S", "-B", "-c"),
+        configuration=MappingProxyType(configuration),
+        cgroup=host.cgroup,
+        protection=_protection(spec, host, rules, view, program, packages),
+        missing=list(view.missing),
+    )
+
+
+def _show_everything(
+    view: View, spec: SandboxSpec, host: Host
+) -> tuple[runtime.Program, list[str], str]:
+    runtime.show_system(view)
+    environment = dict(spec.env)
+    if spec.search_path:
+        environment["PATH"] = spec.search_path
+    program = runtime.resolve(view, spec.argv, environment, host.architecture)
+    listed: list[str] = []
+    for name in spec.exec_allowed:
+        listed += runtime.show_executable(view, name, environment, host.architecture)
+    for path in spec.read_only:
+        whole = os.path.isdir(path)
+        if not (view.tree(path, "asked for") if whole else view.file(path, "asked for")):
+            raise IsolationRefused(f"{shown(path)} can't be shown: {view.missing[-1]}")
+    return program, listed, _show_launcher(view, host.architecture)
+
+
+def _protection(
+    spec: SandboxSpec,
+    host: Host,
+    rules: landlock.Ruleset,
+    view: View,
+    program: runtime.Program,
+    packages: dict[str, str],
+) -> dict[str, Any]:
+    """What is in force, and what is not, for the run's first entry."""
+    cgroup = host.cgroup
+    user_namespace = not host.root or host.user_namespaces
+    absent = []
+    if not user_namespace:
+        absent.append("a user name space: " + host.namespace_obstacles[0][0])
+    if host.root:
+        ids = f"an unprivileged host user of {HOST_IDS.start}..{HOST_IDS.stop - 1}, one a run"
+    else:
+        ids = f"the caller's own host user {host.uid}, mapped"
+        absent.append("a host user of its own: not started by root")
+    limits: dict[str, Any] = {"memory": spec.memory, "processes": spec.processes}
+    limits |= {"millicpus": spec.millicpus, "tmp_bytes_each": spec.tmp_bytes}
+    for name, controller, otherwise in (
+        ("memory", "memory", "a limit for each process and a watcher that kills the run"),
+        ("processes", "pids", "a limit on the run's user"),
+        ("millicpus", "cpu", ""),
+    ):
+        if limits[name] and controller in cgroup.controllers:
+            limits[f"{name}_by"] = f"control group version {cgroup.version}"
+        elif limits[name]:
+            limits[f"{name}_by"] = otherwise or "nothing"
+            absent.append(f"a control group for {name}")
+    if not rules.network and not spec.loopback:
+        absent.append("Landlock for TCP (seccomp refuses the sockets)")
+    if not rules.scopes:
+        absent.append("Landlock for signals and abstract sockets (the name spaces hold them)")
+    if spec.exec_allowed:
+        absent.append(
+            "a bar on programs that the loader is asked to run (ld.so FILE): listed programs are "
+            "limited by Landlock, which does not see that"
+        )
+    namespaces = ["mount", "pid", "network", "ipc", "uts", "cgroup"]
+    return {
+        "isolation": "namespace",
+        "kernel": host.kernel,
+        "namespaces": (["user"] if user_namespace else []) + namespaces,
+        "ids": ids,
+        "capabilities": "none, no_new_privs",
+        "seccomp": f"allow list, {host.architecture} alone",
+        "landlock": {"abi": rules.abi, "tcp": rules.network, "scopes": rules.scopes},
+        "execution": f"listed programs: {', '.join(map(shown, spec.exec_allowed))}"
+        if spec.exec_allowed
+        else "none after the first",
+        "network": "TCP on its own loopback" if spec.loopback else "no sockets but AF_UNIX",
+        "file_system": "read-only root; private /tmp, /home/agent, /dev/shm, not executable; no "
+        "/sys; /proc/sys read-only",
+        "limits": limits,
+        "runtime": view.described() + [f"{shown(path)} (agent's side)" for path in packages],
+        "program": shown(program.path),
+        "not_in_force": absent,
+    }

@@ -1,0 +1,396 @@
+"""A started run: start it, wait for it, stop it for a while or for good.
+
+Rules
+- `start` returns when the program has been executed, or raises `IsolationRefused` with the cause;
+  in between nothing of the program's has run. It checks what the kernel says about the launcher: a
+  run that root started and whose process is still uid 0 is killed and refused.
+- It must be called from the main thread: the parent-death signal that kills a run when the gate
+  dies follows the *thread* that started it, so a run started by a short-lived thread would end with
+  that thread.
+- Death goes with the gate three ways: the parent-death signal, end of file on the control socket,
+  end of file on the channel. Each ends process 1, and with it, by the kernel, all of the run.
+- `start` takes over `channel` (the run's end of it) and closes this process's copy; standard streams
+  stay the caller's.
+- Control groups and host ids are given back when the run has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import marshal
+import os
+import signal
+import socket
+import struct
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+from authority.isolation import cgroups, processes, spawn
+from authority.isolation.launcher import FIRST_FD
+from authority.isolation.plan import Plan
+from authority.isolation.probe import explain
+from authority.isolation.refusal import IsolationRefused, shown
+
+START_SECONDS: Final = 30.0
+WATCH_SECONDS: Final = 0.1
+_FREEZE_SECONDS: Final = 2.0
+_CREDENTIALS: Final = struct.Struct("=iii")
+_EXIT: Final = struct.Struct(">ii")
+_swept: set[str] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """How the program ended: its exit code, or -1 and the signal. `killed` when the run was ended
+    from outside (by `kill`, a limit, the gate's end) and the program said nothing; `reason` then
+    says what is known."""
+
+    code: int
+    signal: int
+    killed: bool = False
+    reason: str = ""
+
+
+class Sandbox:
+    """One run. `pid` is process 1 of the run as the host numbers it; `uid` its host user."""
+
+    def __init__(self, plan: Plan, outer: int, control: socket.socket, diagnostics: int) -> None:
+        self.plan = plan
+        self.pid = 0
+        self.uid = plan.host.uid
+        self._outer = outer
+        self._control = control
+        self._diagnostics = diagnostics
+        self._group: cgroups.Group | None = None
+        self._claim: socket.socket | None = None
+        self._received = b""
+        self._ended: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
+        self._outer_fd = os.pidfd_open(outer)
+        self._first_fd = -1
+        self._watcher: asyncio.Task[None] | None = None
+        self._reason = ""
+
+    # --- starting ---
+
+    async def _begin(self, configuration: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        self._control.setblocking(False)
+        await loop.sock_sendall(self._control, configuration)
+        readable = asyncio.Event()
+        loop.add_reader(self._control.fileno(), readable.set)
+        loop.add_reader(self._outer_fd, readable.set)
+        try:
+            while True:
+                await readable.wait()
+                readable.clear()
+                if self._receive():
+                    break
+        finally:
+            loop.remove_reader(self._control.fileno())
+            loop.remove_reader(self._outer_fd)
+
+    def _receive(self) -> bool:
+        """Reads the control socket; True once the program runs. Raises when it won't."""
+        try:
+            data, extra, _, _ = self._control.recvmsg(8192, socket.CMSG_SPACE(_CREDENTIALS.size))
+        except BlockingIOError:
+            if not _is_readable(self._outer_fd):
+                return False
+            data, extra = b"", []
+        if data[:1] == b"S":
+            credentials = [
+                _CREDENTIALS.unpack(content)
+                for level, kind, content in extra
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS)
+            ]
+            self._accept(credentials)
+            self._received = data[1:]
+            return True
+        raise self._refusal(data)
+
+    def _accept(self, credentials: list[tuple[int, int, int]]) -> None:
+        """What the kernel, not the launcher, says about the process on the other side."""
+        if not credentials:
+            raise IsolationRefused("the kernel named no sender for the launcher's message")
+        self.pid, uid, gid = credentials[0]
+        wanted = self.uid
+        if uid != wanted or (self.plan.host.root and 0 in (uid, gid)):
+            raise IsolationRefused(
+                f"the run would have had the host user {uid} instead of {wanted}",
+                "this is a fault of Authority; please report it",
+            )
+        self._first_fd = os.pidfd_open(self.pid)
+
+    def _refusal(self, data: bytes) -> IsolationRefused:
+        if data[:1] == b"E":
+            return IsolationRefused(shown(data[1:]))
+        # Give bubblewrap the moment that it needs to say why.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._outer, signal.SIGKILL)
+        printed = shown(spawn.diagnostics(self._diagnostics).strip())
+        cause, fix = explain(self.plan.host, printed)
+        return IsolationRefused(f"{cause}: {printed or 'it said nothing'}", fix)
+
+    def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._outer_fd, self._on_end)
+        memory = self.plan.spec.memory
+        if memory and "memory" not in self.plan.cgroup.controllers:
+            self._watcher = loop.create_task(self._watch_memory(memory))
+
+    async def _watch_memory(self, limit: int) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if processes.resident_bytes(processes.tree(self.pid)) > limit:
+                self._reason = "the run used more memory than it may"
+                self.kill()
+                return
+
+    # --- the end ---
+
+    def _on_end(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._outer_fd)
+        self._release()
+        if not self._ended.done():
+            self._ended.set_result(self._exit_status())
+
+    def _exit_status(self) -> ExitStatus:
+        data = self._received
+        with contextlib.suppress(OSError):
+            while part := self._control.recv(8192):
+                data += part
+        self._control.close()
+        if data[:1] == b"X" and len(data) >= 1 + _EXIT.size:
+            code, number = _EXIT.unpack_from(data, 1)
+            return ExitStatus(code, number)
+        reason = self._reason or (shown(data[1:]) if data[:1] == b"E" else "the run was killed")
+        return ExitStatus(-1, signal.SIGKILL, True, reason)
+
+    def _release(self) -> None:
+        """Gives back what the run held; process 1 is dead, so nothing of it lives."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        self._kill_first()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._outer, 0)
+        for fd in (self._outer_fd, self._first_fd, self._diagnostics):
+            if fd >= 0:
+                os.close(fd)
+        self._outer_fd = self._first_fd = self._diagnostics = -1
+        if self._claim is not None:
+            self._claim.close()
+        if self._group is not None and not self._group.remove():
+            # The kernel takes a moment to empty a group of the dead.
+            asyncio.get_running_loop().create_task(_remove_later(self._group))
+
+    def _abandon(self) -> None:
+        """A start that failed: nothing may be left of it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._outer, signal.SIGKILL)
+        self._release()
+        self._control.close()
+
+    def _kill_first(self) -> None:
+        if self._first_fd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._first_fd, signal.SIGKILL)
+
+    # --- what the gate does with it ---
+
+    async def wait(self) -> ExitStatus:
+        """Until the run has ended and nothing of it lives. May be awaited by several."""
+        return await asyncio.shield(self._ended)
+
+    def kill(self) -> None:
+        """Kills process 1; the kernel then kills everything in the run. Idempotent."""
+        self._reason = self._reason or "the run was killed"
+        if self._first_fd >= 0:
+            # A frozen group would die only when it is thawed.
+            self._kill_first()
+            with contextlib.suppress(OSError):
+                if self._group is not None:
+                    self._group.set_frozen(False)
+
+    async def freeze(self) -> bool:
+        """Stops everything in the run; True when the kernel confirms that all of it has stopped."""
+        deadline = time.monotonic() + _FREEZE_SECONDS
+        by_group = False
+        if self._group is not None:
+            with contextlib.suppress(OSError):
+                by_group = self._group.set_frozen(True)
+        while self._first_fd >= 0 and time.monotonic() < deadline:
+            if by_group and self._group is not None:
+                if self._group.is_frozen():
+                    return True
+            else:
+                # What was forked meanwhile is found on the next round; the stopped fork no more.
+                members = processes.tree(self.pid)
+                _signal_all(members, signal.SIGSTOP)
+                if processes.stopped(members) and set(members) == set(processes.tree(self.pid)):
+                    return True
+            await asyncio.sleep(0.005)
+        return False
+
+    def thaw(self) -> None:
+        """Lets a frozen run go on."""
+        if self._group is not None and self._group.set_frozen(False):
+            return
+        _signal_all(reversed(processes.tree(self.pid)), signal.SIGCONT)
+
+    def host_ids(self) -> set[int]:
+        """Every user id that a process of the run has on the host, read from the host's /proc."""
+        return processes.user_ids(processes.tree(self.pid)) if self._first_fd >= 0 else set()
+
+    def usage(self) -> dict[str, int]:
+        """Bytes of memory, processes, and where it is counted the peak; the supervisor included."""
+        if self._first_fd < 0:
+            return {}
+        found = self._group.usage() if self._group is not None else {}
+        members = processes.tree(self.pid)
+        found.setdefault("memory", processes.resident_bytes(members))
+        found.setdefault("processes", len(members))
+        return found
+
+
+def _signal_all(pids: Any, number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
+def _is_readable(fd: int) -> bool:
+    import select
+
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+async def _remove_later(group: cgroups.Group) -> None:
+    for pause in (0.005, 0.02, 0.1, 0.5, 2.0):
+        await asyncio.sleep(pause)
+        if group.remove():
+            return
+
+
+def _sweep_once(support: cgroups.Support) -> None:
+    key = repr(support)
+    if key not in _swept:
+        _swept.add(key)
+        cgroups.sweep(support)
+
+
+def _group_for(plan: Plan) -> cgroups.Group | None:
+    if not plan.cgroup.version:
+        return None
+    _sweep_once(plan.cgroup)
+    spec = plan.spec
+    try:
+        return cgroups.create(
+            plan.cgroup,
+            memory=spec.memory,
+            # Process 1 counts too.
+            processes=spec.processes + 1 if spec.processes else 0,
+            millicpus=spec.millicpus,
+        )
+    except OSError as error:
+        raise IsolationRefused(
+            f"the run's control group could not be made: {shown(str(error))}",
+            "look at the limits in the policy, and at `authority doctor`",
+        ) from error
+
+
+async def start(
+    plan: Plan,
+    channel: socket.socket | None = None,
+    *,
+    stdin: int | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
+) -> Sandbox:
+    """Starts a run and returns when its program has been executed.
+
+    With a plan for a channel, `channel` is the run's end of a stream socket pair, taken over and
+    closed here. Otherwise `stdin`, `stdout` and `stderr` are descriptors for the program's streams;
+    what is left out is /dev/null. Raises `IsolationRefused`; nothing of the run is left then.
+    """
+    try:
+        if threading.current_thread() is not threading.main_thread():
+            raise IsolationRefused(
+                "a run must be started from the main thread, or it would end with its thread",
+                "start it from the main thread or from a process of its own",
+            )
+        if (channel is None) is plan.spec.channel:
+            raise IsolationRefused("the plan and the start disagree about the channel")
+        return await _start(plan, channel, (stdin, stdout, stderr))
+    finally:
+        if channel is not None:
+            channel.close()
+
+
+async def _start(
+    plan: Plan, channel: socket.socket | None, streams: tuple[int | None, ...]
+) -> Sandbox:
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    group: cgroups.Group | None = None
+    claim: socket.socket | None = None
+    sandbox: Sandbox | None = None
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    entrances: list[int] = []
+    diagnostics = spawn.diagnostics_file()
+    try:
+        host_id = plan.host.uid
+        if plan.host.root:
+            host_id, claim = spawn.take_host_id()
+        group = _group_for(plan)
+        entrances = group.open_entrances() if group is not None else []
+        own = (
+            [channel.fileno()]
+            if channel is not None
+            else [null if fd is None else fd for fd in streams]
+        )
+        outer = spawn.spawn(plan.command, diagnostics, theirs.fileno(), own, entrances)
+        sandbox = Sandbox(plan, outer, ours, diagnostics)
+        sandbox.uid = host_id
+        sandbox._group, sandbox._claim = group, claim
+        theirs.close()
+        first_entrance = FIRST_FD + len(own)
+        unused = first_entrance + len(entrances)
+        body = marshal.dumps(
+            {
+                **plan.configuration,
+                "cgroups": list(range(first_entrance, unused)),
+                "first_unused_fd": unused,
+                "host_ids": (host_id, host_id) if plan.host.root else None,
+                "owners": [(b"/home/agent", host_id, host_id)] if plan.host.root else [],
+            }
+        )
+        async with asyncio.timeout(START_SECONDS):
+            await sandbox._begin(len(body).to_bytes(4, "big") + body)
+        sandbox._watch()
+    except BaseException as error:
+        if sandbox is not None:
+            sandbox._abandon()
+        else:
+            ours.close()
+            os.close(diagnostics)
+            if claim is not None:
+                claim.close()
+            if group is not None:
+                group.remove()
+        if isinstance(error, TimeoutError):
+            raise IsolationRefused("the run did not start in time", "is the machine very busy?") from error
+        if isinstance(error, BrokenPipeError | ConnectionResetError) and sandbox is not None:
+            raise IsolationRefused("bubblewrap ended at once", "run `authority doctor`") from error
+        raise
+    finally:
+        theirs.close()
+        os.close(null)
+        for fd in entrances:
+            os.close(fd)
+    return sandbox

@@ -1,0 +1,140 @@
+"""Starting bubblewrap with exactly the descriptors that the launcher expects, and nothing else.
+
+Rules
+- The launcher's code is compiled once and kept in a sealed memory file; the interpreter inside is
+  this one, so its byte code fits. The configuration goes through the control socket.
+- Descriptors are put in place by `posix_spawn` itself: 0 and 1 are /dev/null, 2 is a memory file
+  for what bubblewrap complains about, 3 the code, 4 the control socket, then the run's own, then the
+  control groups' entrances. The launcher closes everything above, before anything else.
+- bubblewrap gets an empty environment, a session of its own, and default signal handling.
+- A host id is taken by binding an abstract socket of that name: it is free again when this process
+  ends, however that happens, and no file is left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import marshal
+import os
+import random
+import signal
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from authority.isolation.launcher import CODE_FD, CONTROL_FD, FIRST_FD
+from authority.isolation.plan import HOST_IDS
+from authority.isolation.refusal import IsolationRefused
+
+_ABOVE: Final = 64
+"""Descriptors are moved up here first, so that none of them stands where another has to go."""
+
+_DIAGNOSTICS_BYTES: Final = 4096
+_ID_TRIES: Final = 64
+_SUPERVISOR: Final = ("buffers", "supervisor")
+_choice: Final = random.SystemRandom()
+
+
+def _compile(path: Path) -> object:
+    return compile(
+        path.read_text("utf-8"), f"<{path.stem}>", "exec", dont_inherit=True, optimize=2
+    )
+
+
+@functools.cache
+def launcher_code() -> tuple[int, int]:
+    """(descriptor, size) of the memory file with the launcher's and the supervisor's byte code."""
+    here = Path(__file__).resolve().parent
+    modules = [
+        (f"authority.agent.{name}", _compile(here.parent / "agent" / f"{name}.py"))
+        for name in _SUPERVISOR
+    ]
+    code = marshal.dumps((_compile(here / "launcher.py"), marshal.dumps(modules)))
+    fd = os.memfd_create("authority-launcher", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(fd, code)
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd, len(code)
+
+
+def bootstrap(size: int) -> str:
+    """What `python -c` is given: read the code, run it, hand it the supervisor."""
+    return (
+        "import marshal,posix\n"
+        f"a,b=marshal.loads(posix.pread({CODE_FD},{size},0))\n"
+        "g={'__name__':'launcher'}\nexec(a,g)\ng['main'](b)"
+    )
+
+
+def take_host_id() -> tuple[int, socket.socket]:
+    """An id that no other run on this machine has now; it is held until the socket is closed."""
+    for _ in range(_ID_TRIES):
+        number = _choice.choice(HOST_IDS)
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0authority/host-id/{number}")
+        except OSError:
+            claim.close()
+        else:
+            return number, claim
+    raise IsolationRefused("no free host id was found", "is something squatting on them?")
+
+
+def diagnostics_file() -> int:
+    """A memory file that takes what bubblewrap and the launcher print."""
+    return os.memfd_create("authority-diagnostics", os.MFD_CLOEXEC)
+
+
+def diagnostics(fd: int) -> bytes:
+    """The first bytes that were printed."""
+    return os.pread(fd, _DIAGNOSTICS_BYTES, 0)
+
+
+def spawn(
+    command: Sequence[str],
+    diagnostics_fd: int,
+    control: int,
+    own: Sequence[int],
+    entrances: Sequence[int],
+) -> int:
+    """Starts bubblewrap; its pid. `own` go to `FIRST_FD` and on, `entrances` behind them."""
+    code, size = launcher_code()
+    moved: list[int] = []
+    try:
+        for fd in (diagnostics_fd, code, control, *own, *entrances):
+            moved.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE))
+        actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+        ]
+        targets = [2, CODE_FD, CONTROL_FD, *range(FIRST_FD, FIRST_FD + len(own) + len(entrances))]
+        actions += [
+            (os.POSIX_SPAWN_DUP2, fd, target) for fd, target in zip(moved, targets, strict=True)
+        ]
+        return os.posix_spawn(
+            command[0],
+            [*command, bootstrap(size)],
+            {},
+            file_actions=actions,
+            setsid=True,
+            setsigmask=[],
+            setsigdef=[
+                number
+                for number in signal.valid_signals()
+                if number not in (signal.SIGKILL, signal.SIGSTOP)
+            ],
+        )
+    finally:
+        for fd in moved:
+            os.close(fd)
+
+
+def end_and_reap(pid: int) -> None:
+    """Kills a bubblewrap that is no use any more, and everything below it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
