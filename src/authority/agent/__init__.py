@@ -1,0 +1,28 @@
+"""What runs beside the agent: a connection to the gate. See `authority.agent.client`."""
+
+from authority.agent.client import Answer, Batch, Gate, HttpResponse, Message, connect
+from authority.agent.errors import (
+    BadReply,
+    BadRequest,
+    Denied,
+    GateError,
+    GateGone,
+    NoChannel,
+    Receipt,
+)
+
+__all__ = [
+    "Answer",
+    "BadReply",
+    "BadRequest",
+    "Batch",
+    "Denied",
+    "Gate",
+    "GateError",
+    "GateGone",
+    "HttpResponse",
+    "Message",
+    "NoChannel",
+    "Receipt",
+    "connect",
+]

@@ -1,0 +1,476 @@
+"""What an agent uses: `connect()` gives a `Gate`, and every effect is a call on it.
+
+    from authority.agent import connect, Denied
+
+    gate = connect()
+    text = gate.read_text("docs/plan.txt")
+    try:
+        gate.write("out/report.txt", text.upper())
+    except Denied as denied:
+        print(denied.code, denied.sentence)
+
+`Gate.call` is the one primitive; the other methods are short forms of it. Every method blocks until
+the gate answers and raises `Denied`, or a `GateError` when there is no answer. Threads may share a
+`Gate`. `batch()` sends several calls in one frame.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import msgspec
+
+from authority import protocol
+from authority.agent.channel import Channel, Draft, Pending
+from authority.agent.errors import BadReply, BadRequest, Denied, NoChannel, Receipt
+
+READ_CHUNK = 8 * 1024 * 1024
+_T = TypeVar("_T")
+_NO_ARGUMENTS = msgspec.Raw(b"\x80")
+
+
+class HttpResponse(msgspec.Struct, frozen=True):
+    """What a server answered. `headers` are (name, value) pairs as they came; `url` is canonical."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+    url: str
+
+    def header(self, name: str, default: str = "") -> str:
+        """The first header of this name, in whatever case."""
+        wanted = name.lower()
+        return next((value for key, value in self.headers if key.lower() == wanted), default)
+
+    @property
+    def text(self) -> str:
+        """The body as text: in the character set that the server names, else UTF-8."""
+        _, _, charset = self.header("content-type").lower().partition("charset=")
+        name = charset.split(";")[0].strip(" \"'") or "utf-8"
+        try:
+            return self.body.decode(name, "replace")
+        except LookupError:
+            return self.body.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """The body read as JSON. Raises msgspec.DecodeError."""
+        return msgspec.json.decode(self.body)
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A message of another run: its id, and what it sent."""
+
+    sender: str
+    data: bytes
+
+
+class Answer:
+    """A call of a batch. `result()` gives its value, or raises what a call alone would raise."""
+
+    __slots__ = ("_gate", "_pending")
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._pending: Pending | None = None
+
+    @property
+    def sent(self) -> bool:
+        return self._pending is not None
+
+    def result(self) -> Any:
+        """The value. Raises Denied or GateError, and BadRequest if the batch was not sent."""
+        return self._gate._value(self._reply())
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """The entry on which the answer rests."""
+        return _receipt(self._reply())
+
+    def _reply(self) -> protocol.Reply:
+        if self._pending is None:
+            raise BadRequest("this batch was not sent", "ask for results after its `with` block")
+        return self._gate._channel.wait(self._pending)
+
+
+class Batch:
+    """Calls that leave in as few frames as possible when the `with` block ends.
+
+    The block's end waits for all answers; a refusal is raised by its own `Answer.result()` only.
+    If the block raises, nothing is sent.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._drafts: list[Draft] = []
+        self._answers: list[Answer] = []
+        self._sent = False
+
+    def call(
+        self,
+        effect: str,
+        resource: str | bytes,
+        arguments: Mapping[str, Any] | None = None,
+        capability: str | bytes | None = None,
+        handle: bool = False,
+    ) -> Answer:
+        """As `Gate.call`, but later."""
+        if self._sent:
+            raise BadRequest("this batch was sent already", "make a new one")
+        self._drafts.append(self._gate._draft(effect, resource, arguments, capability, handle))
+        self._answers.append(Answer(self._gate))
+        return self._answers[-1]
+
+    def __enter__(self) -> Batch:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._sent = True
+        if kind is not None or not self._drafts:
+            return
+        channel = self._gate._channel
+        waiting = channel.submit(self._drafts)
+        for answer, pending in zip(self._answers, waiting, strict=True):
+            answer._pending = pending
+        for pending in waiting:
+            self._gate._note(channel.wait(pending))
+
+
+class Gate:
+    """A connection to the gate, for one run. `run` is its id, `cwd` where relative paths begin."""
+
+    def __init__(self, channel: Channel, capability: bytes | None) -> None:
+        self._channel = channel
+        self._capability = capability
+        self.run = channel.run
+        self.cwd = channel.cwd
+        self.last_receipt: Receipt | None = None
+        """The entry on which the last answer rests, refusals included."""
+
+    def __enter__(self) -> Gate:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
+        self._channel.close()
+
+    def call(
+        self,
+        effect: str,
+        resource: str | bytes,
+        arguments: Mapping[str, Any] | None = None,
+        capability: str | bytes | None = None,
+        handle: bool = False,
+    ) -> Any:
+        """Ask for one effect and return its value.
+
+        `capability` (text or bytes, as `attenuate` gives) stands in place of the run's own.
+        `handle` asks for a handle in place of the value; a gate without handles refuses that.
+        """
+        draft = self._draft(effect, resource, arguments, capability, handle)
+        (pending,) = self._channel.submit((draft,))
+        reply = self._channel.wait(pending)
+        self._note(reply)
+        return self._value(reply)
+
+    def batch(self) -> Batch:
+        """Several calls in one frame: `with gate.batch() as b: a = b.call(…)`, then `a.result()`."""
+        return Batch(self)
+
+    def attenuate(self, capability: str | bytes | None = None, **restriction: Any) -> str:
+        """A narrower capability as text, made here without the gate.
+
+        The keys are those of a restriction (`resources`, `methods`, `expires`, `count`, `rate`,
+        `quotas`, `run_only`, …; docs/protocol.md). Raises TokenError, and BadRequest without any
+        capability to narrow.
+        """
+        from authority import tokens
+
+        token = self._token(capability)
+        if token is None:
+            raise BadRequest("there is no capability to narrow", "give one to connect()")
+        narrower = tokens.restriction_from_plain(restriction)
+        nonce = os.urandom(tokens.NONCE_SIZE)
+        return tokens.to_text(tokens.attenuate(token, narrower, nonce=nonce))
+
+    # Files
+
+    def read(
+        self,
+        path: str | bytes,
+        offset: int = 0,
+        length: int | None = None,
+        capability: str | bytes | None = None,
+    ) -> bytes:
+        """The file's bytes from `offset`, all of them or `length`.
+
+        More than 8 MiB are read in several requests: a file that changes meanwhile is seen so.
+        """
+        parts: list[bytes] = []
+        while length is None or length > 0:
+            arguments = {"offset": offset} if offset else {}
+            if length is not None:
+                arguments["length"] = min(length, READ_CHUNK)
+            value = self._map("fs.read", path, arguments, capability)
+            data = _field(value, "data", bytes)
+            parts.append(data)
+            offset += len(data)
+            if length is not None:
+                length -= len(data)
+            if value.get("eof", True) or not data:
+                break
+        return b"".join(parts)
+
+    def read_text(
+        self, path: str | bytes, encoding: str = "utf-8", capability: str | bytes | None = None
+    ) -> str:
+        """The file as text. Raises UnicodeDecodeError."""
+        return self.read(path, capability=capability).decode(encoding)
+
+    def write(
+        self,
+        path: str | bytes,
+        data: bytes | str,
+        create_only: bool = False,
+        capability: str | bytes | None = None,
+    ) -> int:
+        """Replace the file as a whole, or make it; its size in bytes. Text is written as UTF-8."""
+        arguments = {"data": _bytes(data), "create_only": create_only}
+        return _field(self._map("fs.write", path, arguments, capability), "size", int)
+
+    def append(
+        self, path: str | bytes, data: bytes | str, capability: str | bytes | None = None
+    ) -> int:
+        """Add to the end of the file; its size in bytes."""
+        value = self._map("fs.append", path, {"data": _bytes(data)}, capability)
+        return _field(value, "size", int)
+
+    def list(
+        self, path: str | bytes = ".", capability: str | bytes | None = None
+    ) -> list[dict[str, Any]]:
+        """The directory's entries: name, type, size."""
+        value = self.call("fs.list", path, None, capability)
+        if not isinstance(value, list):
+            raise BadReply("the gate answered fs.list with something else than a list")
+        return value
+
+    def stat(self, path: str | bytes, capability: str | bytes | None = None) -> dict[str, Any]:
+        """type (file, directory), size (bytes), mtime (us), mode."""
+        return self._map("fs.stat", path, None, capability)
+
+    def mkdir(
+        self, path: str | bytes, parents: bool = False, capability: str | bytes | None = None
+    ) -> None:
+        """Make a directory."""
+        self.call("fs.mkdir", path, {"parents": parents}, capability)
+
+    def rename(self, path: str | bytes, to: str, capability: str | bytes | None = None) -> None:
+        """Give the file another name."""
+        self.call("fs.rename", path, {"to": to}, capability)
+
+    def delete(self, path: str | bytes, capability: str | bytes | None = None) -> None:
+        """Delete a file or an empty directory."""
+        self.call("fs.delete", path, None, capability)
+
+    # The world
+
+    def http(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+        body: bytes | str = b"",
+        max_bytes: int = 1024 * 1024,
+        capability: str | bytes | None = None,
+    ) -> HttpResponse:
+        """One HTTP exchange. Redirects are answers, to be followed by a request of their own."""
+        pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
+        arguments = {
+            "method": method,
+            "headers": pairs,
+            "body": _bytes(body),
+            "max_bytes": max_bytes,
+        }
+        value = self.call("http.request", url, arguments, capability)
+        try:
+            return msgspec.convert(value, HttpResponse)
+        except msgspec.ValidationError as error:
+            raise BadReply(f"the gate's answer to http.request is not valid: {error}") from error
+
+    def tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        capability: str | bytes | None = None,
+    ) -> Any:
+        """Call the tool; its result."""
+        body = {"arguments": dict(arguments or {})}
+        return self._map("tool.call", f"tool:{name}", body, capability).get("result")
+
+    # Other runs
+
+    def spawn(
+        self,
+        name: str,
+        arguments: Sequence[str] = (),
+        budgets: Mapping[str, int] | None = None,
+        restriction: Mapping[str, Any] | None = None,
+        capability: str | bytes | None = None,
+    ) -> str:
+        """Start an agent that the policy names, with no more than this run has; its run's id."""
+        body = {
+            "arguments": list(arguments),
+            "budgets": dict(budgets or {}),
+            "restriction": None if restriction is None else dict(restriction),
+        }
+        return _field(self._map("agent.spawn", f"agent:{name}", body, capability), "run", str)
+
+    def wait(
+        self, run: str, timeout_ms: int = 0, capability: str | bytes | None = None
+    ) -> dict[str, Any]:
+        """Whether a child has `ended`, and its `code`; waits for that up to `timeout_ms`."""
+        return self._map("agent.wait", f"run:{run}", {"timeout_ms": timeout_ms}, capability)
+
+    def send(self, run: str, data: bytes | str, capability: str | bytes | None = None) -> None:
+        """Send a message to the parent or to a child."""
+        self.call("msg.send", f"run:{run}", {"data": _bytes(data)}, capability)
+
+    def receive(self, timeout_ms: int = 0, capability: str | bytes | None = None) -> Message | None:
+        """The next message for this run, or None when none came within `timeout_ms`."""
+        value = self._map("msg.receive", f"run:{self.run}", {"timeout_ms": timeout_ms}, capability)
+        if not value:
+            return None
+        return Message(_field(value, "from", str), _field(value, "data", bytes))
+
+    # How a call is made
+
+    def _token(self, capability: str | bytes | None) -> bytes | None:
+        if capability is None:
+            return self._capability
+        return _token_bytes(capability)
+
+    def _draft(
+        self,
+        effect: str,
+        resource: str | bytes,
+        arguments: Mapping[str, Any] | None,
+        capability: str | bytes | None,
+        handle: bool,
+    ) -> Draft:
+        if isinstance(resource, str) and not resource.isascii():
+            # A name that the operating system gave us may hold bytes that are not UTF-8.
+            resource = _utf8_or_bytes(resource)
+        raw = _NO_ARGUMENTS
+        if arguments:
+            try:
+                raw = protocol.encode_arguments(dict(arguments))
+            except protocol.ProtocolError as error:
+                raise BadRequest(error.sentence) from error
+        flags = protocol.FLAG_HANDLE if handle else 0
+        return Draft(effect, resource, raw, self._token(capability), flags)
+
+    def _map(
+        self,
+        effect: str,
+        resource: str | bytes,
+        arguments: Mapping[str, Any] | None,
+        capability: str | bytes | None,
+    ) -> dict[str, Any]:
+        value = self.call(effect, resource, arguments, capability)
+        if not isinstance(value, dict):
+            raise BadReply(f"the gate answered {effect} with something else than a map")
+        return value
+
+    def _note(self, reply: protocol.Reply) -> None:
+        self.last_receipt = _receipt(reply) or self.last_receipt
+
+    def _value(self, reply: protocol.Reply) -> Any:
+        if reply.status == protocol.DONE:
+            return reply.body
+        try:
+            refused = protocol.decode_refused(reply.body)
+        except protocol.ProtocolError as error:
+            raise BadReply(error.sentence) from error
+        raise Denied(
+            refused.code,
+            refused.layer,
+            reply.seq,
+            refused.number,
+            refused.sentence,
+            refused.rule,
+            _receipt(reply),
+        )
+
+
+def connect(
+    path: str | None = None,
+    capability: str | bytes | None = None,
+    *,
+    attach: bool = False,
+    client: str = "authority.agent",
+) -> Gate:
+    """Connect to the gate of this run.
+
+    `path` and `capability` come from `AUTHORITY_CHANNEL` and `AUTHORITY_CAPABILITY` unless given.
+    `attach` is for a program that no gate started: the capability then says which run it joins.
+    Raises NoChannel, GateGone, BadReply, or TokenError for a capability that is none.
+    """
+    path = path or os.environ.get("AUTHORITY_CHANNEL")
+    if not path:
+        raise NoChannel(
+            "AUTHORITY_CHANNEL is not set, so there is no gate to ask",
+            "start the program with `authority run`, or give connect() a path",
+        )
+    given = capability or os.environ.get("AUTHORITY_CAPABILITY")
+    token = _token_bytes(given) if given else None
+    if attach and token is None:
+        raise NoChannel(
+            "an attached program needs a capability",
+            "set AUTHORITY_CAPABILITY, or give connect() one",
+        )
+    return Gate(Channel(path, client=client, capability=token if attach else None), token)
+
+
+def _token_bytes(capability: str | bytes) -> bytes:
+    if isinstance(capability, bytes):
+        return capability
+    from authority import tokens
+
+    return tokens.from_text(capability.strip())
+
+
+def _utf8_or_bytes(resource: str) -> str | bytes:
+    try:
+        resource.encode()
+    except UnicodeEncodeError:
+        try:
+            return os.fsencode(resource)
+        except UnicodeEncodeError as error:
+            raise BadRequest("the resource's name is no text and no file name") from error
+    return resource
+
+
+def _receipt(reply: protocol.Reply) -> Receipt | None:
+    return None if reply.seq is None else Receipt(reply.seq, reply.hash.hex())
+
+
+def _bytes(data: bytes | str) -> bytes:
+    return data.encode() if isinstance(data, str) else bytes(data)
+
+
+def _field(value: Mapping[str, Any], name: str, kind: type[_T]) -> _T:
+    found = value.get(name)
+    if not isinstance(found, kind):
+        raise BadReply(f"the gate's answer has no valid field {name!r}")
+    return found

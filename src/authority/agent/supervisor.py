@@ -1,0 +1,439 @@
+"""Process 1 of a run once the program has started: it owns the channel and shares it out.
+
+Rules
+- It is confined exactly as the program is, holds no key, and understands no message: it copies
+  frames and writes the stream number. Whoever takes it over has won what the program had anyway.
+- A local client connects to the run's socket and writes stream 1; the trunk sees a number that
+  is never given twice (`OPEN`, `CLOSE`). A frame of another stream, or longer than `MAX_FRAME`,
+  closes that client and nobody else.
+- Memory is bounded whatever clients and program do. Frames above `SMALL_FRAME` wait for room in one
+  pool, and who holds room without making progress for `STALL_SECONDS` is closed. While
+  `TRUNK_HIGH` bytes wait for the gate, neither clients nor output are read. A client that does not
+  read its answers is closed when they exceed its queue; the others go on.
+- Clients are served in turns, one read of at most `READ_BYTES` each.
+- At most `WINDOW` bytes of output are on their way without an `OUTPUT_ACK`. `INPUT_ACK` tells the
+  gate how much of its input the program took; a gate that sends more than `INPUT_QUEUE` ahead loses
+  the rest, and a `TROUBLE` says so.
+- When the program ends, everything else in the run is killed, what was still in pipes and sockets
+  is forwarded, then `EXIT` is sent, and process 1 ends, and with it the pid name space.
+- End of file on the channel, or on the gate's control socket, ends the run at once. So does
+  anything from the gate that is not understood.
+
+The launcher runs this file's code in its own process, where there is no package to import from: it
+puts `buffers` in place itself, and the rest are built-in and extension modules. Frames and opcodes: `docs/protocol.md`.
+"""
+
+import posix
+
+import _signal
+import _socket
+import select
+import time
+
+from authority.agent.buffers import Inbox, Outbox
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+OPEN, CLOSE, OUTPUT, EXIT, INPUT, INPUT_EOF, STARTED, INPUT_ACK, OUTPUT_ACK, TROUBLE = range(1, 11)
+
+MAX_FRAME = 16 << 20
+SMALL_FRAME = 64 << 10
+LARGE_POOL = 64 << 20
+MAX_CLIENTS = 256
+READ_BYTES = 64 << 10
+TRUNK_READ_BYTES = 256 << 10
+TRUNK_HIGH = 1 << 20
+CLIENT_QUEUE = 32 << 20
+CLIENT_QUEUES = 64 << 20
+OUTPUT_CHUNK = 32 << 10
+WINDOW = 256 << 10
+INPUT_QUEUE = 16 << 20
+STALL_SECONDS = 30.0
+MAX_TROUBLES = 100
+
+_IN, _OUT = select.EPOLLIN, select.EPOLLOUT
+_GONE = select.EPOLLHUP | select.EPOLLERR
+
+
+class GateProtocolError(Exception):
+    """The gate sent something that is not in the protocol."""
+
+
+class Client:
+    """One local connection."""
+
+    def __init__(self, number: int, fd: int) -> None:
+        self.number = number
+        self.fd = fd
+        self.inbox = Inbox()
+        self.outbox = Outbox()
+        self.reserved = 0
+        self.waiting = False
+        self.progress = 0.0
+        self.closing = False
+
+
+class Supervisor:
+    """The loop and everything that it serves; `run` returns the program's (exit code, signal)."""
+
+    def __init__(
+        self, trunk: int, accepting: int, control: int, child: int, streams: "tuple[int, int, int]"
+    ) -> None:
+        self.trunk, self.accepting, self.control, self.child = trunk, accepting, control, child
+        self.stdin, stdout, stderr = streams
+        self.listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, accepting)
+        self.epoll = select.epoll()
+        self.interest: dict[int, int] = {}
+        self.handlers: dict[int, Callable[[int], None]] = {}
+        self.out = Outbox()
+        self.inbox = Inbox()
+        self.clients: dict[int, Client] = {}
+        self.next_number = 1
+        self.pool = 0
+        self.queued = 0
+        self.outputs = {stdout: 1, stderr: 2}
+        self.unacknowledged = 0
+        self.input = Outbox()
+        self.input_ends = False
+        self.status: tuple[int, int] | None = None
+        self.childless = False
+        self.accepts = True
+        self.exit_sent = False
+        self.troubles = 0
+        self.wake, wake_write = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
+        _signal.signal(_signal.SIGCHLD, lambda _number, _frame: None)
+        _signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        for fd in (trunk, accepting, self.stdin, stdout, stderr):
+            posix.set_blocking(fd, False)
+        self.handlers[trunk] = self.on_trunk
+        self.handlers[accepting] = self.on_accept
+        self.handlers[control] = self.on_control
+        self.handlers[self.wake] = self.on_wake
+        self.handlers[self.stdin] = self.on_stdin
+        for fd in self.outputs:
+            self.handlers[fd] = lambda _events, fd=fd: self.on_output(fd)  # type: ignore[misc]
+
+    def run(self) -> "tuple[int, int]":
+        self.watch(self.wake, _IN)
+        self.watch(self.control, _IN)
+        self.send(STARTED, b"")
+        self.on_wake(0)
+        while True:
+            self.refresh()
+            if self.finished():
+                if not self.exit_sent:
+                    self.exit_sent = True
+                    code, signal = self.status or (-1, 0)
+                    self.send(
+                        EXIT,
+                        code.to_bytes(4, "big", signed=True) + signal.to_bytes(4, "big", signed=True),
+                    )
+                    continue
+                if not self.out.size:
+                    return self.status or (-1, 0)
+            timed = self.pool > 0
+            for fd, events in self.epoll.poll(1.0 if timed else -1):
+                handler = self.handlers.get(fd)
+                if handler is not None:
+                    handler(events)
+            if timed:
+                self.close_stalled()
+
+    # --- what is watched ---
+
+    def watch(self, fd: int, mask: int) -> None:
+        """A descriptor without interest is taken out, or its hang-up would wake us for ever."""
+        before = self.interest.get(fd, 0)
+        if mask == before:
+            return
+        if not mask:
+            self.epoll.unregister(fd)
+            del self.interest[fd]
+            return
+        if before:
+            self.epoll.modify(fd, mask)
+        else:
+            self.epoll.register(fd, mask)
+        self.interest[fd] = mask
+
+    def refresh(self) -> None:
+        """Interest as a function of the state: what may be read and written now."""
+        open_trunk = self.out.size < TRUNK_HIGH
+        self.watch(self.trunk, _IN | (_OUT if self.out.size else 0))
+        self.watch(self.accepting, _IN if self.accepts and len(self.clients) < MAX_CLIENTS else 0)
+        for client in self.clients.values():
+            reads = open_trunk and not client.waiting and not client.closing
+            self.watch(client.fd, (_IN if reads else 0) | (_OUT if client.outbox.size else 0))
+        reads_output = open_trunk and self.unacknowledged < WINDOW
+        for fd in self.outputs:
+            self.watch(fd, _IN if reads_output else 0)
+        if self.stdin >= 0:
+            self.watch(self.stdin, _OUT if self.input.size else 0)
+
+    def forget(self, fd: int) -> None:
+        self.watch(fd, 0)
+        self.handlers.pop(fd, None)
+        posix.close(fd)
+
+    # --- the trunk ---
+
+    def send(self, opcode: int, body: bytes) -> None:
+        head = (5 + len(body)).to_bytes(4, "big") + bytes(4)
+        self.out.add(head + bytes((opcode,)) + body)
+
+    def trouble(self, text: str) -> None:
+        self.troubles += 1
+        if self.troubles <= MAX_TROUBLES:
+            self.send(TROUBLE, text.encode("utf-8", "backslashreplace"))
+
+    def on_trunk(self, events: int) -> None:
+        try:
+            if events & _OUT:
+                self.out.flush(self.trunk)
+            if not events & (_IN | _GONE):
+                return
+            data = posix.read(self.trunk, TRUNK_READ_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            raise GateProtocolError("the gate closed the channel")
+        self.inbox.add(data)
+        while frame := self.inbox.next():
+            number = int.from_bytes(frame[4:8], "big")
+            if number:
+                self.deliver(number, frame)
+            else:
+                self.obey(frame)
+        if self.inbox.announced > MAX_FRAME:
+            raise GateProtocolError("the gate announced a frame that is too large")
+
+    def obey(self, frame: bytearray) -> None:
+        opcode, body = (frame[8], bytes(frame[9:])) if len(frame) > 8 else (0, b"")
+        if opcode == OUTPUT_ACK and len(body) == 4:
+            self.unacknowledged -= int.from_bytes(body, "big")
+            if self.unacknowledged < 0:
+                raise GateProtocolError("the gate acknowledged output that it never got")
+        elif opcode == CLOSE and len(body) == 4:
+            client = self.clients.get(int.from_bytes(body, "big"))
+            if client is not None:
+                client.closing = True
+                if not client.outbox.size:
+                    self.close(client, tell=False)
+        elif opcode == INPUT:
+            self.take_input(body)
+        elif opcode == INPUT_EOF and not body:
+            self.input_ends = True
+            self.write_input()
+        else:
+            raise GateProtocolError(f"the gate sent the unknown opcode {opcode}")
+
+    def on_control(self, _events: int) -> None:
+        raise GateProtocolError("the gate is gone")
+
+    # --- clients ---
+
+    def on_accept(self, _events: int) -> None:
+        while len(self.clients) < MAX_CLIENTS:
+            try:
+                fd, _ = self.listener._accept()
+            except BlockingIOError:
+                if self.childless:
+                    self.accepts = False
+                return
+            except OSError as error:
+                self.trouble(f"a client could not be accepted: {error.strerror}")
+                return
+            posix.set_blocking(fd, False)
+            client = Client(self.next_number, fd)
+            self.next_number += 1
+            self.clients[client.number] = client
+            self.handlers[fd] = lambda events, client=client: self.on_client(client, events)  # type: ignore[misc]
+            self.send(OPEN, client.number.to_bytes(4, "big"))
+
+    def on_client(self, client: Client, events: int) -> None:
+        try:
+            if events & _OUT:
+                self.queued -= client.outbox.flush(client.fd)
+                if client.closing and not client.outbox.size:
+                    self.close(client, tell=False)
+                    return
+            if events & _IN:
+                data = posix.read(client.fd, READ_BYTES)
+                if not data:
+                    self.close(client)
+                    return
+                client.inbox.add(data)
+                client.progress = time.monotonic()
+                self.forward(client)
+            elif events & _GONE:
+                # Nobody reads its answers any more; what it sent before is read when there is room.
+                self.queued -= client.outbox.size
+                client.outbox.clear()
+                if client.closing:
+                    self.close(client, tell=False)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close(client)
+
+    def forward(self, client: Client) -> None:
+        """Whole frames go to the trunk under the client's own number."""
+        while frame := client.inbox.next():
+            self.release(client)
+            if int.from_bytes(frame[4:8], "big") != 1 or len(frame) < 8:
+                self.refuse(client, "a client wrote to a stream that is not its own")
+                return
+            frame[4:8] = client.number.to_bytes(4, "big")
+            self.out.add(frame)
+        announced = client.inbox.announced
+        if announced > MAX_FRAME:
+            self.refuse(client, "a client announced a frame that is too large")
+        elif announced > SMALL_FRAME and not client.reserved:
+            self.reserve(client, announced)
+
+    def reserve(self, client: Client, size: int) -> None:
+        client.waiting = self.pool + size > LARGE_POOL
+        if not client.waiting:
+            client.reserved = size
+            self.pool += size
+            client.progress = time.monotonic()
+
+    def release(self, client: Client) -> None:
+        if client.reserved:
+            self.pool -= client.reserved
+            client.reserved = 0
+            for other in self.clients.values():
+                if other.waiting:
+                    self.reserve(other, other.inbox.announced)
+
+    def close_stalled(self) -> None:
+        """Room in the pool is for those who use it; a paused trunk is nobody's fault."""
+        now = time.monotonic()
+        for client in list(self.clients.values()):
+            if self.out.size >= TRUNK_HIGH:
+                client.progress = now
+            elif client.reserved and now - client.progress > STALL_SECONDS:
+                self.refuse(client, "a client announced a large frame and did not send it")
+
+    def refuse(self, client: Client, reason: str) -> None:
+        self.trouble(reason)
+        self.close(client)
+
+    def close(self, client: Client, *, tell: bool = True) -> None:
+        if self.clients.pop(client.number, None) is None:
+            return
+        self.forget(client.fd)
+        self.queued -= client.outbox.size
+        client.waiting = False
+        self.release(client)
+        if tell:
+            self.send(CLOSE, client.number.to_bytes(4, "big"))
+
+    def deliver(self, number: int, frame: bytearray) -> None:
+        """An answer; one for a client that has gone meanwhile is dropped."""
+        client = self.clients.get(number)
+        if client is None or client.closing:
+            return
+        frame[4:8] = (1).to_bytes(4, "big")
+        client.outbox.add(frame)
+        self.queued += len(frame)
+        if client.outbox.size > CLIENT_QUEUE or self.queued > CLIENT_QUEUES:
+            slowest = max(self.clients.values(), key=lambda one: one.outbox.size)
+            self.refuse(slowest, "a client did not read its answers")
+
+    # --- the program's streams ---
+
+    def on_output(self, fd: int) -> None:
+        room = min(OUTPUT_CHUNK, WINDOW - self.unacknowledged)
+        if room <= 0:
+            return
+        try:
+            data = posix.read(fd, room)
+        except BlockingIOError:
+            return
+        if not data:
+            del self.outputs[fd]
+            self.forget(fd)
+            return
+        self.unacknowledged += len(data)
+        self.send(OUTPUT, bytes((self.outputs[fd],)) + data)
+
+    def take_input(self, data: bytes) -> None:
+        if self.stdin < 0 or self.input_ends:
+            return
+        if self.input.size + len(data) > INPUT_QUEUE:
+            self.trouble("the program does not read its input; what follows was not delivered")
+            self.input_ends = True
+        else:
+            self.input.add(data)
+        self.write_input()
+
+    def on_stdin(self, events: int) -> None:
+        if events & select.EPOLLERR:
+            self.close_input()
+        else:
+            self.write_input()
+
+    def write_input(self) -> None:
+        if self.stdin < 0:
+            return
+        try:
+            written = self.input.flush(self.stdin)
+        except OSError:
+            # The program closed its input. That is its right, and no trouble.
+            self.close_input()
+            return
+        if written:
+            self.send(INPUT_ACK, written.to_bytes(4, "big"))
+        if self.input_ends and not self.input.size:
+            self.close_input()
+
+    def close_input(self) -> None:
+        self.input.clear()
+        fd, self.stdin = self.stdin, -1
+        if fd >= 0:
+            self.forget(fd)
+
+    # --- the end ---
+
+    def on_wake(self, _events: int) -> None:
+        """Some child ended: reap all; with the program's end, end everything."""
+        try:
+            posix.read(self.wake, 4096)
+        except BlockingIOError:
+            pass
+        while True:
+            try:
+                pid, status = posix.waitpid(-1, posix.WNOHANG)
+            except ChildProcessError:
+                self.childless = True
+                return
+            if not pid:
+                return
+            if pid == self.child:
+                killed = posix.WIFSIGNALED(status)
+                self.status = (
+                    (-1, posix.WTERMSIG(status)) if killed else (posix.WEXITSTATUS(status), 0)
+                )
+                self.close_input()
+                try:
+                    posix.kill(-1, _signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+
+    def finished(self) -> bool:
+        """The program and all else have ended and nothing of theirs is left to forward."""
+        if self.status is None or not self.childless:
+            return False
+        if self.accepts and len(self.clients) < MAX_CLIENTS:
+            self.on_accept(0)
+        return not self.accepts and not self.clients and not self.outputs
+
+
+def supervise(
+    trunk: int, accepting: int, control: int, child: int, stdin: int, stdout: int, stderr: int
+) -> "tuple[int, int]":
+    """Serves the run until its program has ended; its (exit code, signal), code -1 for a signal."""
+    return Supervisor(trunk, accepting, control, child, (stdin, stdout, stderr)).run()

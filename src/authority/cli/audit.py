@@ -1,0 +1,251 @@
+"""`authority audit`: verify, show, tail, query, prove and export the log.
+
+Rules
+- Reading needs no gate and no lock; a live log is read as far as it is written.
+- `verify` exits 0 only for a whole chain and names the first bad entry. Without a key from outside it
+  says that nobody independent has witnessed the log.
+- Entries are shown from their stored, printable ASCII.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from authority.audit import checkpoints, prove, query
+from authority.audit.notes import VerifyKey
+from authority.audit.query import Filter
+from authority.audit.verify import Report, verify
+from authority.audit.witness import DirectoryWitness
+from authority.cli.common import add_common, print_json, state_of, table, when
+from authority.errors import AuthorityError
+from authority.gate.statedir import StateDir
+from authority.kernel.canonical import printable
+
+
+def main(arguments: Sequence[str]) -> int:
+    made = argparse.ArgumentParser(prog="authority audit", description=__doc__.split("\n")[0])
+    parts = made.add_subparsers(dest="what", required=True, metavar="verify|show|tail|...")
+    one = parts.add_parser("verify", help="check the whole chain, checkpoints and witnesses")
+    one.add_argument("--key", help="the log's public key, kept outside (a file or its text)")
+    one.add_argument("--witness", action="append", default=[], type=Path, metavar="DIR")
+    one.add_argument("--log", type=Path, metavar="DIR", help="a copy of a log, instead of --state")
+    one = parts.add_parser("show", help="one entry, or the last ones")
+    one.add_argument("entry", nargs="?", type=int)
+    one.add_argument("-n", type=int, default=20, help="how many (default: 20)")
+    one = parts.add_parser("tail", help="the last entries, and with -f what comes")
+    one.add_argument("-n", type=int, default=10)
+    one.add_argument("-f", "--follow", action="store_true")
+    one = parts.add_parser("query", help="entries that match")
+    for name in ("run", "kind", "effect", "code"):
+        one.add_argument(f"--{name}", action="append", default=[])
+    one.add_argument("--resource", default="", metavar="GLOB")
+    one.add_argument("--since", default="", metavar="TIME", help="ISO 8601, or 10m, 2h, 3d ago")
+    one.add_argument("--until", default="", metavar="TIME")
+    one = parts.add_parser("prove", help="proof that an entry is in the log, for a stranger")
+    one.add_argument("entry", type=int)
+    one = parts.add_parser("export", help="a range of entries, with a proof")
+    one.add_argument("first", type=int)
+    one.add_argument("last", type=int)
+    one.add_argument("--output", type=Path, metavar="FILE")
+    for part in parts.choices.values():
+        add_common(part)
+    options = made.parse_args(arguments)
+    return _WHAT[options.what](options)
+
+
+def _key(directory: StateDir) -> VerifyKey:
+    return checkpoints.load_key(directory.signing_key).public
+
+
+def _outside_key(text: str) -> VerifyKey | None:
+    if not text:
+        return None
+    path = Path(text)
+    return VerifyKey.from_text(path.read_text("ascii") if path.is_file() else text)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    if options.log is not None:
+        directory, local, witnesses = options.log, None, []
+    else:
+        state = state_of(options)
+        directory, local = state.log, _key(state)
+        witnesses = [DirectoryWitness(state.witness)]
+    witnesses += [DirectoryWitness(path) for path in options.witness]
+    progress = _Progress() if sys.stderr.isatty() and not options.json else None
+    report = verify(
+        directory,
+        key=_outside_key(options.key or ""),
+        local_key=local,
+        witnesses=witnesses,
+        progress=progress,
+    )
+    if progress:
+        progress.end()
+    if options.json:
+        print_json(report.to_json())
+    else:
+        _say(report)
+    return 0 if report.ok else 1
+
+
+class _Progress:
+    def __init__(self) -> None:
+        self._last = -1
+
+    def __call__(self, done: int, total: int) -> None:
+        percent = done * 100 // total if total else 100
+        if percent != self._last:
+            self._last = percent
+            sys.stderr.write(f"\rverifying [{'#' * (percent // 4):<25}] {percent:3}%")
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        sys.stderr.write("\r\x1b[K")
+
+
+def _say(report: Report) -> None:
+    if report.ok:
+        print(f"the chain is whole: {report.entries} entries, {report.witnessed}")
+        print(f"  head {report.head}")
+        print(f"  {report.covered} entries stand under {report.checkpoints} signed checkpoints")
+        if report.covered < report.entries:
+            print(
+                f"  entries from {report.covered} on are under no checkpoint yet: that they were "
+                "cut off could not be told"
+            )
+        if report.writing:
+            print("  a gate is writing: the last line was not complete yet")
+    else:
+        print(f"NOT CONSISTENT at entry {report.first_bad}: {printable(report.problem)}")
+        print(f"  the {report.entries} entries before it check out")
+
+
+def _show(options: argparse.Namespace) -> int:
+    directory = state_of(options).log
+    if options.entry is not None:
+        entry, line = query.find(directory, options.entry)
+        if options.json:
+            print(line.decode("ascii"))
+        else:
+            print(json.dumps(entry, indent=2, sort_keys=True))
+        return 0
+    _print(query.tail(directory, last=options.n), options.json)
+    return 0
+
+
+def _tail(options: argparse.Namespace) -> int:
+    found = query.tail(state_of(options).log, last=options.n, follow=options.follow)
+    for entry in found:
+        print(json.dumps(entry, sort_keys=True) if options.json else _line(entry), flush=True)
+    return 0
+
+
+def _query(options: argparse.Namespace) -> int:
+    wanted = Filter(
+        runs=frozenset(options.run),
+        kinds=frozenset(options.kind),
+        effects=frozenset(options.effect),
+        codes=frozenset(options.code),
+        since=_time(options.since) or 0,
+        until=_time(options.until),
+        resource=options.resource,
+    )
+    _print(query.read(state_of(options).log, wanted), options.json)
+    return 0
+
+
+def _time(text: str) -> int | None:
+    import time
+    from datetime import UTC, datetime
+
+    if not text:
+        return None
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    if text[-1] in units and text[:-1].isdigit():
+        return time.time_ns() // 1000 - int(text[:-1]) * units[text[-1]] * 1_000_000
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise AuthorityError(
+            f"{printable(text)!r} is no time", "write 2026-01-31T12:00, or 10m, 2h, 3d"
+        ) from error
+    return int(found.replace(tzinfo=found.tzinfo or UTC).timestamp() * 1_000_000)
+
+
+def _print(entries: Iterable[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        for entry in entries:
+            print(json.dumps(entry, sort_keys=True))
+        return
+    table(
+        "",
+        ("entry", "time", "run", "kind", "what"),
+        [
+            (e["seq"], when(e["time"])[11:23], e.get("run", "-"), e["kind"], summary(e))
+            for e in entries
+        ],
+        right=("entry",),
+    )
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return (
+        f"{entry['seq']:>7}  {when(entry['time'])}  {entry.get('run', '-'):<12}  "
+        f"{entry['kind']:<10}  {summary(entry)}"
+    )
+
+
+def summary(entry: dict[str, Any]) -> str:
+    """An entry in a few words. Its strings are printable: that is how they are stored."""
+    kind = entry["kind"]
+    what = " ".join(
+        printable(str(entry[k])) for k in ("effect", "verb", "resource") if entry.get(k)
+    )
+    if kind == "denied":
+        return f"{entry['code']} {what}: {printable(entry['reason'])}"
+    if kind == "outcome":
+        code = f" {entry['code']}" if entry.get("code") else ""
+        return f"of {entry['of']}: {entry['status']}{code}"
+    if kind == "admit":
+        return what
+    if kind == "run.start":
+        return printable(" ".join(entry.get("program", [])), 80)
+    for name in ("reason", "action", "what", "id", "kid"):
+        if entry.get(name):
+            return printable(str(entry[name]), 80)
+    return ""
+
+
+def _prove(options: argparse.Namespace) -> int:
+    directory = state_of(options)
+    print_json(prove.prove(directory.log, options.entry, _key(directory)))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    directory = state_of(options)
+    lines = prove.export(directory.log, options.first, options.last, _key(directory))
+    if options.output is None:
+        for line in lines:
+            sys.stdout.write(line.decode("ascii"))
+        return 0
+    with open(options.output, "xb") as out:
+        for line in lines:
+            out.write(line)
+    return 0
+
+
+_WHAT = {
+    "verify": _verify,
+    "show": _show,
+    "tail": _tail,
+    "query": _query,
+    "prove": _prove,
+    "export": _export,
+}

@@ -1,0 +1,68 @@
+"""The table at the end of a run: what was done and denied, budgets, the log's head, protection."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from authority.cli.common import amount, table
+
+
+def show(end: dict[str, Any]) -> None:
+    """Print it to standard error."""
+    out = sys.stderr
+    effects = sorted({*end["done"], *end["denied"], *end["failed"]})
+    print(file=out)
+    table(
+        f"run {end['run']}: {end['reason']}, code {end['code']}",
+        ("effect", "done", "denied", "failed"),
+        [
+            (e, end["done"].get(e, 0), end["denied"].get(e, 0), end["failed"].get(e, 0))
+            for e in effects
+        ],
+        right=("done", "denied", "failed"),
+        file=out,
+    )
+    budgets = _budgets(end["budgets"])
+    if budgets:
+        table("budgets", ("budget", "used", "left", "limit"), budgets,
+              right=("used", "left", "limit"), file=out)  # fmt: skip
+    if end["first_denials"]:
+        table(
+            "denied ('authority why ENTRY' explains)",
+            ("entry", "code", "effect", "resource"),
+            [(d["seq"], d["code"], d["effect"], d["resource"][:70]) for d in end["first_denials"]],
+            right=("entry",),
+            file=out,
+        )
+    sources = end["label"]["sources"]
+    if sources or end["label"]["secrets"]:
+        named = ", ".join([*sources[:3], *end["label"]["secrets"]])
+        more = f" and {len(sources) - 3} more" if len(sources) > 3 else ""
+        print(f"label: shaped by {named}{more}", file=out)
+    print(f"protection: {_protection(end['protection'])}", file=out)
+    print(f"log head: entry {end['head']['seq']} {end['head']['hash']}", file=out)
+
+
+def _budgets(budgets: dict[str, dict[str, int]]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for name, limit in sorted(budgets["limit"].items()):
+        used = budgets["spent"].get(name, 0)
+        rows.append(
+            (name, amount(name, used), amount(name, max(limit - used, 0)), amount(name, limit))
+        )
+    return rows
+
+
+def _protection(found: dict[str, Any]) -> str:
+    if not found.get("contained"):
+        return "NOT CONTAINED (attached)"
+    parts = []
+    for key, value in sorted(found.items()):
+        if key in {"contained", "runtime"}:
+            continue
+        if isinstance(value, bool):
+            parts.append(key if value else f"NO {key}")
+        elif isinstance(value, str | int):
+            parts.append(f"{key} {value}")
+    return ", ".join(parts)

@@ -1,0 +1,108 @@
+"""What commands share: options, the state directory, tables that are plain text off a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from authority.gate import statedir
+from authority.gate.statedir import StateDir
+
+
+def parser(command: str, description: str) -> argparse.ArgumentParser:
+    """A parser with the options that every command has."""
+    made = argparse.ArgumentParser(prog=f"authority {command}", description=description)
+    add_common(made)
+    return made
+
+
+def add_common(made: argparse.ArgumentParser) -> None:
+    """`--state` and `--json`."""
+    made.add_argument(
+        "--state",
+        type=Path,
+        metavar="DIR",
+        help="state directory (default: $AUTHORITY_STATE, or authority in the XDG state directory)",
+    )
+    made.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def state_of(options: argparse.Namespace) -> StateDir:
+    """The state directory that was named, checked. Raises `StateDirError`."""
+    return statedir.open_existing((options.state or statedir.default_root()).absolute())
+
+
+def print_json(value: Any) -> None:
+    """One JSON document, in ASCII, so that nothing in it acts on a terminal."""
+    json.dump(value, sys.stdout, indent=2, sort_keys=True)
+    sys.stdout.write("\n")
+
+
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    file: Any = None,
+) -> None:
+    """A table: rich on a terminal, tab-free aligned text elsewhere. Cells are printable text."""
+    out = file or sys.stdout
+    body = [list(map(str, row)) for row in rows]
+    if out.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        made = Table(title=title or None, title_justify="left")
+        for column in columns:
+            made.add_column(column, justify="right" if column in right else "left")
+        for row in body:
+            made.add_row(*(Text(cell, style=_style(cell)) for cell in row))
+        Console(file=out).print(made)
+        return
+    if title:
+        print(title, file=out)
+    widths = [
+        max(len(column), *(len(row[i]) for row in body)) if body else len(column)
+        for i, column in enumerate(columns)
+    ]
+    for row in [list(columns), *body]:
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for cell, width, column in zip(row, widths, columns, strict=True)
+        ]
+        print(("  " + "  ".join(cells)).rstrip(), file=out)
+
+
+def _style(cell: str) -> str:
+    if cell in {"ok", "yes", "done", "in force", "allowed", "ALLOWED"}:
+        return "green"
+    if cell in {"FAILED", "no", "denied", "missing", "DENIED"} or cell.startswith("E_"):
+        return "red"
+    return ""
+
+
+def amount(dimension: str, value: int) -> str:
+    """A budget's figure as people write it."""
+    if dimension == "cost_usd":
+        return f"${value / 1_000_000:.4f}"
+    if dimension == "wall_time":
+        return f"{value / 1_000_000:.1f} s"
+    if dimension.endswith("_bytes"):
+        for unit, size in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+            if value >= size:
+                return f"{value / size:.1f} {unit}"
+        return f"{value} B"
+    return f"{value}"
+
+
+def when(time_us: int) -> str:
+    """A time as ISO 8601, UTC."""
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(time_us / 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

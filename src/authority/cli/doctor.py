@@ -1,0 +1,77 @@
+"""`authority doctor`: what this machine can protect, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from authority.cli.common import parser, print_json, state_of, table
+from authority.errors import AuthorityError
+from authority.gate.client import alive
+from authority.isolation import probe
+from authority.isolation.probe import Host, explain, try_namespaces
+
+Row = tuple[str, str, str, str]
+
+
+def main(arguments: Sequence[str]) -> int:
+    made = parser("doctor", "What this machine can protect, and what is missing.")
+    options = made.parse_args(arguments)
+    host = probe()
+    rows = _rows(host)
+    good = all(status != "missing" for _, status, _, _ in rows)
+    rows.append(_state(options))
+    if options.json:
+        print_json(
+            {
+                "ready": good,
+                "checks": [{"part": p, "status": s, "found": f, "fix": x} for p, s, f, x in rows],
+            }
+        )
+    else:
+        table("", ("part", "status", "found", "what to do"), rows)
+        print("ready: runs are contained" if good else "NOT READY: a run would be refused")
+    return 0 if good else 1
+
+
+def _rows(host: Host) -> list[Row]:
+    rows: list[Row] = [
+        ("kernel", "ok", f"Linux {host.kernel}, {host.architecture}", ""),
+        _need(
+            "bubblewrap", bool(host.bwrap), host.bwrap or host.bwrap_problem,
+            "apt-get install -y bubblewrap",
+        ),
+        _need("seccomp", host.seccomp, "filters" if host.seccomp else "none",
+              "use a kernel with CONFIG_SECCOMP_FILTER"),
+        _need("Landlock", host.landlock_abi >= 2, f"ABI {host.landlock_abi}",
+              "use Linux 5.19 or later with landlock in the lsm= list"),
+    ]  # fmt: skip
+    trouble = try_namespaces(host)
+    cause, fix = explain(host, trouble) if trouble else ("a sandbox started", "")
+    rows.append(_need("namespaces", not trouble, cause, fix))
+    controllers = sorted(host.cgroup.controllers)
+    usable = {"memory", "pids"} <= host.cgroup.controllers
+    rows.append(
+        (
+            "cgroup limits",
+            "ok" if usable else "weaker",
+            f"v{host.cgroup.version}: {', '.join(controllers)}" if controllers else "none",
+            "" if usable else "delegate a cgroup v2 tree; until then resource limits and a watcher",
+        )
+    )
+    who = "root (gives up root before the program starts)" if host.root else f"uid {host.uid}"
+    rows.append(("identity", "ok", who, ""))
+    return rows
+
+
+def _need(part: str, there: bool, found: str, fix: str) -> Row:
+    return part, "ok" if there else "missing", found, "" if there else fix
+
+
+def _state(options: Any) -> Row:
+    try:
+        directory = state_of(options)
+    except AuthorityError as error:
+        return "state directory", "none yet", error.message, error.hint
+    running = "a gate is running" if alive(directory) else "no gate is running"
+    return "state directory", "ok", f"{directory.root} ({running})", ""

@@ -1,0 +1,54 @@
+"""`authority gate`: the gate process of a state directory: status, start, stop, confirm its clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from authority.cli.common import parser, print_json, state_of, table
+from authority.gate.client import alive, client, ensure
+
+
+def main(arguments: Sequence[str]) -> int:
+    made = parser("gate", "The gate process of a state directory.")
+    made.add_argument("what", nargs="?", choices=("status", "start", "stop", "clock"),
+                      default="status")  # fmt: skip
+    made.add_argument("--force", action="store_true", help="stop: end running runs too")
+    options = made.parse_args(arguments)
+    directory = state_of(options)
+    if options.what in {"status", "stop"} and not alive(directory):
+        print_json({"running": False}) if options.json else print("no gate is running")
+        return 0
+    if options.what == "start":
+        ensure(directory)
+        print_json({"running": True}) if options.json else print("the gate is running")
+        return 0
+    if options.what == "stop":
+        found = client(directory).call("POST", "/v1/stop", {"force": options.force})
+        print_json(found) if options.json else print("the gate is stopping")
+        return 0
+    if options.what == "clock":
+        found = client(directory).call("POST", "/v1/clock", {})
+        print_json(found) if options.json else print(f"confirmed: entry {found['seq']}")
+        return 0
+    found = client(directory).call("GET", "/v1/status")
+    if options.json:
+        print_json({"running": True, **found})
+        return 0
+    print(f"gate of log {found['log']}: head entry {found['head']['seq']}")
+    if found["halted"] is not None:
+        print(f"  HALTED in entry {found['halted']}")
+    for key in ("checkpoint_error", "log_trouble"):
+        if found[key]:
+            print(f"  TROUBLE {found[key]}")
+    if found["clock_suspect"]:
+        print("  the clock jumped ahead: 'authority gate clock' confirms that it is right")
+    table(
+        "",
+        ("run", "program", "requests", "denials"),
+        [
+            (r["run"], " ".join(r["program"])[:60] or "(attached)", r["requests"], r["denials"])
+            for r in found["runs"]
+        ],
+        right=("requests", "denials"),
+    )
+    return 0

@@ -1,0 +1,98 @@
+"""The command line: one module a command, imported when it is asked for.
+
+Rules
+- Exit codes: the agent's own for `run`; 0 done; 1 a check came out negative (`audit verify`, `matrix`);
+  2 wrong usage; 125 Authority refused or failed, with one line that says what to do.
+- Errors go to standard error in two lines at most: what is wrong, what to do. With `--json` they are
+  one object on standard output.
+- Nothing from outside reaches the terminal unescaped.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+
+from authority.errors import AuthorityError
+
+COMMANDS: dict[str, str] = {
+    "run": "run a program under a policy",
+    "init": "make a state directory and a starter policy",
+    "why": "why an entry was denied, and what would allow it",
+    "check": "judge a request by a policy, without running anything",
+    "audit": "verify, show, query, prove and export the log",
+    "token": "mint, attenuate, inspect and revoke capabilities",
+    "key": "rotate the key that mints capabilities",
+    "approvals": "list what waits for a person, and answer it",
+    "halt": "stop every run at once, or one",
+    "resume": "admit requests again after a halt",
+    "attach": "let a program that is started elsewhere use the gate",
+    "gate": "the gate process: status, start, stop, clock",
+    "matrix": "the specification's thirteen attacks, live",
+    "doctor": "what this machine can protect, and what is missing",
+    "completion": "completion for bash, zsh or fish",
+}
+REFUSED = 125
+
+
+def usage() -> str:
+    """The list of commands."""
+    width = max(map(len, COMMANDS))
+    lines = ["usage: authority COMMAND [...]", ""]
+    lines += [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    lines += ["", "authority COMMAND --help tells more about one."]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The `authority` program."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from authority import __version__
+
+        print(f"authority {__version__}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        print(f"authority: no command {name!a}; {hint}'authority help' lists them",
+              file=sys.stderr)  # fmt: skip
+        return 2
+    as_json = "--json" in (rest[: rest.index("--")] if "--" in rest else rest)
+    try:
+        module = importlib.import_module(f"authority.cli.{name}")
+        code: int = module.main(rest)
+    except AuthorityError as error:
+        return failed(error.message, error.hint, as_json)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        return failed(f"{error.strerror or error}{where}", "", as_json)
+    return code
+
+
+def failed(message: str, hint: str, as_json: bool) -> int:
+    """Say what is wrong and what to do; the exit code for it."""
+    if as_json:
+        print(json.dumps({"error": message, "hint": hint}))
+    else:
+        print(f"authority: {message}", file=sys.stderr)
+        if hint:
+            print(f"  {hint}", file=sys.stderr)
+    return REFUSED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""`authority run`: a program under a policy, from its first instruction to the closing table.
+
+Rules
+- What the program prints goes to where it meant it: standard output to ours, errors to ours. The live
+  line and the table go to standard error, and the live line only to a terminal.
+- With `--json` the program's whole output goes to standard error and standard output gets one object.
+- The exit code is the program's own, or 125 when Authority refused or failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from authority.errors import AuthorityError
+from authority.gate import policyfile, statedir
+from authority.gate.client import Client, GateError, client, token_of
+from authority.gate.statedir import StateDir
+
+REFUSED = 125
+_INPUT_CHUNK = 16 * 1024
+
+
+def options_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options before `--` (or the first word that is none), and the program after it."""
+    made = argparse.ArgumentParser(
+        prog="authority run",
+        usage="authority run --policy FILE [options] -- PROGRAM [argument ...]",
+        description="Run a program in a sandbox whose only way out is the gate.",
+    )
+    add_options(made)
+    made.add_argument(
+        "--isolation", choices=("auto", "namespace"), default="auto",
+        help="what contains the program (auto: namespaces)",
+    )  # fmt: skip
+    made.add_argument("--quiet", action="store_true", help="no live line and no closing table")
+    rest = list(arguments)
+    program: list[str] = []
+    if "--" in rest:
+        at = rest.index("--")
+        rest, program = rest[:at], rest[at + 1 :]
+    options, more = made.parse_known_args(rest)
+    if more and (more[0].startswith("-") or program):
+        made.error(f"unknown option {more[0]!a}")
+    program = [*more, *program]
+    if not program:
+        made.error("name the program to run, after --")
+    return options, program
+
+
+def add_options(made: argparse.ArgumentParser) -> None:
+    """What `run` and `attach` share."""
+    from pathlib import Path
+
+    made.add_argument("--policy", type=Path, metavar="FILE", help="the policy (TOML or JSON)")
+    made.add_argument("--state", type=Path, metavar="DIR", help="the state directory")
+    made.add_argument("--json", action="store_true", help="one JSON object at the end")
+    made.add_argument(
+        "--accept-policy", action="store_true", help="a policy wider than the last one is accepted"
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    options, program = options_of(arguments)
+    directory = statedir.open_existing((options.state or statedir.default_root()).absolute())
+    body = request(options, program)
+    follower = Follower(directory, quiet=options.quiet, as_json=options.json)
+    return follower.follow("/v1/runs", body, accept=options.accept_policy)
+
+
+def request(options: argparse.Namespace, program: list[str]) -> dict[str, Any]:
+    """The body of a call that starts a run. Raises `PolicyError` and its like."""
+    if options.policy is None:
+        raise AuthorityError(
+            "no policy was named", "name one with --policy; 'authority init' writes a starter"
+        )
+    return policyfile.start_request(options.policy, program, os.getcwd())
+
+
+class Follower:
+    """Starts a run at the gate and shows what comes of it."""
+
+    def __init__(self, directory: StateDir, *, quiet: bool, as_json: bool) -> None:
+        self._directory = directory
+        self._quiet = quiet
+        self._json = as_json
+        self._line = False
+        self._live = sys.stderr.isatty() and not quiet and not as_json
+        self._run = ""
+        self.started: dict[str, Any] = {}
+
+    def follow(self, path: str, body: dict[str, Any], *, accept: bool) -> int:
+        """Start and stay until the end; the exit code."""
+        connection = client(self._directory)
+        while True:
+            try:
+                return self._stream(connection, path, body)
+            except GateError as error:
+                wider = error.answer.get("wider")
+                if wider is None or "accept" in body:
+                    raise
+                if not accept and not self._accepted(wider):
+                    raise
+                body["accept"] = error.answer["accept"]
+
+    def _accepted(self, wider: list[str]) -> bool:
+        print("authority: this policy allows more than the last one from the same path:",
+              file=sys.stderr)  # fmt: skip
+        for line in wider:
+            print(f"  + {line}", file=sys.stderr)
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return False
+        sys.stderr.write("accept it? [y/N] ")
+        sys.stderr.flush()
+        return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+    def _stream(self, connection: Client, path: str, body: dict[str, Any]) -> int:
+        events = connection.stream("POST", path, body)
+        while True:
+            try:
+                for event in events:
+                    code = self._event(event)
+                    if code is not None:
+                        return code
+                raise GateError("the gate ended the answer without the run's end")
+            except KeyboardInterrupt:
+                if not self._run:
+                    raise
+                self._clear()
+                print("authority: stopping the run", file=sys.stderr)
+                self._call(f"/v1/runs/{self._run}/stop", {})
+
+    def _event(self, event: dict[str, Any]) -> int | None:
+        kind = event["event"]
+        if kind == "refused":
+            raise GateError(str(event.get("error")), str(event.get("hint", "")), event)
+        if kind == "started" and "child" not in event:
+            self._run, self.started = event["run"], event
+            self.on_started(event)
+        elif kind == "output":
+            self._clear()
+            out = sys.stderr if self._json or event["fd"] == 2 else sys.stdout
+            out.write(event["text"])
+            out.flush()
+        elif kind == "withheld":
+            self._say(f"output withheld ({event['code']}, entry {event['seq']})")
+        elif kind == "trouble":
+            self._say(str(event["text"]))
+        elif kind == "progress" and "child" not in event:
+            self._progress(event)
+        elif kind == "end" and "child" not in event:
+            self._clear()
+            self._closing(event)
+            return int(event["code"])
+        return None
+
+    def on_started(self, event: dict[str, Any]) -> None:
+        """The run exists: say what was not found, and begin to pass standard input on."""
+        for missing in event["missing"]:
+            self._say(f"not found for the sandbox: {missing}")
+        threading.Thread(target=self._pass_input, daemon=True).start()
+
+    def _pass_input(self) -> None:
+        try:
+            if os.isatty(0) and os.tcgetpgrp(0) != os.getpgrp():
+                return
+            while data := os.read(0, _INPUT_CHUNK):
+                self._call(f"/v1/runs/{self._run}/input", {"data": base64.b64encode(data).decode()})
+            self._call(f"/v1/runs/{self._run}/input", {"eof": True})
+        except (OSError, AuthorityError):
+            return  # the run is over, or there is no standard input: nothing is lost
+
+    def _call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        return Client(self._directory, token_of(self._directory.admin_token)).call(
+            "POST", path, body
+        )
+
+    def _say(self, text: str) -> None:
+        self._clear()
+        print(f"authority: {text}", file=sys.stderr)
+
+    def _clear(self) -> None:
+        if self._line:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._line = False
+
+    def _progress(self, event: dict[str, Any]) -> None:
+        if not self._live:
+            return
+        from authority.cli.common import amount
+
+        parts = [f"{event['requests']} requests", f"{event['denials']} denied"]
+        for dimension, limit in sorted(event["limit"].items()):
+            used = event["spent"].get(dimension, 0)
+            if used and dimension != "denials":
+                parts.append(f"{dimension} {amount(dimension, used)}/{amount(dimension, limit)}")
+        sys.stderr.write("\r\x1b[K\x1b[2m" + " | ".join(parts)[:118] + "\x1b[0m")
+        sys.stderr.flush()
+        self._line = True
+
+    def _closing(self, end: dict[str, Any]) -> None:
+        if self._json:
+            print(json.dumps({k: v for k, v in end.items() if k != "event"}, sort_keys=True))
+        elif not self._quiet:
+            from authority.cli.closing import show
+
+            show(end)

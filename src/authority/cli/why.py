@@ -1,0 +1,156 @@
+"""`authority why ENTRY`: which rule said no, what is missing, and the snippet that would allow it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from authority.audit import query
+from authority.audit.store import ContentStore
+from authority.cli.common import parser, print_json, state_of, when
+from authority.errors import AuthorityError
+from authority.gate.statedir import StateDir
+from authority.kernel import resources
+from authority.kernel.canonical import printable
+from authority.kernel.policy import Policy, from_canonical
+from authority.kernel.policy_explain import explain
+from authority.kernel.resources import ResourceError
+
+_ADVICE = {
+    "E_CAP_MISSING": "present the run's capability (AUTHORITY_CAPABILITY) with the request",
+    "E_CAP_INVALID": "use a capability that this gate minted for this run",
+    "E_CAP_EXPIRED": "mint a capability that is valid now: 'authority token mint'",
+    "E_CAP_REVOKED": "mint a new capability if the revocation was not meant: 'authority token mint'",
+    "E_CAP_SCOPE": "use a capability whose restrictions cover this; they can't be taken off",
+    "E_CAP_RATE": "wait, or mint a capability with a higher rate, count or quota",
+    "E_REPLAY": "number the requests of a stream upwards, each number once",
+    "E_SCHEMA_INVALID": "send the arguments that docs/protocol.md lists for this effect",
+    "E_FRAME_TOO_LARGE": "send smaller frames; the welcome says how large they may be",
+    "E_HALTED": "start a new run; after a general halt 'authority resume --reason ...' comes first",
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    made = parser("why", "Explain a denial.")
+    made.add_argument("entry", type=int)
+    options = made.parse_args(arguments)
+    directory = state_of(options)
+    found = explanation(directory, options.entry)
+    if options.json:
+        print_json(found)
+    else:
+        _show(found)
+    return 0
+
+
+def explanation(directory: StateDir, seq: int) -> dict[str, Any]:
+    """Everything about one denial. Raises `AuthorityError` for an entry that is none."""
+    entry, _ = query.find(directory.log, seq)
+    if entry["kind"] == "outcome" and entry["status"] != "done":
+        return _not_done(directory, entry)
+    if entry["kind"] != "denied":
+        raise AuthorityError(
+            f"entry {seq} is no denial: it is of kind {entry['kind']}",
+            "'authority audit query --kind denied' lists them",
+        )
+    missing, snippet = "", ""
+    policy = _policy(directory, entry.get("run", ""), seq)
+    if policy is not None and entry["layer"] == "policy" and entry["code"] == "E_POLICY_DENY":
+        missing, snippet = _explain(policy, entry)
+    elif entry["layer"] == "budget":
+        name = entry.get("rule", "").removeprefix("budgets.")
+        missing = f"a larger budget {name}"
+        snippet = f"[budgets]\n{name} = ...   # more than it is now\n"
+    elif entry["code"] == "E_APPROVAL_REQUIRED":
+        missing = "a person's approval"
+        snippet = f"authority approvals approve {entry.get('approval', '')}\n"
+    elif entry["layer"] == "labels":
+        missing, snippet = _labels(entry)
+    return {
+        "seq": seq,
+        "time": entry["time"],
+        "run": entry.get("run", ""),
+        "code": entry["code"],
+        "layer": entry["layer"],
+        "effect": entry.get("effect", ""),
+        "resource": entry.get("resource", ""),
+        "verb": entry.get("verb", ""),
+        "reason": entry["reason"],
+        "rule": entry.get("rule", ""),
+        "missing": missing or _ADVICE.get(entry["code"], ""),
+        "snippet": snippet,
+    }
+
+
+def _not_done(directory: StateDir, entry: dict[str, Any]) -> dict[str, Any]:
+    asked, _ = query.find(directory.log, entry["of"])
+    return {
+        "seq": entry["seq"],
+        "time": entry["time"],
+        "run": entry.get("run", ""),
+        "code": entry.get("code", ""),
+        "layer": "effect",
+        "effect": asked.get("effect", ""),
+        "resource": asked.get("resource", ""),
+        "verb": asked.get("verb", ""),
+        "reason": (entry.get("result") or {}).get("text", entry["status"]),
+        "rule": asked.get("rule", ""),
+        "missing": f"it was allowed in entry {entry['of']}, and {entry['status']}",
+        "snippet": "",
+    }
+
+
+def _policy(directory: StateDir, run: str, before: int) -> Policy | None:
+    """The policy that a run had, from the content store; None when there was no run."""
+    digest = ""
+    for entry in query.read(directory.log):
+        if entry["seq"] >= before:
+            break
+        if entry["kind"] == "run.start" and entry["run"] == run:
+            digest = entry["policy"]
+    if not digest:
+        return None
+    return from_canonical(ContentStore(directory.store).get(digest))
+
+
+def _explain(policy: Policy, entry: dict[str, Any]) -> tuple[str, str]:
+    effect, verb = entry["effect"], entry.get("verb", "")
+    for text in (entry["resource"], entry.get("target", "")):
+        if not text:
+            continue
+        try:
+            resource = resources.parse_text(text)
+        except ResourceError:
+            return "a resource that has a canonical form", ""
+        judgement = policy.judge(effect, resource, verb)
+        if not judgement.allowed:
+            found = explain(policy, effect, resource, verb, judgement)
+            return found.missing, found.snippet
+    return "", ""
+
+
+def _labels(entry: dict[str, Any]) -> tuple[str, str]:
+    effect, resource, verb = entry["effect"], entry["resource"], entry.get("verb", "")
+    missing = "the policy's word that this may carry what the run has read"
+    if effect == "tool.call":
+        name = resource.removeprefix("tool:")
+        return missing, f"[tools.{name}]\ncontent = [...]   # the arguments that may carry it\n"
+    if effect == "http.request":
+        return missing, f'[labels]\ncontent = ["{verb} {resource}"]\n'
+    return missing + ", or do it before anything untrusted is read", ""
+
+
+def _show(found: dict[str, Any]) -> None:
+    what = " ".join(printable(found[k]) for k in ("effect", "verb", "resource") if found[k])
+    print(f"entry {found['seq']}, {when(found['time'])}, run {found['run'] or '-'}")
+    print(f"  asked    {what or '-'}")
+    print(f"  answer   {found['code']} by the layer '{found['layer']}'")
+    print(f"  because  {printable(found['reason'])}")
+    if found["rule"]:
+        print(f"  rule     {printable(found['rule'])}")
+    if found["missing"]:
+        print(f"  missing  {printable(found['missing'])}")
+    if found["snippet"]:
+        print("  this would allow it:")
+        for line in found["snippet"].rstrip().split("\n"):
+            print(f"    {printable(line)}")

@@ -1,0 +1,256 @@
+"""One channel: frames in, requests to the pipeline, answers out.
+
+Rules
+- A channel belongs to one run. That of a sandboxed run is a socket pair whose other end the run's
+  supervisor inherited: many streams, stream 0 its own. An attached program's channel has stream 1
+  alone and says in its hello which capability, and so which run, it comes with.
+- Bounded everywhere: a frame's size, requests in flight (reading stops above `PIPELINE`), answers not
+  yet taken (reading stops while the other side does not read), streams.
+- What is not a well-formed message is a denial in the log and the end of its stream. What is not a
+  well-formed frame is the end of the channel, and of a sandboxed run with it.
+- Numbers rise strictly on a stream; the highest is kept here, because a stream lives no longer than
+  its channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from authority import protocol
+from authority.gate import clock
+from authority.gate.pipeline import Answer, Pipeline
+from authority.gate.reader import Asked, Reader, short_body
+from authority.kernel import decide as kernel
+from authority.kernel.codes import Code, Layer
+from authority.kernel.decide import Facts, Problem
+
+PIPELINE = 256
+STREAMS = 1024
+
+
+class Owner(Protocol):
+    """What a channel tells the run that it belongs to."""
+
+    def on_output(self, fd: int, data: bytes) -> None: ...
+    def on_exit(self, code: int, signal: int) -> None: ...
+    def on_trouble(self, text: str) -> None: ...
+    def on_closed(self, reason: str) -> None: ...
+
+
+class _Stream:
+    __slots__ = ("greeted", "last_n")
+
+    def __init__(self) -> None:
+        self.greeted = False
+        self.last_n = 0
+
+
+class Channel(asyncio.Protocol):
+    """The gate's end. `identify` maps an attached client's capability to (run, cwd, owner)."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        reader: Reader,
+        *,
+        run: str = "",
+        cwd: str = "/",
+        owner: Owner | None = None,
+        identify: Callable[[bytes], tuple[str, str, Owner] | None] | None = None,
+    ) -> None:
+        self.run = run
+        self._cwd = cwd
+        self._owner = owner
+        self._identify = identify
+        self._pipeline = pipeline
+        self._reader = reader
+        self._decoder = protocol.FrameDecoder(protocol.MAX_FRAME)
+        self._streams: dict[int, _Stream] = {}
+        self._transport: asyncio.Transport | None = None
+        self._waiting: dict[int, list[Answer]] = {}
+        self._in_flight = 0
+        self._blocked = False
+        self._reading = True
+        self._reason = "closed"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if self._owner is not None:
+            self._owner.on_closed(self._reason if exc is None else type(exc).__name__)
+
+    def pause_writing(self) -> None:
+        self._blocked = True
+        self._flow()
+
+    def resume_writing(self) -> None:
+        self._blocked = False
+        self._flow()
+
+    def _flow(self) -> None:
+        """Read only while few requests are in flight and the other side takes its answers."""
+        wanted = not self._blocked and self._in_flight < PIPELINE
+        if self._transport is None or wanted == self._reading:
+            return
+        self._reading = wanted
+        if wanted:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def close(self, reason: str) -> None:
+        """End the channel. The supervisor, and the run with it, ends on that."""
+        self._reason = reason
+        if self._transport is not None:
+            self._transport.abort()
+
+    def send_control(self, message: protocol.Control) -> None:
+        """A stream-0 message to the supervisor."""
+        self._write(protocol.encode_frame(0, protocol.encode_control(message)))
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for stream, payload in self._decoder.feed(data):
+                if self._transport is None or self._transport.is_closing():
+                    return
+                self._frame(stream, payload)
+        except protocol.ProtocolError as error:
+            self._denied(0, error.code, Layer.FRAME, error.sentence)
+            self._fatal(0 if self._owner else 1, error)
+            self.close(f"malformed frame: {error.sentence}")
+
+    def _frame(self, stream: int, payload: bytes) -> None:
+        if stream == 0:
+            if self._identify is not None:
+                raise protocol.ProtocolError(Code.SCHEMA_INVALID, "stream 0 is not a client's")
+            self._control(payload)
+            return
+        state = self._streams.get(stream)
+        if state is None:
+            if self._identify is None or stream != 1:
+                raise protocol.ProtocolError(Code.SCHEMA_INVALID, "a frame on an unknown stream")
+            state = self._streams[1] = _Stream()
+        try:
+            message = protocol.decode_client_message(payload)
+            if isinstance(message, protocol.Hello):
+                self._hello(stream, state, message)
+            elif not state.greeted:
+                raise protocol.ProtocolError(Code.SCHEMA_INVALID, "requests before the hello")
+            else:
+                self._requests(stream, state, message)
+        except protocol.ProtocolError as error:
+            self._denied(stream, error.code, Layer.SCHEMA, error.sentence, payload)
+            self._fatal(stream, error)
+            if self._identify is not None:
+                self.close(error.sentence)
+            else:
+                self._streams.pop(stream, None)
+                self.send_control(protocol.Close(stream))
+
+    def _control(self, payload: bytes) -> None:
+        owner = self._owner
+        if owner is None:
+            raise protocol.ProtocolError(Code.SCHEMA_INVALID, "stream 0 has no supervisor")
+        match protocol.decode_control(payload):
+            case protocol.Open(stream=stream):
+                if len(self._streams) >= STREAMS or stream in self._streams:
+                    self.send_control(protocol.Close(stream))
+                else:
+                    self._streams[stream] = _Stream()
+            case protocol.Close(stream=stream):
+                self._streams.pop(stream, None)
+            case protocol.Output(fd=fd, data=data):
+                owner.on_output(fd, data)
+            case protocol.Exit(code=code, signal=signal):
+                owner.on_exit(code, signal)
+            case protocol.Trouble(text=text):
+                owner.on_trouble(text)
+            case protocol.Started():
+                pass
+            case _:
+                raise protocol.ProtocolError(Code.SCHEMA_INVALID, "an opcode for the other side")
+
+    def _hello(self, stream: int, state: _Stream, hello: protocol.Hello) -> None:
+        if state.greeted:
+            raise protocol.ProtocolError(Code.SCHEMA_INVALID, "a second hello")
+        if hello.version != protocol.VERSION:
+            raise protocol.ProtocolError(
+                Code.SCHEMA_INVALID, f"this gate speaks {protocol.VERSION}"
+            )
+        if self._identify is not None:
+            given = hello.options.capability
+            found = self._identify(bytes(given)) if given else None
+            if found is None:
+                raise protocol.ProtocolError(
+                    Code.CAP_INVALID, "an attached program needs a valid capability in its hello"
+                )
+            self.run, self._cwd, self._owner = found
+        state.greeted = True
+        welcome = protocol.encode_welcome(
+            run=self.run, frame=protocol.MAX_FRAME, cwd=self._cwd, pipeline=PIPELINE
+        )
+        self._write(protocol.encode_frame(stream, welcome))
+
+    def _requests(self, stream: int, state: _Stream, requests: list[protocol.Request]) -> None:
+        now = clock.wall()
+
+        def reply(answer: Answer) -> None:
+            self._answer(stream, answer)
+
+        for wire in requests:
+            asked = self._reader.read(self.run, self._cwd, stream, wire, state.last_n, now)
+            state.last_n = max(state.last_n, wire.n)
+            self._in_flight += 1
+            self._pipeline.submit(asked, reply)
+        self._flow()
+
+    def _answer(self, stream: int, answer: Answer) -> None:
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._send_answers)
+        self._waiting.setdefault(stream, []).append(answer)
+
+    def _send_answers(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        out = []
+        for stream, answers in waiting.items():
+            self._in_flight -= len(answers)
+            if stream in self._streams:
+                out += protocol.reply_frames(stream, [_reply(a) for a in answers])
+        if out:
+            self._write(b"".join(out))
+        self._flow()
+
+    def _fatal(self, stream: int, error: protocol.ProtocolError) -> None:
+        if stream:
+            payload = protocol.encode_fatal(error.code, error.sentence)
+            self._write(protocol.encode_frame(stream, payload))
+
+    def _denied(
+        self, stream: int, code: str, layer: Layer, reason: str, payload: bytes = b""
+    ) -> None:
+        """A message that is no request still leaves its denial in the log."""
+        body = short_body(payload[:256])
+        digest = kernel.request_digest("", f"frame:{reason}", "", b"")
+        request = kernel.Request(self.run, stream, 0, "", "", digest)
+        problem = Problem(Code(code), layer, reason)
+        facts = Facts(clock.wall(), problem=problem, body=body)
+        self._in_flight += 1
+        self._pipeline.submit(Asked(request, facts, b""), self._ignore)
+
+    def _ignore(self, _answer: Answer) -> None:
+        self._in_flight -= 1
+        self._flow()
+
+
+def _reply(answer: Answer) -> protocol.Reply:
+    status = protocol.REFUSED if answer.refused else protocol.DONE
+    return protocol.Reply(answer.n, status, answer.seq, answer.hash, answer.body)

@@ -1,0 +1,214 @@
+"""Opening a state directory: recover the log, fold it, and refuse what does not hold.
+
+Rules
+- What checkpoints and witnesses vouch for is asked before anything is appended: a log that is shorter
+  than its last checkpoint, or contradicts one, is not opened. That is written down beside the log
+  (`incidents.txt`), because the log itself is no longer to be trusted with it.
+- The state is the fold of every entry that was read. A snapshot only shortens the way, and only one
+  whose digest stands in an entry under a checkpoint.
+- The first entry that a gate appends says what it is; before it, a `repair` for what recovery cut.
+- The first opening also mints the admin capability and the one that resumes after a halt.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from authority import __version__
+from authority.audit import checkpoints, query
+from authority.audit.checkpoints import Checkpointer
+from authority.audit.errors import LogError, LogTampered
+from authority.audit.notes import SigningKey
+from authority.audit.prefixes import Floor
+from authority.audit.store import ContentStore
+from authority.audit.witness import DirectoryWitness
+from authority.audit.writer import Log
+from authority.errors import AuthorityError
+from authority.gate import clock, statedir
+from authority.gate.ledger import Ledger
+from authority.gate.statedir import StateDir
+from authority.kernel import capabilities, entries
+from authority.kernel.canonical import printable
+from authority.kernel.capabilities import MacKey, Restriction
+from authority.kernel.decide import GATE
+from authority.kernel.state import State, apply
+
+ADMIN_METHODS = tuple(
+    f"gate.{action}"
+    for action in (
+        "approve", "attach", "clock", "halt", "mint", "revoke", "rotate", "run", "status", "stop",
+    )
+)  # fmt: skip
+RESUME_METHODS = ("gate.resume",)
+
+
+@dataclass
+class Opened:
+    """An open state directory: what a gate works on."""
+
+    directory: StateDir
+    ledger: Ledger
+    checkpointer: Checkpointer
+    store: ContentStore
+    keys: dict[str, MacKey]
+    signing: SigningKey
+
+    @property
+    def minting(self) -> MacKey:
+        """The key that mints: the one that is not retired. Raises `StateDirError` without one."""
+        for kid, info in self.ledger.state.keys.items():
+            if not info.until and kid in self.keys:
+                return self.keys[kid]
+        raise statedir.StateDirError(
+            "no key to mint with: its file is gone", "run 'authority key rotate' for a new one"
+        )
+
+
+class Refused(AuthorityError):
+    """The state directory is not opened. The message says why."""
+
+
+def fold(state: State, directory: str | os.PathLike[str], start: int = 0) -> int:
+    """Apply the stored entries from `start` on; how many. Raises `FoldError`, `EntryError`."""
+    count = 0
+    for line in query.lines(directory):
+        if start:
+            start -= 1
+            continue
+        apply(state, entries.decode(line))
+        count += 1
+    return count
+
+
+def open_state(directory: StateDir) -> Opened:
+    """Recover and fold. Raises `Refused`, `LogError` (a lock held elsewhere among them)."""
+    signing = checkpoints.load_key(directory.signing_key)
+    witnesses = [DirectoryWitness(directory.witness)]
+    notes = checkpoints.load(directory.log) if directory.log.exists() else []
+    floors = checkpoints.floors(notes, signing.public)
+    for witness in witnesses:
+        seen = witness.remembered(signing.public)
+        if seen is not None:
+            floors.append(Floor(seen.size, seen.root, witness.source))
+    try:
+        log = Log.open(directory.log, floors=floors)
+    except LogTampered as error:
+        _write_down(directory, error)
+        raise Refused(
+            f"the log was tampered with: {error.message}",
+            "keep the state directory as it is: 'authority audit verify' says what is wrong",
+        ) from error
+    state = State()
+    try:
+        fold(state, directory.log)
+        ledger = Ledger(log, state)
+        checkpointer = Checkpointer(
+            log,
+            signing,
+            directory.log,
+            witnesses=witnesses,
+            last_size=max((f.size for f in floors), default=0),
+        )
+        store = ContentStore(directory.store, keys=directory.keys / "sealed")
+        opened = Opened(
+            directory, ledger, checkpointer, store, statedir.mac_keys(directory), signing
+        )
+        _first_entries(opened)
+    except BaseException:
+        log.close()
+        raise
+    return opened
+
+
+def _write_down(directory: StateDir, error: LogError) -> None:
+    line = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {printable(error.message)}\n"
+    fd = os.open(
+        directory.root / "incidents.txt",
+        os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
+        0o600,
+    )
+    try:
+        os.write(fd, line.encode())
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _first_entries(opened: Opened) -> None:
+    ledger, log = opened.ledger, opened.ledger.log
+    new: list[entries.AnyEntry] = [
+        entries.Repair(cut=cut.size, digest=cut.digest, file=cut.file) for cut in log.recovery.cuts
+    ]
+    new.append(
+        entries.GateStart(
+            log=opened.signing.name.removeprefix("authority/"),
+            rules=entries.RULES,
+            version=__version__,
+            boot=clock.boot_id(),
+            boot_clock=clock.boot(),
+            public_key=opened.signing.public.to_text(),
+            identity={"uid": os.geteuid(), "gid": os.getegid(), "pid": os.getpid()},
+            limits=statedir.limits(opened.directory),
+        )
+    )
+    ledger.step(new)
+    if log.recovery.cuts:
+        log.acknowledge_repair()
+    if not ledger.state.keys:
+        rotate(opened, 0)
+        _mint_own(opened, opened.directory.admin_token, ADMIN_METHODS)
+        _mint_own(opened, opened.directory.resume_token, RESUME_METHODS)
+
+
+def rotate(opened: Opened, until: int) -> str:
+    """A fresh minting key; the one before verifies until `until` (us) and never mints again."""
+    key = statedir.new_mac_key(opened.directory)
+    opened.keys[key.kid] = key
+    retired: list[entries.AnyEntry] = [
+        entries.Key(kid=kid, action="retire", until=max(until, 1))
+        for kid, info in opened.ledger.state.keys.items()
+        if not info.until
+    ]
+    opened.ledger.step([*retired, entries.Key(kid=key.kid, action="add")])
+    return key.kid
+
+
+def _mint_own(opened: Opened, path: os.PathLike[str], methods: tuple[str, ...]) -> None:
+    restriction = Restriction(methods=methods)
+    token = capabilities.mint(
+        opened.minting, id=secrets.token_hex(16), run=GATE, restriction=restriction
+    )
+    parsed = capabilities.parse(token)
+    opened.ledger.step(
+        [
+            entries.CapMint(
+                run=GATE, id=parsed.ids[0], kid=parsed.kid, restriction=restriction.plain()
+            )
+        ]
+    )
+    statedir.write_private(Path(path), capabilities.to_text(token).encode() + b"\n")
+
+
+def renew_own(opened: Opened) -> None:
+    """New admin and resume capabilities, under the key that mints now."""
+    _mint_own(opened, opened.directory.admin_token, ADMIN_METHODS)
+    _mint_own(opened, opened.directory.resume_token, RESUME_METHODS)
+
+
+def initialise(root: Path) -> tuple[StateDir, str]:
+    """What `authority init` does: make the directory and its first entries. Its key's fingerprint.
+
+    Raises `StateDirError`, `OSError`.
+    """
+    directory = statedir.create(root)
+    opened = open_state(directory)
+    opened.ledger.step([entries.GateStop(reason="initialised")])
+    opened.ledger.log.flush()
+    opened.checkpointer.force_now()
+    opened.checkpointer.close()
+    opened.ledger.log.close()
+    return directory, opened.signing.public.fingerprint

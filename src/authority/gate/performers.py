@@ -1,0 +1,60 @@
+"""Who performs what: one object an effect, chosen by the run's policy where secrets differ.
+
+Rules
+- Credentials and the caller's environment belong to the policy under which they were given. Each
+  policy has its own HTTP client and tool starter, made when its first run starts and dropped with its
+  last, so no run can reach what another was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from authority.effects.base import Call, EffectFailed, Performed
+from authority.effects.files import FileEffects
+from authority.gate.pipeline import LookUp, Performer
+
+FILE_EFFECTS = ("read", "stat", "list", "write", "append", "mkdir", "rename", "delete")
+
+
+class PerPolicy:
+    """Performs with what was given for the call's policy."""
+
+    def __init__(self) -> None:
+        self._by_digest: dict[str, Performer] = {}
+
+    def give(self, digest: str, make: Callable[[], Performer]) -> None:
+        """Make the performer of a policy, anew: what the last caller gave counts."""
+        self._by_digest[digest] = make()
+
+    def drop(self, digest: str) -> None:
+        """Forget what was given for a policy."""
+        self._by_digest.pop(digest, None)
+
+    async def perform(self, call: Call) -> Performed:
+        performer = self._by_digest.get(call.policy.digest)
+        if performer is None:
+            raise EffectFailed("The gate no longer holds what this effect needs.")
+        return await performer.perform(call)
+
+
+def table(
+    files: FileEffects, http: PerPolicy, tools: PerPolicy, family: Performer, messages: Performer
+) -> dict[str, Performer]:
+    """All effects by name."""
+    performers: dict[str, Performer] = {f"fs.{name}": files for name in FILE_EFFECTS}
+    performers["http.request"] = http
+    performers["tool.call"] = tools
+    performers["agent.spawn"] = performers["agent.wait"] = family
+    performers["msg.send"] = performers["msg.receive"] = messages
+    return performers
+
+
+def look_ups(files: FileEffects) -> Mapping[str, LookUp]:
+    """What is looked up before a decision: the size of a file to read."""
+
+    async def size(resource: Any) -> dict[str, Any]:
+        return dict(await files.prepare("fs.read", resource))
+
+    return {"fs.read": size}

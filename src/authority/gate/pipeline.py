@@ -1,0 +1,367 @@
+"""The life of a request at the gate: decide, record, perform, record, answer.
+
+Rules
+- A decision is one synchronous step of the ledger. A denial is an entry too, answered when durable.
+- A side effect is performed only after its intent (the `Admit` entry) is durable and halt and
+  revocation were asked once more. What was refused then gets an `aborted` outcome and its
+  reservation back.
+- A read is performed, its outcome committed, and only then answered.
+- An effect that fails in a way it did not foresee has spent its whole reservation, and the answer is
+  `E_INTERNAL`; the gate stays up for the others.
+- Bodies that are too long for an entry are synced to the content store before the entry that names
+  them. When the run's own label or the resource's may reveal a secret, the body is sealed.
+- A cancelled effect writes no outcome: what it did is in doubt, and in doubt means spent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from authority.audit.store import ContentStore
+from authority.audit.writer import Receipt
+from authority.effects.base import Call, EffectFailed, EffectRefused, Performed
+from authority.gate import clock
+from authority.gate.ledger import Ledger
+from authority.gate.reader import INLINE_LIMIT, Asked, short_body, value_bytes
+from authority.kernel import decide as kernel
+from authority.kernel import entries, flows
+from authority.kernel.codes import SENTENCES, Code, Layer
+from authority.kernel.entries import Body
+from authority.kernel.labels import CLEAN, Label
+from authority.kernel.policy import Policy
+from authority.kernel.requests import EFFECTS
+
+STORED_DEFAULT = 256 * 1024 * 1024
+"""Bytes of bodies kept for a run whose policy sets no `stored_bytes`; then digests alone."""
+
+
+class Performer(Protocol):
+    """What carries out one effect."""
+
+    async def perform(self, call: Call) -> Performed: ...
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What goes back to the client: `body` is the value, or what was refused."""
+
+    n: int
+    refused: bool
+    seq: int
+    hash: bytes
+    body: Any
+
+
+Reply = Callable[[Answer], None]
+LookUp = Callable[[Any], Awaitable[dict[str, Any]]]
+
+
+class Pipeline:
+    """Carries requests of all runs through the stages. One per gate."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        store: ContentStore,
+        policies: Mapping[str, Policy],
+        performers: Mapping[str, Performer],
+        look_up: Mapping[str, LookUp],
+        on_fatal: Callable[[BaseException], None],
+    ) -> None:
+        self.ledger = ledger
+        self._store = store
+        self._policies = policies
+        self._performers = performers
+        self._look_up = look_up
+        self._fatal = on_fatal
+        self._busy: dict[str, set[asyncio.Task[None]]] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._caps: dict[int, list[str]] = {}
+
+    def submit(self, asked: Asked, reply: Reply) -> None:
+        """Take one request. `reply` is called once, when everything it rests on is durable."""
+        request = asked.request
+        long = len(asked.arguments) > INLINE_LIMIT
+        if long or request.effect in self._look_up or self._secret(request):
+            self._spawn(request.run, self._prepared(asked, reply))
+            return
+        self._judge(asked, reply)
+
+    def output(self, asked: Asked, reply: Reply) -> None:
+        """Commit a piece of what the program printed; it may be shown when `reply` is called."""
+        if self._secret(asked.request):
+            self._spawn(asked.request.run, self._sealed_output(asked, reply))
+        else:
+            self._commit_output(asked, reply)
+
+    async def _sealed_output(self, asked: Asked, reply: Reply) -> None:
+        body = await self._keep(asked.request, asked.arguments, CLEAN)
+        asked.facts = msgspec.structs.replace(asked.facts, body=body)
+        self._commit_output(asked, reply)
+
+    def _commit_output(self, asked: Asked, reply: Reply) -> None:
+        decided = self._decide(asked)
+        receipt = self.ledger.step(decided)
+        verdict = decided[-1]
+        if isinstance(verdict, entries.Denied):
+            self._refuse(asked, verdict, receipt, reply)
+        else:
+            self._answer(asked, False, receipt, None, reply)
+
+    def _forget(self, seq: int) -> None:
+        self._tasks.pop(seq, None)
+        self._caps.pop(seq, None)
+
+    def _spawn(self, run: str, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(self._guard(work))
+        busy = self._busy.setdefault(run, set())
+        busy.add(task)
+        task.add_done_callback(busy.discard)
+        return task
+
+    async def _guard(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # a defect or a poisoned ledger: the gate goes down
+            self._fatal(error)
+
+    async def stop_under(self, cap: str) -> list[int]:
+        """Cancel what is in flight under a revoked capability; entries that did not stop."""
+        under = [seq for seq, caps in self._caps.items() if cap in caps]
+        for seq in under:
+            self._tasks[seq].cancel()
+        if under:
+            await asyncio.wait({self._tasks[seq] for seq in under}, timeout=0.5)
+        return [seq for seq in under if seq in self._tasks and not self._tasks[seq].done()]
+
+    async def stop(self, run: str, timeout: float = 0.5) -> int:
+        """Cancel what a run has in flight; how many did not stop in `timeout` seconds."""
+        busy = set(self._busy.pop(run, ()))
+        for task in busy:
+            task.cancel()
+        if not busy:
+            return 0
+        _, pending = await asyncio.wait(busy, timeout=timeout)
+        return len(pending)
+
+    def _decide(self, asked: Asked) -> list[entries.AnyEntry]:
+        state = self.ledger.state
+        run = state.runs.get(asked.request.run)
+        policy = self._policies.get(run.policy) if run else None
+        return kernel.decide(state, policy, asked.request, asked.facts)
+
+    async def _prepared(self, asked: Asked, reply: Reply) -> None:
+        """Look up facts and store long bodies, but only for what would be admitted."""
+        request, facts = asked.request, asked.facts
+        if isinstance(self._decide(asked)[-1], entries.Admit):
+            look_up = self._look_up.get(request.effect)
+            looked_up = await look_up(request.resource) if look_up else {}
+            body = await self._keep(request, asked.arguments, Label())
+            asked.facts = msgspec.structs.replace(
+                facts, looked_up=looked_up, body=body, time=clock.wall()
+            )
+        self._judge(asked, reply)
+
+    def _judge(self, asked: Asked, reply: Reply) -> None:
+        decided = self._decide(asked)
+        receipt = self.ledger.step(decided)
+        verdict = decided[-1]
+        if isinstance(verdict, entries.Denied):
+            self._refuse(asked, verdict, receipt, reply)
+        elif isinstance(verdict, entries.Admit):
+            task = self._spawn(asked.request.run, self._perform(asked, verdict, reply))
+            self._tasks[verdict.seq], self._caps[verdict.seq] = task, verdict.caps
+            task.add_done_callback(lambda _: self._forget(verdict.seq))
+
+    def _refuse(self, asked: Asked, denied: entries.Denied, receipt: Receipt, reply: Reply) -> None:
+        code = Code(denied.code)
+        policy = self._policy(asked.request.run)
+        rule = denied.rule if policy and policy.explain == "agent" else None
+        sentence = SENTENCES[code]
+        if denied.layer == Layer.SCHEMA:
+            sentence = denied.reason
+        self._answer(
+            asked, True, receipt, [str(code), denied.layer, sentence, denied.number, rule], reply
+        )
+
+    def _policy(self, run: str) -> Policy | None:
+        info = self.ledger.state.runs.get(run)
+        return self._policies.get(info.policy) if info else None
+
+    def _answer(
+        self, asked: Asked, refused: bool, receipt: Receipt, body: Any, reply: Reply
+    ) -> None:
+        answer = Answer(asked.request.n, refused, receipt.seq, receipt.hash, body)
+
+        def send(error: BaseException | None) -> None:
+            if error is None:
+                reply(answer)
+            else:
+                self._fatal(error)
+
+        self.ledger.when_durable(receipt.seq, send)
+
+    async def _perform(self, asked: Asked, admit: entries.Admit, reply: Reply) -> None:
+        request, ledger = asked.request, self.ledger
+        spec = EFFECTS[request.effect]
+        policy = self._policy(request.run)
+        assert policy is not None
+        assert request.resource is not None
+        if spec.side_effect:
+            await ledger.durable(admit.seq)
+        stopped = kernel.recheck(ledger.state, request.run, admit.caps)
+        if stopped:
+            self._aborted(asked, admit, stopped, SENTENCES[stopped], {}, Layer.HALT, reply)
+            return
+        call = Call(
+            run=request.run,
+            seq=admit.seq,
+            effect=request.effect,
+            resource=request.resource,
+            arguments=request.arguments,
+            policy=policy,
+            reserved=admit.reserve,
+            target=request.target,
+        )
+        try:
+            done = await self._performers[request.effect].perform(call)
+        except EffectRefused as no:
+            self._aborted(asked, admit, no.code, no.sentence, no.facts, Layer.EFFECT, reply)
+            return
+        except EffectFailed as failed:
+            self._failed(asked, admit, policy, failed, reply)
+            return
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            traceback.print_exception(error, file=sys.stderr)
+            defect = EffectFailed(SENTENCES[Code.INTERNAL], facts={"defect": type(error).__name__})
+            self._failed(asked, admit, policy, defect, reply, Code.INTERNAL)
+            return
+        await self._done(asked, admit, policy, done, reply)
+
+    async def _done(
+        self,
+        asked: Asked,
+        admit: entries.Admit,
+        policy: Policy,
+        done: Performed,
+        reply: Reply,
+    ) -> None:
+        request = asked.request
+        assert request.resource is not None
+        carried = done.carried if done.carried is not None else CLEAN
+        label = flows.result_label(policy, request.effect, request.resource, request.verb, carried)
+        body = await self._keep(request, value_bytes(done.value), label)
+        spent = {**admit.reserve, **done.spent}
+        if body.kept in {"store", "sealed"}:
+            spent["stored_bytes"] = spent.get("stored_bytes", 0) + body.size
+        outcome = entries.Outcome(
+            run=request.run,
+            of=admit.seq,
+            status="done",
+            spent={k: v for k, v in spent.items() if v},
+            sources=sorted(label.sources),
+            secrets=sorted(label.secrets),
+            result=body,
+            facts=dict(done.facts),
+        )
+        self._close(asked, admit, outcome, False, done.value, reply)
+
+    def _failed(
+        self,
+        asked: Asked,
+        admit: entries.Admit,
+        policy: Policy,
+        failed: EffectFailed,
+        reply: Reply,
+        code: Code = Code.EFFECT_FAILED,
+    ) -> None:
+        request = asked.request
+        assert request.resource is not None
+        label = flows.result_label(policy, request.effect, request.resource, request.verb)
+        outcome = entries.Outcome(
+            run=request.run,
+            of=admit.seq,
+            status="failed",
+            code=code,
+            spent={k: v for k, v in {**admit.reserve, **failed.spent}.items() if v},
+            sources=sorted(label.sources),
+            secrets=sorted(label.secrets),
+            result=short_body(failed.sentence.encode()),
+            facts=failed.facts,
+        )
+        body = [str(code), str(Layer.EFFECT), failed.sentence, 0, None]
+        self._close(asked, admit, outcome, True, body, reply)
+
+    def _aborted(
+        self,
+        asked: Asked,
+        admit: entries.Admit,
+        code: Code,
+        sentence: str,
+        facts: Mapping[str, Any],
+        layer: Layer,
+        reply: Reply,
+    ) -> None:
+        outcome = entries.Outcome(
+            run=asked.request.run,
+            of=admit.seq,
+            status="aborted",
+            code=code,
+            result=short_body(sentence.encode()),
+            facts=dict(facts),
+        )
+        self._close(asked, admit, outcome, True, [str(code), str(layer), sentence, 0, None], reply)
+
+    def _close(
+        self,
+        asked: Asked,
+        admit: entries.Admit,
+        outcome: entries.Outcome,
+        refused: bool,
+        body: Any,
+        reply: Reply,
+    ) -> None:
+        if admit.seq not in self.ledger.state.open:
+            return  # the run ended meanwhile: what it had in flight is in doubt, and so spent
+        new: list[entries.AnyEntry] = [outcome]
+        over = {k: v for k, v in outcome.spent.items() if v > admit.reserve.get(k, 0)}
+        over.pop("stored_bytes", None)
+        if over:
+            new.append(
+                entries.Incident(
+                    run=outcome.run, what="overspent", detail=f"{outcome.of}: {sorted(over)}"
+                )
+            )
+            new.append(entries.Halt(reason="an effect used more than was reserved", by="gate"))
+        receipt = self.ledger.step(new)
+        self._answer(asked, refused, receipt, body, reply)
+
+    def _secret(self, request: kernel.Request) -> bool:
+        run = self.ledger.state.runs.get(request.run)
+        return bool(run and run.label.secrets)
+
+    async def _keep(self, request: kernel.Request, data: bytes, label: Label) -> Body:
+        """Put a body where its entry will say it is."""
+        run = self.ledger.state.runs.get(request.run)
+        if label.secrets or self._secret(request):
+            return Body(await self._store.seal_durable(data), len(data), "sealed")
+        body = short_body(data)
+        if body.kept != "digest" or run is None:
+            return body
+        account = self.ledger.state.accounts[run.accounts[0]]
+        left = account.left("stored_bytes")
+        if left is None:
+            left = STORED_DEFAULT - account.spent.get("stored_bytes", 0)
+        if left < len(data):
+            return body
+        await self._store.put_durable(data)
+        return msgspec.structs.replace(body, kept="store")

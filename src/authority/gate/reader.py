@@ -1,0 +1,170 @@
+"""Reading a request: from what a client sent to the kernel's `Request` and `Facts`.
+
+Rules
+- Nothing is guessed. What can't be read (unknown effect, wrong argument, a path that has no canonical
+  form, a token that is no token) becomes a `Problem`, which `decide` turns into a denial that names
+  the stage; the request that is logged then shows what was asked, escaped.
+- The token's MAC is checked here, with the gate's keys, because the kernel holds none: `Facts.mac_ok`.
+  A verified token is remembered by its bytes. A MAC does not expire; time, scope and revocation are
+  asked anew by every decision.
+- The arguments' canonical bytes are sorted JSON of the decoded Struct (bytes as base64), which is
+  what the log keeps and what the request's digest covers: two spellings of one request are one.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from authority.errors import AuthorityError
+from authority.kernel import capabilities, resources
+from authority.kernel.canonical import printable
+from authority.kernel.capabilities import MacKey, Token, TokenError
+from authority.kernel.codes import Code, Layer
+from authority.kernel.decide import Facts, Problem, Request, numbers, request_digest
+from authority.kernel.entries import Body
+from authority.kernel.requests import EFFECTS, HttpRequest
+from authority.kernel.resources import Resource
+from authority.protocol import Request as WireRequest
+from authority.protocol import checked_arguments
+
+INLINE_LIMIT = 1024
+"""Bodies up to this many bytes stand in the entry itself."""
+OUTPUT_INLINE_LIMIT = 64 * 1024
+SHOWN_LIMIT = 512
+TOKEN_CACHE = 4096
+
+_json = msgspec.json.Encoder(order="sorted").encode
+_decoders = {name: msgspec.msgpack.Decoder(spec.arguments).decode for name, spec in EFFECTS.items()}
+_VERBS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"})
+
+
+class Asked(msgspec.Struct):
+    """One request as read: for the kernel, and the canonical bytes of its arguments."""
+
+    request: Request
+    facts: Facts
+    arguments: bytes
+
+
+class Reader:
+    """Reads requests with the gate's keys. Holds no state but a bounded cache."""
+
+    def __init__(self, keys: Mapping[str, MacKey]) -> None:
+        self._keys = keys
+        self._tokens: dict[bytes, tuple[Token, bool]] = {}
+
+    def token(self, raw: bytes) -> tuple[Token | None, bool]:
+        """The parsed token and whether its MAC holds; (None, False) for what is no token."""
+        known = self._tokens.get(raw)
+        if known is not None:
+            return known
+        try:
+            token = capabilities.parse(raw)
+        except TokenError:
+            return None, False
+        key = self._keys.get(token.kid)
+        ok = key is not None and capabilities.verify(token, key)
+        if ok:
+            if len(self._tokens) >= TOKEN_CACHE:
+                self._tokens.clear()
+            self._tokens[raw] = (token, ok)
+        return token, ok
+
+    def read(
+        self, run: str, cwd: str, stream: int, wire: WireRequest, last_n: int, time: int
+    ) -> Asked:
+        """What `wire` asks for. `last_n` is the highest number seen on this stream."""
+        effect = wire.effect
+        problem: Problem | None = None
+        resource: Resource | None = None
+        target: Resource | None = None
+        arguments: Any = None
+        verb = ""
+        raw: bytes = bytes(wire.arguments)
+        shown = printable(wire.resource, SHOWN_LIMIT)
+        spec = EFFECTS.get(effect)
+        if spec is None or effect == "output":
+            problem = _bad(f"no effect {printable(effect, 64)!r}")
+        else:
+            try:
+                raw = checked_arguments(raw, floats=effect == "tool.call")
+                arguments = _decoders[effect](raw)
+                raw = _json(arguments)
+                verb = _verb(arguments)
+                resource = resources.parse(effect, wire.resource, cwd=cwd)
+                shown = resource.text
+                if effect == "fs.rename":
+                    target = resources.parse(effect, arguments.to, cwd=cwd)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                problem = _bad(f"{effect}: {printable(str(error), 200)}")
+            except AuthorityError as error:
+                problem = _bad(f"{effect}: {error.message}")
+        if wire.flags and problem is None:
+            problem = _bad("handles are not supported by this gate")
+        if wire.n <= last_n:
+            problem = Problem(
+                Code.REPLAY, Layer.SEQUENCE, f"number {wire.n} after number {last_n} on its stream"
+            )
+        token, mac_ok = (None, False)
+        if wire.capability:
+            token, mac_ok = self.token(bytes(wire.capability))
+            if token is None and problem is None:
+                problem = Problem(Code.CAP_INVALID, Layer.CAPABILITY, "not a capability token")
+        request = Request(
+            run=run,
+            stream=stream,
+            n=wire.n,
+            effect=effect if spec else printable(effect, 64),
+            shown=shown,
+            digest=request_digest(effect, shown, verb, raw, target.text if target else ""),
+            resource=resource,
+            target=target,
+            arguments=arguments,
+            verb=verb,
+            token=token,
+        )
+        facts = Facts(
+            time=time,
+            mac_ok=mac_ok,
+            problem=problem,
+            numbers=numbers(spec, arguments) if spec and arguments is not None else {},
+            body=short_body(raw),
+        )
+        return Asked(request, facts, raw)
+
+
+def _bad(reason: str) -> Problem:
+    return Problem(Code.SCHEMA_INVALID, Layer.SCHEMA, reason)
+
+
+class VerbError(AuthorityError):
+    """An HTTP method that the gate does not speak."""
+
+
+def _verb(arguments: Any) -> str:
+    if not isinstance(arguments, HttpRequest):
+        return ""
+    if arguments.method not in _VERBS:
+        raise VerbError(f"no method {printable(arguments.method, 32)!r}")
+    return arguments.method
+
+
+def short_body(data: bytes, limit: int = INLINE_LIMIT) -> Body:
+    """A body that the entry itself keeps when it is short, and names by digest when it is not."""
+    digest = hashlib.sha256(data).hexdigest()
+    if len(data) > limit:
+        return Body(digest, len(data))
+    try:
+        return Body(digest, len(data), "inline", data.decode())
+    except UnicodeDecodeError:
+        return Body(digest, len(data), "base64", base64.b64encode(data).decode())
+
+
+def value_bytes(value: Any) -> bytes:
+    """The canonical bytes of an answer, as the log keeps them."""
+    return _json(value)

@@ -1,0 +1,300 @@
+"""What the control API does, call by call.
+
+Rules
+- Starting a run: the caller sends the policy's text and those variables of its own environment that
+  the policy names; the gate parses, judges and keeps what it parsed. A policy that is wider than the
+  last one from that path is refused with the difference, until the caller says it was accepted.
+- `halt` and `revoke` answer when everything under them is stopped; what could not be is listed.
+- `resume` wants its own capability and a reason, and nothing of the halted runs comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from authority import protocol
+from authority.gate import clock, opening
+from authority.gate.control import Asking, Control, ControlRefused
+from authority.gate.run import Run, Start
+from authority.kernel import capabilities, entries
+from authority.kernel.canonical import printable
+from authority.tokens import restriction_from_plain
+
+if TYPE_CHECKING:
+    from authority.gate.server import Gate
+
+PROGRESS_SECONDS = 0.5
+GRACE_DEFAULT_US = 60 * 60 * 1_000_000
+
+
+class Routes:
+    """The handlers, on one gate."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._ledger = gate.ledger
+        self._runs = gate.runs
+
+    def register(self, control: Control) -> None:
+        """Put every call into the table."""
+        self._control = control
+        control.route("GET", "/v1/status", "status", self._status)
+        control.route("POST", "/v1/runs", "run", self._run)
+        control.route("POST", "/v1/runs/*/input", "run", self._input)
+        control.route("POST", "/v1/runs/*/stop", "run", self._stop_run)
+        control.route("POST", "/v1/attach", "attach", self._attach)
+        control.route("POST", "/v1/halt", "halt", self._halt)
+        control.route("POST", "/v1/resume", "resume", self._resume)
+        control.route("POST", "/v1/tokens", "mint", self._mint)
+        control.route("POST", "/v1/tokens/revoke", "revoke", self._revoke)
+        control.route("POST", "/v1/keys/rotate", "rotate", self._rotate)
+        control.route("GET", "/v1/approvals", "status", self._approvals)
+        control.route("POST", "/v1/approvals/*", "approve", self._approve)
+        control.route("POST", "/v1/clock", "clock", self._clock)
+        control.route("POST", "/v1/stop", "stop", self._stop)
+
+    async def _status(self, _asking: Asking) -> dict[str, Any]:
+        state = self._ledger.state
+        return {
+            "log": state.log,
+            "head": {"seq": self._ledger.last.seq, "hash": self._ledger.last.hash.hex()},
+            "halted": state.halted if state.halted >= 0 else None,
+            "clock_suspect": state.clock_suspect,
+            "runs": [
+                {
+                    "run": r.id,
+                    "program": [printable(a) for a in r.spec.argv],
+                    "attached": r.sandbox is None,
+                    "requests": r.tally.requests,
+                    "denials": r.tally.denials,
+                }
+                for r in self._runs.running.values()
+            ],
+            "keys": {kid: info.until for kid, info in state.keys.items()},
+            "approvals": sum(not p.answer for p in state.approvals.values()),
+            "checkpoint_error": str(self._gate.opened.checkpointer.error or ""),
+            "log_trouble": self._ledger.log.trouble,
+        }
+
+    def _spec(self, asking: Asking) -> Start:
+        body = asking.body
+        argv, cwd = body.get("argv", []), body.get("cwd", "")
+        environment = body.get("environment", {})
+        if (
+            not isinstance(argv, list)
+            or not all(isinstance(a, str) and "\0" not in a for a in argv)
+            or not isinstance(cwd, str)
+            or not cwd.startswith("/")
+            or not isinstance(environment, dict)
+            or not all(isinstance(v, str) for v in environment.values())
+        ):
+            raise ControlRefused(400, "a run needs argv, cwd and environment as text")
+        policy = self._gate.policies.load(body, self._ledger.state)
+        caller = {**environment, "PATH": str(body.get("path", ""))}
+        self._gate.give(policy, caller)
+        passed = {
+            **policy.process.env,
+            **{k: environment[k] for k in policy.process.pass_env if k in environment},
+        }
+        return Start(
+            argv=tuple(argv),
+            cwd=cwd,
+            policy=policy,
+            environment=passed,
+            budgets=dict(policy.budgets),
+            policy_path=str(body.get("policy_path", "")),
+            caller=caller,
+        )
+
+    async def _run(self, asking: Asking) -> None:
+        spec = self._spec(asking)
+        if not spec.argv:
+            raise ControlRefused(400, "no program to run")
+        self._control.record(asking, detail=printable(" ".join(spec.argv), 512))
+        await self._gate.policies.keep(spec.policy)
+        run = await self._runs.start(spec, asking.stream)
+        await self._follow(run, asking)
+
+    async def _attach(self, asking: Asking) -> None:
+        spec = self._spec(asking)
+        self._control.record(asking, detail="attach")
+        await self._gate.policies.keep(spec.policy)
+        run = await self._runs.attach(spec, asking.stream)
+        await self._follow(run, asking)
+
+    async def _follow(self, run: Run, asking: Asking) -> None:
+        """Stay with a run until it ends, and end it when the caller goes away."""
+        ended = asyncio.ensure_future(run.ended.wait())
+        gone = asyncio.ensure_future(asking.gone.wait())
+        try:
+            while not ended.done():
+                await asyncio.wait(
+                    {ended, gone}, timeout=PROGRESS_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+                if gone.done() and not ended.done():
+                    run.stop("disconnected")
+                    await ended
+                elif not ended.done():
+                    asking.stream(self._runs.progress(run))
+        finally:
+            ended.cancel()
+            gone.cancel()
+
+    def _running(self, name: str) -> Run:
+        run = self._runs.running.get(name)
+        if run is None:
+            raise ControlRefused(404, f"no run {printable(name, 64)} is running")
+        return run
+
+    async def _input(self, asking: Asking) -> dict[str, Any]:
+        run = self._running(asking.path[0])
+        if run.channel is None:
+            raise ControlRefused(409, "the run takes no input from here")
+        try:
+            data = base64.b64decode(asking.body.get("data", ""), validate=True)
+        except (ValueError, TypeError) as error:
+            raise ControlRefused(400, "data is not base64") from error
+        if data:
+            run.channel.send_control(protocol.Input(data))
+        if asking.body.get("eof"):
+            run.channel.send_control(protocol.InputEof())
+        return {}
+
+    async def _stop_run(self, asking: Asking) -> dict[str, Any]:
+        run = self._running(asking.path[0])
+        self._control.record(asking, detail=run.id)
+        run.stop("stopped")
+        return {"in_doubt": await self._runs.halted(run.id)}
+
+    async def _halt(self, asking: Asking) -> dict[str, Any]:
+        run = str(asking.body.get("run", ""))
+        if run and run not in self._ledger.state.runs:
+            raise ControlRefused(404, f"no run {printable(run, 64)}")
+        reason = printable(str(asking.body.get("reason", "")), 512)
+        self._control.record(asking, detail=run)
+        receipt = self._ledger.step([entries.Halt(run=run, reason=reason, by=f"uid {asking.uid}")])
+        self._runs.halt_started(run, "halted")
+        in_doubt = await self._runs.halted(run)
+        return {"seq": receipt.seq, "in_doubt": in_doubt}
+
+    async def _resume(self, asking: Asking) -> dict[str, Any]:
+        reason = printable(str(asking.body.get("reason", "")), 512)
+        if not reason:
+            raise ControlRefused(400, "resuming needs a reason", "give it with --reason")
+        if self._ledger.state.halted < 0:
+            raise ControlRefused(409, "nothing is halted")
+        self._control.record(asking)
+        receipt = self._ledger.step([entries.Resume(reason=reason, by=f"uid {asking.uid}")])
+        return {"seq": receipt.seq}
+
+    async def _mint(self, asking: Asking) -> dict[str, Any]:
+        name = str(asking.body.get("run", ""))
+        info = self._ledger.state.runs.get(name)
+        if info is None or not info.running or info.halted:
+            raise ControlRefused(404, f"no run {printable(name, 64)} is running")
+        restriction = restriction_from_plain(asking.body.get("restriction", {}))
+        self._control.record(asking, detail=name)
+        token = capabilities.mint(
+            self._gate.opened.minting,
+            id=secrets.token_hex(16),
+            run=name,
+            restriction=restriction,
+        )
+        parsed = capabilities.parse(token)
+        receipt = self._ledger.step(
+            [
+                entries.CapMint(
+                    run=name, id=parsed.ids[0], kid=parsed.kid, restriction=restriction.plain()
+                )
+            ]
+        )
+        text = capabilities.to_text(token)
+        return {"token": text, "id": parsed.ids[0], "seq": receipt.seq}
+
+    async def _revoke(self, asking: Asking) -> dict[str, Any]:
+        ids = self._ids(asking.body)
+        self._control.record(asking, detail=ids[-1])
+        state = self._ledger.state
+        run = state.caps[ids[0]].run if ids[0] in state.caps else ""
+        receipt = self._ledger.step(
+            [
+                entries.CapRevoke(
+                    run=run,
+                    id=ids[-1],
+                    reason=printable(str(asking.body.get("reason", "")), 512),
+                    by=f"uid {asking.uid}",
+                )
+            ]
+        )
+        in_doubt = await self._gate.pipeline.stop_under(ids[-1])
+        return {"id": ids[-1], "seq": receipt.seq, "in_doubt": in_doubt}
+
+    def _ids(self, body: dict[str, Any]) -> list[str]:
+        """The chain of ids of a token, or the one id that was named."""
+        text = str(body.get("token", ""))
+        if text.startswith("auth1_"):
+            token, ok = self._gate.reader.token(capabilities.from_text(text))
+            if token is None or not ok:
+                raise ControlRefused(400, "not a capability of this gate")
+            return list(token.ids)
+        if text in self._ledger.state.caps:
+            return [text]
+        raise ControlRefused(
+            404, f"no capability {printable(text, 64)} is known", "name its id, or give the token"
+        )
+
+    async def _rotate(self, asking: Asking) -> dict[str, Any]:
+        grace = asking.body.get("grace_us", GRACE_DEFAULT_US)
+        if type(grace) is not int or not 0 <= grace <= 2**52:
+            raise ControlRefused(400, "grace_us is a number of microseconds")
+        self._control.record(asking)
+        kid = opening.rotate(self._gate.opened, clock.wall() + grace)
+        opening.renew_own(self._gate.opened)
+        return {"kid": kid, "grace_us": grace}
+
+    async def _approvals(self, _asking: Asking) -> dict[str, Any]:
+        return {
+            "approvals": [
+                {
+                    "id": key,
+                    "run": p.run,
+                    "effect": p.effect,
+                    "resource": p.resource,
+                    "asked": p.asked,
+                    "answer": p.answer or "waiting",
+                }
+                for key, p in self._ledger.state.approvals.items()
+            ]
+        }
+
+    async def _approve(self, asking: Asking) -> dict[str, Any]:
+        key = asking.path[0]
+        granted = asking.body.get("granted")
+        pending = self._ledger.state.approvals.get(key)
+        if pending is None or pending.answer:
+            raise ControlRefused(404, f"no approval {printable(key, 80)} is waiting")
+        if type(granted) is not bool:
+            raise ControlRefused(400, "granted is true or false")
+        receipt = self._ledger.step(
+            [entries.Approval(run=pending.run, id=key, granted=granted, by=f"uid {asking.uid}")]
+        )
+        return {"id": key, "granted": granted, "seq": receipt.seq}
+
+    async def _clock(self, asking: Asking) -> dict[str, Any]:
+        self._control.record(asking)
+        receipt = self._ledger.step(
+            [entries.Clock(jump=0, boot_clock=clock.boot(), confirmed=True)]
+        )
+        return {"seq": receipt.seq}
+
+    async def _stop(self, asking: Asking) -> dict[str, Any]:
+        if self._runs.running and not asking.body.get("force"):
+            raise ControlRefused(
+                409, f"{len(self._runs.running)} runs are running", "halt them, or stop with force"
+            )
+        self._control.record(asking)
+        asyncio.get_running_loop().call_later(0.05, self._gate.leave)
+        return {"stopping": True}

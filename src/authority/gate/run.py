@@ -1,0 +1,145 @@
+"""One run while it lives: sandbox, channel, output, tally, and whoever listens to it.
+
+Rules
+- Output goes on in the order in which it was printed, a piece only when its entry is durable; the
+  supervisor gets room for more only then, so a program can't print faster than the log takes it.
+- The first reason to stop a run is the one that its last entry gives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from authority import protocol
+from authority.gate import clock
+from authority.gate.channel import Channel
+from authority.gate.pipeline import Answer
+from authority.gate.terminal import Terminal
+from authority.isolation import Sandbox
+from authority.kernel.capabilities import Restriction
+from authority.kernel.labels import Label
+from authority.kernel.policy import Policy
+
+Event = dict[str, Any]
+Listener = Callable[[Event], None]
+AskOutput = Callable[["Run", int, bytes, int, Callable[[Answer], None]], None]
+
+
+@dataclass
+class Tally:
+    """What a run did so far, for the live line and the closing table."""
+
+    done: Counter[str] = field(default_factory=Counter)
+    denied: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    open: dict[int, str] = field(default_factory=dict)
+    requests: int = 0
+    denials: int = 0
+    first_denials: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What somebody asked to be started. `environment` holds what the policy let through."""
+
+    argv: tuple[str, ...]
+    cwd: str
+    policy: Policy
+    environment: Mapping[str, str] = field(default_factory=dict)
+    parent: str = ""
+    agent: str = ""
+    budgets: Mapping[str, int] = field(default_factory=dict)
+    restriction: Restriction | None = None
+    label: Label = field(default_factory=Label)
+    policy_path: str = ""
+    caller: Mapping[str, str] = field(default_factory=dict)
+
+
+class Run:
+    """A running run: its sandbox (none when attached), channel, tally and listener."""
+
+    def __init__(self, ask: AskOutput, id_: str, token: bytes, spec: Start, listener: Listener):
+        self.id = id_
+        self.token = token
+        self.spec = spec
+        self.tally = Tally()
+        self.channel: Channel | None = None
+        self.sandbox: Sandbox | None = None
+        self.started = clock.boot()
+        self.ended = asyncio.Event()
+        self.code = 0
+        self.reason = ""
+        self.protection: dict[str, Any] = {}
+        self._ask = ask
+        self._listener = listener
+        self._exit: tuple[int, int] | None = None
+        self._terminals = {1: Terminal(), 2: Terminal()}
+        self._output: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
+        self._output_n = 0
+        self._delivered = asyncio.Event()
+        self._closed = asyncio.Event()
+        self.stop_reason = ""
+        self.mailbox: deque[tuple[str, bytes, Label]] = deque()
+        self.mail = asyncio.Event()
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def emit(self, event: Event) -> None:
+        """Tell whoever started the run."""
+        self._listener(event)
+
+    def on_output(self, fd: int, data: bytes) -> None:
+        self._output.put_nowait((fd, data))
+
+    def on_exit(self, code: int, signal: int) -> None:
+        self._exit = (code, signal)
+
+    def on_trouble(self, text: str) -> None:
+        self.emit({"event": "trouble", "text": text})
+
+    def on_closed(self, reason: str) -> None:
+        self._output.put_nowait(None)
+        self._closed.set()
+
+    def stop(self, reason: str) -> None:
+        """Kill the sandbox; the run's end follows."""
+        self.stop_reason = self.stop_reason or reason
+        if self.sandbox is not None:
+            self.sandbox.kill()
+        if self.channel is not None:
+            self.channel.close(reason)
+        self._closed.set()
+
+    @property
+    def exit_code(self) -> tuple[int, str]:
+        """The program's code, as a shell would give it, and why the run ended."""
+        if self.stop_reason:
+            return 137, self.stop_reason
+        if self._exit is None:
+            return 137, "killed"
+        code, signal = self._exit
+        return (128 + signal, "killed") if signal else (code, "exited")
+
+    async def carry_output(self) -> None:
+        """Commit what the program prints, chunk by chunk in order, and hand it on."""
+        while (item := await self._output.get()) is not None:
+            fd, data = item
+            self._output_n += 1
+            gone: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+            self._ask(self, fd, data, self._output_n, gone.set_result)
+            answer = await gone
+            if answer.refused:
+                self.emit({"event": "withheld", "seq": answer.seq, "code": answer.body[0]})
+            elif text := self._terminals[fd].feed(data):
+                self.emit({"event": "output", "fd": fd, "text": text, "seq": answer.seq})
+            if self.channel is not None:
+                self.channel.send_control(protocol.OutputAck(len(data)))
+        for fd, terminal in self._terminals.items():
+            if text := terminal.flush():
+                self.emit({"event": "output", "fd": fd, "text": text, "seq": -1})
+
+    async def closed(self) -> None:
+        await self._closed.wait()

@@ -1,0 +1,398 @@
+"""Runs: from the request to start one to the entry that ends it.
+
+Rules
+- A run's first entry (what it is, under which policy, contained by what) is durable before anything
+  of it is started. Its last entry says how it ended; until then it counts as running.
+- The gate holds the run's capability for what the run's own shims do (its output); the program gets
+  the same token in its environment and presents it itself.
+- A child is contained in its parent: policy (both must allow), budget (every account up the chain is
+  charged), capability (bound to the child), label (it starts with its parent's). It ends with it.
+- Ending: the sandbox is killed, what is in flight is cancelled, children end first, then the entry.
+  What could not be stopped is in doubt, and spent.
+- Attached programs were started by somebody else. Their entry says that they are not contained.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from authority.audit.writer import Receipt
+from authority.errors import AuthorityError
+from authority.gate import clock
+from authority.gate.channel import Channel
+from authority.gate.ledger import Ledger
+from authority.gate.pipeline import Pipeline, Reply
+from authority.gate.reader import OUTPUT_INLINE_LIMIT, Asked, Reader, short_body
+from authority.gate.run import Listener, Run, Start
+from authority.isolation import Host, SandboxSpec, plan, start
+from authority.kernel import capabilities, entries, resources
+from authority.kernel import decide as kernel
+from authority.kernel.capabilities import MacKey, Restriction
+from authority.kernel.decide import Facts
+from authority.kernel.policy import Policy
+from authority.kernel.requests import EFFECTS, Output
+
+FINISH_SECONDS = 5.0
+METHODS = sorted(EFFECTS)
+
+
+class StartRefused(AuthorityError):
+    """A run can't be started as asked."""
+
+
+class Runs:
+    """All runs of one gate."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        reader: Reader,
+        host: Host,
+        minting: Callable[[], MacKey],
+        policies: dict[str, Policy],
+        released: Callable[[str], None],
+        forbidden: tuple[str, ...],
+    ) -> None:
+        self.pipeline: Pipeline  # set by the gate once both exist
+        self._ledger = ledger
+        self._reader = reader
+        self._host = host
+        self._minting = minting
+        self._policies = policies
+        self._released = released
+        self._forbidden = forbidden
+        self._users: Counter[str] = Counter()
+        self.running: dict[str, Run] = {}
+        ledger.listen(self._count)
+
+    def _count(self, entry: entries.AnyEntry) -> None:
+        run = self.running.get(entry.run)
+        if run is None:
+            return
+        tally = run.tally
+        if isinstance(entry, entries.Admit):
+            tally.requests += 1
+            if entry.final:
+                tally.done[entry.effect] += 1
+            else:
+                tally.open[entry.seq] = entry.effect
+        elif isinstance(entry, entries.Outcome):
+            effect = tally.open.pop(entry.of, "")
+            (tally.done if entry.status == "done" else tally.failed)[effect] += 1
+        elif isinstance(entry, entries.Denied):
+            tally.requests += 1
+            tally.denials += 1
+            tally.denied[entry.effect or "frame"] += 1
+            if len(tally.first_denials) < 20 and not entry.again:
+                tally.first_denials.append(
+                    {
+                        "seq": entry.seq,
+                        "effect": entry.effect,
+                        "resource": entry.resource,
+                        "code": entry.code,
+                        "layer": entry.layer,
+                        "reason": entry.reason,
+                    }
+                )
+            state = self._ledger.state
+            info = state.runs.get(entry.run)
+            if info is not None and not info.halted and state.denials_spent(info):
+                asyncio.get_running_loop().call_soon(self._too_many_denials, entry.run)
+
+    def _too_many_denials(self, run_id: str) -> None:
+        info = self._ledger.state.runs.get(run_id)
+        if info is None or info.halted:
+            return
+        self._ledger.step(
+            [
+                entries.Incident(run=run_id, what="denials", detail="denial budget exhausted"),
+                entries.Halt(run=run_id, reason="denial budget exhausted", by="gate"),
+            ]
+        )
+        self.halt_started(run_id, "denials")
+
+    def _new(self, spec: Start, listener: Listener) -> tuple[Run, Restriction]:
+        run_id = secrets.token_hex(6)
+        restriction = spec.restriction or Restriction()
+        restriction = msgspec.structs.replace(
+            restriction, methods=restriction.methods or tuple(METHODS)
+        )
+        token = capabilities.mint(
+            self._minting(), id=secrets.token_hex(16), run=run_id, restriction=restriction
+        )
+        return Run(self._output, run_id, token, spec, listener), restriction
+
+    def _record_start(
+        self, run: Run, restriction: Restriction, protection: dict[str, Any], attached: bool
+    ) -> Receipt:
+        spec = run.spec
+        token = capabilities.parse(run.token)
+        digest = spec.policy.digest
+        self._policies[digest] = spec.policy
+        self._users[digest] += 1
+        run.protection = protection
+        self.running[run.id] = run
+        return self._ledger.step(
+            [
+                entries.RunStart(
+                    run=run.id,
+                    capability=token.ids[0],
+                    policy=digest,
+                    policy_path=spec.policy_path,
+                    program=list(spec.argv),
+                    cwd=spec.cwd,
+                    parent=spec.parent,
+                    attached=attached,
+                    budgets=dict(spec.budgets),
+                    sources=sorted(spec.label.sources),
+                    secrets=sorted(spec.label.secrets),
+                    protection=protection,
+                    environment=sorted(spec.environment),
+                    agent=spec.agent,
+                ),
+                entries.CapMint(
+                    run=run.id,
+                    id=token.ids[0],
+                    kid=token.kid,
+                    restriction=restriction.plain(),
+                ),
+            ]
+        )
+
+    async def start(self, spec: Start, listener: Listener) -> Run:
+        """Start a sandboxed run. Raises `IsolationRefused` or `StartRefused`; returns at once."""
+        policy = spec.policy
+        run, restriction = self._new(spec, listener)
+        capability = {"AUTHORITY_CAPABILITY": capabilities.to_text(run.token)}
+        planned = plan(
+            SandboxSpec(
+                argv=spec.argv,
+                cwd=spec.cwd,
+                env={**spec.environment, **capability},
+                search_path=spec.caller.get("PATH", ""),
+                exec_allowed=policy.process.exec,
+                memory=policy.limits.memory,
+                processes=policy.limits.processes,
+                millicpus=policy.limits.cpus,
+                tmp_bytes=policy.limits.tmp,
+                loopback=bool(policy.network.allow or policy.network.http),
+                forbidden=self._forbidden,
+            ),
+            self._host,
+        )
+        protection = {**planned.protection, "contained": True}
+        seq = self._record_start(run, restriction, protection, attached=False).seq
+        await self._ledger.durable(seq)
+        run.emit(
+            {
+                "event": "started",
+                "run": run.id,
+                "seq": seq,
+                "protection": protection,
+                "missing": planned.missing,
+            }
+        )
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        try:
+            run.sandbox = await start(planned, channel=theirs)
+            channel = Channel(self.pipeline, self._reader, run=run.id, cwd=spec.cwd, owner=run)
+            run.channel = channel
+            await asyncio.get_running_loop().create_connection(lambda: channel, sock=ours)
+        except (OSError, AuthorityError) as error:
+            ours.close()
+            if run.sandbox is not None:
+                run.sandbox.kill()
+            await self._end(run, 125, "failed", str(error))
+            raise
+        finally:
+            theirs.close()
+        self._keep(run, self._supervise(run))
+        return run
+
+    async def attach(self, spec: Start, listener: Listener) -> Run:
+        """A run for a program that the gate did not start; it connects with the run's token."""
+        run, restriction = self._new(spec, listener)
+        protection = {
+            "contained": False,
+            "note": "the gate did not start this program: what it does elsewhere is not seen",
+        }
+        seq = self._record_start(run, restriction, protection, attached=True).seq
+        await self._ledger.durable(seq)
+        run.emit(
+            {
+                "event": "started",
+                "run": run.id,
+                "seq": seq,
+                "protection": protection,
+                "missing": [],
+                "capability": capabilities.to_text(run.token),
+            }
+        )
+        self._keep(run, self._supervise_attached(run))
+        return run
+
+    def _keep(self, run: Run, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        run.tasks.add(task)
+        task.add_done_callback(run.tasks.discard)
+
+    async def _supervise(self, run: Run) -> None:
+        assert run.sandbox is not None
+        output = asyncio.get_running_loop().create_task(run.carry_output())
+        limit = run.spec.budgets.get("wall_time")
+        try:
+            async with asyncio.timeout(limit / 1_000_000 if limit else None):
+                await run.closed()
+        except TimeoutError:
+            run.stop("wall_time")
+        run.sandbox.kill()
+        await run.sandbox.wait()
+        try:
+            async with asyncio.timeout(FINISH_SECONDS):
+                await output
+        except TimeoutError:
+            output.cancel()
+        code, reason = run.exit_code
+        await self._end(run, code, reason)
+
+    async def _supervise_attached(self, run: Run) -> None:
+        limit = run.spec.budgets.get("wall_time")
+        try:
+            async with asyncio.timeout(limit / 1_000_000 if limit else None):
+                await run.closed()
+        except TimeoutError:
+            run.stop("wall_time")
+        await self._end(run, 0, run.stop_reason or "disconnected")
+
+    async def _end(self, run: Run, code: int, reason: str, detail: str = "") -> None:
+        if run.ended.is_set() or run.id not in self.running:
+            return
+        state = self._ledger.state
+        info = state.runs.get(run.id)
+        for child in [
+            self.running[c] for c in (info.children if info else []) if c in self.running
+        ]:
+            child.stop("parent ended")
+            await child.ended.wait()
+        in_doubt = await self.pipeline.stop(run.id)
+        if in_doubt:
+            detail = f"{detail} {in_doubt} effects could not be stopped and are in doubt".strip()
+        if info is not None and info.halted:
+            reason = "halted" if reason == "killed" else reason
+        summary = self._summary(run, code, reason)
+        run.code, run.reason = code, reason
+        receipt = self._ledger.step(
+            [
+                entries.RunEnd(
+                    run=run.id,
+                    reason=reason,
+                    code=code,
+                    wall_time=clock.boot() - run.started,
+                    detail=detail,
+                )
+            ]
+        )
+        del self.running[run.id]
+        digest = run.spec.policy.digest
+        self._users[digest] -= 1
+        if not self._users[digest]:
+            del self._users[digest]
+            self._policies.pop(digest, None)
+            self._released(digest)
+        try:
+            await self._ledger.durable(receipt.seq)
+        finally:
+            run.ended.set()
+        summary["head"] = {"seq": receipt.seq, "hash": receipt.hash.hex()}
+        run.emit({"event": "end", **summary})
+
+    def _summary(self, run: Run, code: int, reason: str) -> dict[str, Any]:
+        state = self._ledger.state
+        info = state.runs.get(run.id)
+        account = state.accounts.get(f"run:{run.id}")
+        tally = run.tally
+        wall = clock.boot() - run.started
+        spent = dict(account.spent) if account else {}
+        spent["wall_time"] = spent.get("wall_time", 0) + wall
+        return {
+            "run": run.id,
+            "code": code,
+            "reason": reason,
+            "requests": tally.requests,
+            "denials": tally.denials,
+            "done": dict(tally.done),
+            "denied": dict(tally.denied),
+            "failed": dict(tally.failed),
+            "first_denials": tally.first_denials,
+            "budgets": {"limit": dict(account.limit) if account else {}, "spent": spent},
+            "label": {
+                "sources": sorted(info.label.sources) if info else [],
+                "secrets": sorted(info.label.secrets) if info else [],
+            },
+            "protection": run.protection,
+        }
+
+    def progress(self, run: Run) -> dict[str, Any]:
+        """The live line's figures."""
+        account = self._ledger.state.accounts.get(f"run:{run.id}")
+        return {
+            "event": "progress",
+            "requests": run.tally.requests,
+            "denials": run.tally.denials,
+            "limit": dict(account.limit) if account else {},
+            "spent": dict(account.spent) if account else {},
+        }
+
+    def _output(self, run: Run, fd: int, data: bytes, n: int, reply: Reply) -> None:
+        """What the program printed, as a request under the run's own capability."""
+        name = "output:stderr" if fd == 2 else "output:stdout"
+        token, ok = self._reader.token(run.token)
+        request = kernel.Request(
+            run=run.id,
+            stream=0,
+            n=n,
+            effect="output",
+            shown=name,
+            digest=kernel.request_digest("output", name, "", data),
+            resource=resources.parse("output", name, cwd=None),
+            arguments=Output(data),
+            token=token,
+        )
+        facts = Facts(clock.wall(), mac_ok=ok, body=short_body(data, OUTPUT_INLINE_LIMIT))
+        self.pipeline.output(Asked(request, facts, data), reply)
+
+    def identify(self, raw: bytes) -> tuple[str, str, Run] | None:
+        """The attached run that a capability belongs to, if it verifies."""
+        token, ok = self._reader.token(raw)
+        run = self.running.get(token.run) if token and ok else None
+        if run is None or run.sandbox is not None:
+            return None
+        return run.id, run.spec.cwd, run
+
+    def halt_started(self, run_id: str, reason: str) -> None:
+        """Kill the sandboxes of a run and its descendants (of all, when `run_id` is empty)."""
+        state = self._ledger.state
+        for run in list(self.running.values()):
+            if not run_id or run_id in state.ancestry(run.id):
+                run.stop(reason)
+
+    async def halted(self, run_id: str, timeout: float = FINISH_SECONDS) -> list[str]:
+        """Wait until the halted runs have ended; those that have not are in doubt."""
+        state = self._ledger.state
+        waiting = [
+            r for r in self.running.values() if not run_id or run_id in set(state.ancestry(r.id))
+        ]
+        pending = [asyncio.ensure_future(r.ended.wait()) for r in waiting]
+        if pending:
+            await asyncio.wait(pending, timeout=timeout)
+        for each in pending:
+            each.cancel()
+        return [r.id for r in waiting if not r.ended.is_set()]

@@ -1,0 +1,212 @@
+"""The gate's process: open the state directory, serve, go when idle, and never half-alive.
+
+Rules
+- One gate per state directory: the log's lock says so.
+- A poisoned ledger, or a defect in a step, ends the process at once. Every run dies with it
+  (parent-death signals, and end of file on the channels), so nothing goes on unrecorded.
+- It is started as `python -I -m authority.gate.server`, in the state directory, with a cleaned
+  environment; it says on descriptor `--ready` that it serves, or why it does not.
+- With nothing running and nobody asking for `IDLE_SECONDS` it signs a checkpoint and leaves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import uvloop
+
+from authority.audit.errors import LogError
+from authority.effects.files import FileEffects
+from authority.effects.http import HttpEffect
+from authority.effects.tools import ToolEffect
+from authority.errors import AuthorityError
+from authority.gate import clock, statedir
+from authority.gate.channel import Channel
+from authority.gate.control import Control
+from authority.gate.family import Messages, Spawn
+from authority.gate.opening import Opened, open_state
+from authority.gate.performers import PerPolicy, look_ups, table
+from authority.gate.pipeline import Pipeline
+from authority.gate.policies import Policies
+from authority.gate.reader import Reader
+from authority.gate.routes import Routes
+from authority.gate.runs import Runs
+from authority.gate.toolbox import SandboxStarter
+from authority.isolation import probe
+from authority.kernel import entries
+from authority.kernel.policy import Policy
+
+IDLE_SECONDS = 300
+TICK_SECONDS = 1.0
+SOCKET_BACKLOG = 128
+
+
+class Gate:
+    """Everything of one running gate, wired together."""
+
+    def __init__(self, opened: Opened) -> None:
+        self.opened = opened
+        self.ledger = opened.ledger
+        self._idle_since = clock.boot()
+        self._over = asyncio.Event()
+        self.failure: BaseException | None = None
+        host = probe()
+        reader = Reader(opened.keys)
+        self.policies = Policies(opened.directory, opened.store)
+        self.runs = Runs(
+            self.ledger,
+            reader,
+            host,
+            lambda: opened.minting,
+            self.policies.by_digest,
+            self._release,
+            (str(opened.directory.root.resolve()),),
+        )
+        files = FileEffects()
+        self._files = files
+        self._host = host
+        self._http, self._tools = PerPolicy(), PerPolicy()
+        family = Spawn(self.runs, self.ledger.state, self.policies.for_child, self.give)
+        messages = Messages(self.runs, self.ledger.state)
+        self.pipeline = Pipeline(
+            self.ledger,
+            opened.store,
+            self.policies.by_digest,
+            table(files, self._http, self._tools, family, messages),
+            look_ups(files),
+            self.fail,
+        )
+        self.runs.pipeline = self.pipeline
+        self.control = Control(self.ledger, reader, self._touch)
+        self.reader = reader
+        Routes(self).register(self.control)
+
+    def give(self, policy: Policy, environment: Mapping[str, str]) -> None:
+        """Keep what a run's caller gave for its policy: credentials, the tools' environment."""
+        secrets = self.policies.secrets_of(policy, environment)
+        starter = SandboxStarter(self._host, policy, environment.get("PATH", ""))
+        self._http.give(policy.digest, lambda: HttpEffect(secrets=secrets))
+        self._tools.give(policy.digest, lambda: ToolEffect(starter, environment=environment))
+
+    def _release(self, digest: str) -> None:
+        self._http.drop(digest)
+        self._tools.drop(digest)
+
+    def fail(self, error: BaseException) -> None:
+        """Something that must not be: go down, at once and for good."""
+        if self.failure is None:
+            self.failure = error
+            self._over.set()
+
+    def leave(self) -> None:
+        """Stop serving, in order."""
+        self._over.set()
+
+    def _touch(self) -> None:
+        self._idle_since = clock.boot()
+
+    async def serve(self, ready: int) -> None:
+        """Serve until `leave`, `fail` or idleness."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.leave)
+        directory = self.opened.directory
+        control = await loop.create_unix_server(
+            self.control.protocol, sock=_listen(directory.control_socket)
+        )
+        attach = await loop.create_unix_server(
+            lambda: Channel(self.pipeline, self.reader, identify=self.runs.identify),
+            sock=_listen(directory.attach_socket),
+        )
+        await self.ledger.durable(self.ledger.state.seq)
+        os.write(ready, b"ready\n")
+        os.close(ready)
+        gc.collect()
+        gc.freeze()
+        ticking = loop.create_task(self._tick())
+        await self._over.wait()
+        ticking.cancel()
+        control.close()
+        attach.close()
+        for path in (directory.control_socket, directory.attach_socket):
+            path.unlink(missing_ok=True)
+        if self.failure is None:
+            await self._end_runs()
+            await self._last_words()
+
+    async def _end_runs(self) -> None:
+        self.runs.halt_started("", "gate stopped")
+        await self.runs.halted("")
+
+    async def _last_words(self) -> None:
+        receipt = self.ledger.step([entries.GateStop(reason="left")])
+        await self.ledger.durable(receipt.seq)
+        await self.opened.checkpointer.force()
+        self.opened.checkpointer.close()
+        self.ledger.log.close()
+        self._files.close()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            poisoned = self.ledger.log.poisoned or self.ledger.failure
+            if poisoned is not None:
+                self.fail(poisoned)
+                return
+            self.opened.checkpointer.maybe(clock.wall())
+            if self.runs.running or self.control.open:
+                self._touch()
+            elif clock.boot() - self._idle_since > IDLE_SECONDS * 1_000_000:
+                self.leave()
+                return
+
+
+def _listen(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    old = os.umask(0o177)
+    try:
+        sock.bind(str(path))
+    finally:
+        os.umask(old)
+    sock.listen(SOCKET_BACKLOG)
+    return sock
+
+
+async def _serve(opened: Opened, ready: int) -> BaseException | None:
+    gate = Gate(opened)
+    await gate.serve(ready)
+    return gate.failure
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The process. Exit code 0 when it left in order, 125 when it refused or failed."""
+    parser = argparse.ArgumentParser(prog="authority.gate.server")
+    parser.add_argument("state", type=Path)
+    parser.add_argument("--ready", type=int, required=True)
+    options = parser.parse_args(arguments)
+    os.umask(0o077)
+    try:
+        opened = open_state(statedir.open_existing(options.state))
+    except (AuthorityError, LogError, OSError, ValueError) as error:
+        os.write(options.ready, f"refused {error}\n".encode())
+        print(f"gate: {error}", file=sys.stderr)
+        return 125
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        failure = runner.run(_serve(opened, options.ready))
+    if failure is not None:
+        print(f"gate: {type(failure).__name__}: {failure}", file=sys.stderr, flush=True)
+        os._exit(125)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""The state directory: where a gate keeps its log, keys and sockets, and who may read them.
+
+Layout (everything 0700 or 0600, owned by the gate's user)
+    log/            segments of the audit log, and checkpoints/ with the signed tree heads
+    store/          bodies by digest; keys/sealed/ holds the keys of sealed ones
+    witness/        the directory witness (not independent while the gate's own uid can write it)
+    keys/           mac/KID, signing.key, admin.token, resume.token
+    gate.sock       control API; attach.sock: channels of programs that the gate did not start
+    gate.json       optional: budgets of the whole directory, witnesses of other owners
+
+Rules
+- A directory that others can write, or that belongs to somebody else, is refused: whoever can write
+  it can rewrite the evidence.
+- Keys are written to a temporary name, synced and renamed, so a crash leaves a whole key or none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from authority.audit.checkpoints import create_key, origin_of
+from authority.audit.witness import DirectoryWitness
+from authority.errors import AuthorityError
+from authority.kernel import budgets
+from authority.kernel.canonical import printable
+from authority.kernel.capabilities import MacKey
+
+KEY_BYTES = 32
+
+
+class StateDirError(AuthorityError):
+    """The state directory can't be used as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateDir:
+    """Paths below one state directory."""
+
+    root: Path
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log"
+
+    @property
+    def store(self) -> Path:
+        return self.root / "store"
+
+    @property
+    def witness(self) -> Path:
+        return self.root / "witness"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
+    def signing_key(self) -> Path:
+        return self.keys / "signing.key"
+
+    @property
+    def control_socket(self) -> Path:
+        return self.root / "gate.sock"
+
+    @property
+    def attach_socket(self) -> Path:
+        return self.root / "attach.sock"
+
+    @property
+    def admin_token(self) -> Path:
+        return self.keys / "admin.token"
+
+    @property
+    def resume_token(self) -> Path:
+        return self.keys / "resume.token"
+
+    @property
+    def gate_output(self) -> Path:
+        return self.root / "gate.err"
+
+    def initialised(self) -> bool:
+        """Whether `init` made this directory."""
+        return self.signing_key.exists()
+
+
+def default_root() -> Path:
+    """`$AUTHORITY_STATE`, else `authority` below the XDG state directory."""
+    named = os.environ.get("AUTHORITY_STATE")
+    if named:
+        return Path(named).absolute()
+    base = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local/state")
+    return Path(base) / "authority"
+
+
+def check_private(path: Path) -> None:
+    """Raise `StateDirError` unless `path` is ours and nobody else can write or read it."""
+    info = path.lstat()
+    if not stat.S_ISDIR(info.st_mode):
+        raise StateDirError(
+            f"{printable(str(path))} is not a directory", "name another one with --state"
+        )
+    if info.st_uid != os.geteuid():
+        raise StateDirError(
+            f"{printable(str(path))} belongs to uid {info.st_uid}, not to you ({os.geteuid()})",
+            "run as its owner, or name another one with --state",
+        )
+    if info.st_mode & 0o077:
+        raise StateDirError(
+            f"{printable(str(path))} is open to other users (mode {info.st_mode & 0o777:o})",
+            f"chmod 700 {printable(str(path))}",
+        )
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a 0600 file so that a crash leaves all of it or nothing."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    temporary.rename(path)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def create(root: Path) -> StateDir:
+    """Make the directory and its signing key. Raises `StateDirError` when it is already in use."""
+    state = StateDir(root)
+    old = os.umask(0o077)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        check_private(root)
+        if state.initialised():
+            raise StateDirError(f"{printable(str(root))} is already a state directory")
+        for each in (state.log, state.store, state.keys):
+            each.mkdir(exist_ok=True)
+        (state.keys / "mac").mkdir(exist_ok=True)
+        create_key(state.signing_key, origin_of(secrets.token_hex(8)))
+        DirectoryWitness.create(state.witness, "local")
+    finally:
+        os.umask(old)
+    return state
+
+
+def open_existing(root: Path) -> StateDir:
+    """An initialised directory, with its permissions checked."""
+    state = StateDir(root)
+    if not root.exists() or not state.initialised():
+        raise StateDirError(
+            f"{printable(str(root))} is no state directory yet", "run 'authority init' first"
+        )
+    for each in (root, state.keys, state.log):
+        check_private(each)
+    return state
+
+
+def new_mac_key(state: StateDir) -> MacKey:
+    """Make and keep a fresh key for capabilities."""
+    kid = secrets.token_hex(4)
+    secret = secrets.token_bytes(KEY_BYTES)
+    write_private(state.keys / "mac" / kid, secret)
+    return MacKey(kid, secret)
+
+
+def mac_keys(state: StateDir) -> dict[str, MacKey]:
+    """All keys that are kept, by kid. Which of them still verifies is for the log to say."""
+    found: dict[str, MacKey] = {}
+    for path in sorted((state.keys / "mac").iterdir()):
+        if path.name.startswith("."):
+            continue
+        secret = path.read_bytes()
+        if len(secret) != KEY_BYTES:
+            raise StateDirError(f"keys/mac/{printable(path.name)} is damaged")
+        found[path.name] = MacKey(path.name, secret)
+    return found
+
+
+def limits(state: StateDir) -> dict[str, int]:
+    """Budgets of the whole directory, from `gate.json`; none when there is no such file."""
+    path = state.root / "gate.json"
+    if not path.exists():
+        return {}
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise StateDirError(f"gate.json is not JSON: {error}") from error
+    if not isinstance(document, dict) or set(document) - {"budgets", "witnesses"}:
+        raise StateDirError("gate.json may hold 'budgets' and 'witnesses' only")
+    amounts = document.get("budgets", {})
+    try:
+        budgets.check(amounts)
+    except (budgets.BudgetError, AttributeError) as error:
+        raise StateDirError(f"gate.json: {error}") from error
+    return dict(amounts)
