@@ -345,4 +345,5 @@ def _integers(what: str, *values: int) -> None:
 
 def _one_line(error: BaseException) -> str:
     """A parser's message without anything that could steer a terminal, and not too long."""
-    return str(error).encode("ascii", "backslashreplace").decode("ascii").replace("\n", " ")[:200]
+    text = str(error)[:200]
+    return "".join(c if " " <= c <= "~" else f"\\u{{{ord(c):x}}}" for c in text)

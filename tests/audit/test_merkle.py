@@ -92,9 +92,7 @@ def test_proofs_hold_and_changed_ones_do_not(size: int, data: st.DataObject) -> 
         assert not verify_consistency(old, size, before, root, proof[:-1])
         assert not verify_consistency(old, size, before, root, [*proof, bytes(32)])
         forked = Tree([*leaves[: old - 1], leaf_hash(b"forked"), *leaves[old:]])
-        assert not verify_consistency(
-            old, size, before, forked.root(), forked.consistency(old)
-        )
+        assert not verify_consistency(old, size, before, forked.root(), forked.consistency(old))
 
 
 def test_no_proof_beyond_the_tree() -> None:

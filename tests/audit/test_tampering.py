@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.audit.helpers import build, content, crashed_copy, forge, line_for, rewrite
 
 from authority.audit import Log, LogCorrupt, LogTampered, SigningKey, open_log, verify
 from authority.audit.chain import START, follow
-from tests.audit.helpers import build, content, crashed_copy, forge, line_for, rewrite
 
 
 @pytest.fixture
@@ -144,9 +144,7 @@ def test_segments_carry_the_chain_on(tmp_path: Path) -> None:
 def test_dropped_segment(tmp_path: Path, index: int) -> None:
     log = segmented(tmp_path / "log")
     first = log / f"{index:08d}.jsonl"
-    before = sum(
-        (log / f"{i:08d}.jsonl").read_bytes().count(b"\n") for i in range(1, index)
-    )
+    before = sum((log / f"{i:08d}.jsonl").read_bytes().count(b"\n") for i in range(1, index))
     first.unlink()
     report = verify(log)
     assert not report.ok
@@ -180,6 +178,95 @@ def test_bytes_behind_a_sealed_segment_or_in_zeros(tmp_path: Path) -> None:
         assert not verify(copy).ok
         with pytest.raises(LogCorrupt):
             Log.open(copy)
+
+
+def zero_sector(path: Path, number: int) -> None:
+    file = path / "00000001.jsonl"
+    data = bytearray(file.read_bytes())
+    data[number * 512 : number * 512 + 512] = bytes(512)
+    file.write_bytes(data)
+
+
+def test_a_lost_sector_is_cut_only_from_the_last_batch(tmp_path: Path) -> None:
+    """A zeroed sector is what a crash leaves; a later batch behind it proves that it was not one."""
+    log = crashed_copy(build(tmp_path / "log", [1, 1, 3], pad=900), tmp_path / "crashed")
+    early = crashed_copy(log, tmp_path / "early")
+    zero_sector(early, 1)
+    with pytest.raises(LogCorrupt, match="later batch behind it is intact") as caught:
+        Log.open(early)
+    assert caught.value.entry == 0
+    late = crashed_copy(log, tmp_path / "late")
+    zero_sector(late, 6)  # inside the last batch: entries 2, 3 and 4
+    opened = Log.open(late)
+    (cut,) = opened.recovery.cuts
+    assert opened.next_seq == cut.seq in {2, 3}
+    assert (late / "kept" / cut.file).stat().st_size == cut.size
+    opened.acknowledge_repair()
+    opened.close()
+    again = Log.open(late)
+    assert again.recovery.cuts == ()
+    again.close()
+
+
+def test_a_zero_byte_in_the_last_batch_is_not_taken_for_a_tear(tmp_path: Path) -> None:
+    log = crashed_copy(build(tmp_path / "log", [1, 2], pad=400), tmp_path / "crashed")
+    data = content(log)
+    start = data.index(b"\n") + 1
+    for offset in range(start, len(data) - 1):
+        if offset % 512 in {0, 511} or offset == start:
+            continue  # a piece of one byte may be a sector's
+        rewrite(log, data[:offset] + b"\0" + data[offset + 1 :])
+        with pytest.raises(LogCorrupt):
+            Log.open(log)
+
+
+def test_a_log_closed_in_order_is_never_cut(tmp_path: Path) -> None:
+    log = build(tmp_path / "log", [1, 1], pad=900)
+    zero_sector(log, 3)
+    with pytest.raises(LogCorrupt, match="closed in order"):
+        Log.open(log)
+
+
+def test_a_closed_log_may_be_continued_and_crash(tmp_path: Path) -> None:
+    """The mark of an orderly close goes before the first new entry."""
+    path = build(tmp_path / "log", [2])
+    log = Log.open(path)
+    log.append(line_for(log))
+    log.flush()
+    copy = tmp_path / "crashed"
+    shutil.copytree(path, copy)
+    log.close()
+    again = Log.open(copy)
+    assert again.next_seq == 3
+    assert not again.recovery.clean
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (b'"seq":5', b'"seq":6', "carries the number 6"),
+        (b'"batch":5', b'"batch":3', "wrong batch"),
+        (b'"batch":5', b'"batch":6', "wrong batch"),
+        (b'"kind":"test"', b'"kind":1', "not an entry"),
+        (b'"kind":"test"', b'"kind":"te\xc3\xa9"', "belongs in no entry"),
+        (b'"kind":"test"', b'"kind":"te\x7f"', "belongs in no entry"),
+    ],
+)
+def test_well_chained_lines_that_are_not_the_entry(
+    small: Path, tmp_path: Path, old: bytes, new: bytes, problem: str
+) -> None:
+    lines = content(small).split(b"\n")[:-1]
+    assert b'"batch":5' in lines[5]
+    forged = forge(lines, 5, lambda body: body.replace(old, new))
+    copy = crashed_copy(small, tmp_path / "crashed")
+    rewrite(copy, b"".join(line + b"\n" for line in forged))
+    report = verify(copy)
+    assert not report.ok
+    assert report.first_bad == 5
+    assert problem in report.problem
+    with pytest.raises(LogCorrupt):
+        Log.open(copy)
 
 
 KEY = SigningKey("authority/test", bytes(range(32)))
@@ -254,7 +341,7 @@ def test_damage_below_a_checkpoint_is_never_cut(tmp_path: Path) -> None:
     lines = data.splitlines(keepends=True)
     rewrite(log, b"".join(lines[:3]) + lines[3][:20])  # torn in shape, but signed for
     (log / "clean").unlink()
-    with pytest.raises(LogCorrupt, match="checkpoint") as caught:
+    with pytest.raises(LogCorrupt, match="a checkpoint covers this entry") as caught:
         open_log(log, KEY)
     assert caught.value.entry == 3
 

@@ -79,7 +79,9 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 class RawServer:
     """A TCP server on the loopback interface that answers with the bytes it was given."""
 
-    def __init__(self, answer: bytes | Handler, *, tls: Any = None, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, answer: bytes | Handler, *, tls: Any = None, host: str = "127.0.0.1"
+    ) -> None:
         self.answer = answer
         self.tls = tls
         self.host = host
@@ -144,7 +146,8 @@ class PlainStarter:
             start_new_session=True,
         )
         self.started.append(process.pid)
-        assert process.stdin and process.stdout and process.stderr
+        assert process.stdout
+        assert process.stderr
 
         async def feed() -> None:
             assert process.stdin
@@ -161,6 +164,8 @@ class PlainStarter:
                     return data
                 data += part
             self._kill(process)
+            while await stream.read(65536):  # asyncio reports an exit after the pipes have ended
+                continue
             return data
 
         reads = [asyncio.ensure_future(bounded(s)) for s in (process.stdout, process.stderr)]

@@ -26,7 +26,7 @@ from authority.kernel.resources import parse
 from .support import call
 
 SECRET = b"OUTSIDE"
-SECONDS = 1.5
+SECONDS = 1.0
 _libc = ctypes.CDLL(None, use_errno=True)
 _EXCHANGE = 2
 

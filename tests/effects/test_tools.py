@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -85,8 +86,6 @@ def test_its_environment_is_what_the_policy_says() -> None:
         ('{"result": "\\ud800"}', "one JSON object"),
         ('{"result": {"\\udfff": 1}}', "one JSON object"),
         ('{"result": ' + "[" * 40 + "]" * 40 + "}", "one JSON object"),
-        ('{"result": ' + "[" * 100_000, "one JSON object"),
-        ('{"result": ' + "9" * 10_000 + "}", "one JSON object"),
         ("[1]", "neither"),
         ("{}", "neither"),
         ('{"result": 1, "error": "x"}', "neither"),
@@ -96,14 +95,17 @@ def test_its_environment_is_what_the_policy_says() -> None:
     ],
 )
 def test_what_is_no_answer_fails(output: str, why: str) -> None:
-    failed = failure(f"print({output!r})" if len(output) < 9999 else f"print({output[:13]!r} * 9999)")
-    import re
-
+    failed = failure(f"print({output!r})")
     assert re.search(why, failed.sentence), failed.sentence
 
 
+@pytest.mark.parametrize("rest", ["'[' * 100_000", "'9' * 10_000 + '}'"])
+def test_json_that_exhausts_a_reader(rest: str) -> None:
+    assert "one JSON object" in failure(f"print('{{\"result\": ' + {rest})").sentence
+
+
 def test_bytes_that_are_not_utf8() -> None:
-    script = "import sys; sys.stdout.buffer.write(b'{\"result\": \"\\xff\"}')"
+    script = 'import sys; sys.stdout.buffer.write(b\'{"result": "\\xff"}\')'
     assert "one JSON object" in failure(script).sentence
 
 
@@ -117,14 +119,14 @@ def test_an_exit_code_beats_an_answer() -> None:
 
 def test_its_time_is_limited() -> None:
     before = time.monotonic()
-    failed = failure("import time; time.sleep(60)", more='timeout = "0.3s"\n')
+    failed = failure("import time; time.sleep(60)", more='timeout = "300ms"\n')
     assert "took longer than 0.3 s" in failed.sentence
     assert time.monotonic() - before < 20
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_its_output_is_limited(stream: str) -> None:
-    script = f"import sys\nwhile True: sys.{stream}.write('x' * 65536)"
+    script = f"import sys; [sys.{stream}.write('x' * 65536) for _ in iter(int, 1)]"
     failed = failure(script)
     assert f"more than {MAX_OUTPUT}" in failed.sentence
 

@@ -143,6 +143,21 @@ def test_a_denial_holds_however_the_path_is_encoded(url: str) -> None:
     assert rules.judge("http.request", control, "GET").allowed
 
 
+@pytest.mark.parametrize("rule", ["a@b/c", "a%40b/c", "a%40b%2Fc", "%61@b/c/**", "a%40*/c"])
+@pytest.mark.parametrize("path", ["a@b/c", "a%40b/c", "a@b%2fc", "a%40b%2Fc/d"])
+def test_a_denial_holds_however_it_is_written_itself(rule: str, path: str) -> None:
+    rules = policy(
+        f'[network]\nhttp = ["GET https://h.example/**"]\ndeny = ["https://h.example/{rule}"]'
+    )
+
+    def ask(path: str) -> bool:
+        resource = parse("http.request", f"https://h.example/{path}")
+        return rules.judge("http.request", resource, "GET").allowed
+
+    assert not ask(path)
+    assert ask("a@b/d")
+
+
 PROTECTED = policy('[filesystem]\nread = ["/**"]\nwrite = ["/srv/**"]').protect(
     ["/srv/state", b"/srv/k\xff"], ["/srv/app/tools"]
 )

@@ -150,7 +150,7 @@ def test_every_path_that_is_taken_comes_back_byte_for_byte(parts: list[bytes]) -
     try:
         resource = parse("fs.read", path)
     except ResourceError as error:
-        assert "control character" in error.message
+        assert "control character" in error.message  # noqa: PT017
         return
     assert resource.path == path
     assert parse_text(resource.text) == resource
@@ -161,7 +161,7 @@ def test_every_path_that_is_taken_comes_back_byte_for_byte(parts: list[bytes]) -
     st.one_of(st.binary(max_size=60), st.text(max_size=60)),
     st.sampled_from(["fs.read", "http.request", "net.connect", "tool.call"]),
 )
-@settings(max_examples=600)
+@settings(max_examples=400)
 @example(b"fs:/%", "fs.read")
 @example("https://[", "http.request")
 @example("https://h:\u0663/", "http.request")
@@ -170,13 +170,13 @@ def test_nothing_crashes_parsing_and_parsing_is_idempotent(raw: str | bytes, eff
     try:
         resource = parse(effect, raw, cwd=CWD)
     except ResourceError as error:
-        assert str(error).isascii() or str(error).isprintable()
+        assert str(error).isprintable()  # noqa: PT017
         return
     assert parse(effect, resource.text, cwd="/elsewhere") == resource == parse_text(resource.text)
 
 
 @given(st.text(alphabet="abc/%2eEfF.?#:@[]\\0x é*", max_size=40))
-@settings(max_examples=800)
+@settings(max_examples=400)
 def test_url_parsing_is_idempotent_and_never_leaves_a_dot_segment(tail: str) -> None:
     try:
         resource = parse("http.request", "https://h.example/" + tail)

@@ -1,6 +1,6 @@
 """What runs beside the agent: a connection to the gate. See `authority.agent.client`."""
 
-from authority.agent.client import Answer, Batch, Gate, HttpResponse, Message, connect
+from authority.agent.client import Answer, Batch, Gate, connect
 from authority.agent.errors import (
     BadReply,
     BadRequest,
@@ -10,6 +10,7 @@ from authority.agent.errors import (
     NoChannel,
     Receipt,
 )
+from authority.agent.values import HttpResponse, Message
 
 __all__ = [
     "Answer",

@@ -4,8 +4,7 @@ Both are plain queues without a limit of their own; the supervisor decides what 
 """
 
 import posix
-
-from _collections import deque
+from _collections import deque  # type: ignore[import-not-found]
 
 _VECTORS = 64
 _FLUSH_BYTES = 1 << 20

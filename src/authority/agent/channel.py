@@ -266,9 +266,8 @@ class Channel:
                 pending.reply = reply
                 pending.done = True
         elif isinstance(message, protocol.Fatal):
-            self._break(
-                GateGone(f"the gate ended the channel: {message.code}: {_plain(message.sentence)}")
-            )
+            why = f"{protocol.plain(message.code)}: {protocol.plain(message.sentence)}"
+            self._break(GateGone(f"the gate ended the channel: {why}"))
         elif self._welcome is None:
             self._welcome = message.options
         else:
@@ -305,7 +304,3 @@ def _size(draft: Draft) -> int:
         + 4 * len(draft.effect)
         + 48
     )
-
-
-def _plain(text: str) -> str:
-    return text.encode("ascii", "backslashreplace").decode("ascii")

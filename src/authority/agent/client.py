@@ -26,45 +26,11 @@ import msgspec
 from authority import protocol
 from authority.agent.channel import Channel, Draft, Pending
 from authority.agent.errors import BadReply, BadRequest, Denied, NoChannel, Receipt
+from authority.agent.values import HttpResponse, Message
 
 READ_CHUNK = 8 * 1024 * 1024
 _T = TypeVar("_T")
 _NO_ARGUMENTS = msgspec.Raw(b"\x80")
-
-
-class HttpResponse(msgspec.Struct, frozen=True):
-    """What a server answered. `headers` are (name, value) pairs as they came; `url` is canonical."""
-
-    status: int
-    headers: list[tuple[str, str]]
-    body: bytes
-    url: str
-
-    def header(self, name: str, default: str = "") -> str:
-        """The first header of this name, in whatever case."""
-        wanted = name.lower()
-        return next((value for key, value in self.headers if key.lower() == wanted), default)
-
-    @property
-    def text(self) -> str:
-        """The body as text: in the character set that the server names, else UTF-8."""
-        _, _, charset = self.header("content-type").lower().partition("charset=")
-        name = charset.split(";")[0].strip(" \"'") or "utf-8"
-        try:
-            return self.body.decode(name, "replace")
-        except LookupError:
-            return self.body.decode("utf-8", "replace")
-
-    def json(self) -> Any:
-        """The body read as JSON. Raises msgspec.DecodeError."""
-        return msgspec.json.decode(self.body)
-
-
-class Message(msgspec.Struct, frozen=True):
-    """A message of another run: its id, and what it sent."""
-
-    sender: str
-    data: bytes
 
 
 class Answer:
@@ -377,6 +343,8 @@ class Gate:
                 raw = protocol.encode_arguments(dict(arguments))
             except protocol.ProtocolError as error:
                 raise BadRequest(error.sentence) from error
+        if not 1 <= len(effect) <= 64 or len(resource) > protocol.MAX_RESOURCE:
+            raise BadRequest("the name of the effect or of the resource is too long, or empty")
         flags = protocol.FLAG_HANDLE if handle else 0
         return Draft(effect, resource, raw, self._token(capability), flags)
 

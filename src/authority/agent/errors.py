@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from authority.errors import AuthorityError
+from authority.protocol import plain
 
 
 class Receipt(NamedTuple):
@@ -35,7 +36,7 @@ class Denied(AuthorityError):
         rule: str | None = None,
         receipt: Receipt | None = None,
     ) -> None:
-        super().__init__(f"{code}: {sentence}")
+        super().__init__(f"{plain(code)}: {plain(sentence, 1000)}")
         self.code = code
         self.layer = layer
         self.seq = seq
@@ -46,8 +47,8 @@ class Denied(AuthorityError):
 
     def __str__(self) -> str:
         where = "" if self.seq is None else f", entry {self.seq}"
-        rule = f"; rule: {self.rule}" if self.rule else ""
-        return f"{self.message} (refusal {self.number} by {self.layer}{where}{rule})"
+        rule = f"; rule: {plain(self.rule)}" if self.rule else ""
+        return f"{self.message} (refusal {self.number} by {plain(self.layer)}{where}{rule})"
 
 
 class GateError(AuthorityError):

@@ -15,18 +15,19 @@ Rules
   gate how much of its input the program took; a gate that sends more than `INPUT_QUEUE` ahead loses
   the rest, and a `TROUBLE` says so.
 - When the program ends, everything else in the run is killed, what was still in pipes and sockets
-  is forwarded, then `EXIT` is sent, and process 1 ends, and with it the pid name space.
+  is forwarded, then `EXIT` is sent and our half of the channel ended. When the gate has ended its
+  half, process 1 ends, and with it the pid name space.
 - End of file on the channel, or on the gate's control socket, ends the run at once. So does
   anything from the gate that is not understood.
 
 The launcher runs this file's code in its own process, where there is no package to import from: it
-puts `buffers` in place itself, and the rest are built-in and extension modules. Frames and opcodes: `docs/protocol.md`.
+puts `buffers` in place itself, and the rest are built-in and extension modules. Frames and
+opcodes: `docs/protocol.md`.
 """
 
-import posix
-
-import _signal
+import _signal  # type: ignore[import-not-found]
 import _socket
+import posix
 import select
 import time
 
@@ -51,6 +52,7 @@ OUTPUT_CHUNK = 32 << 10
 WINDOW = 256 << 10
 INPUT_QUEUE = 16 << 20
 STALL_SECONDS = 30.0
+LINGER_SECONDS = 5.0
 MAX_TROUBLES = 100
 
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
@@ -76,7 +78,7 @@ class Client:
 
 
 class Supervisor:
-    """The loop and everything that it serves; `run` returns the program's (exit code, signal)."""
+    """The loop and everything that it serves: `run` until the program has ended, then `linger`."""
 
     def __init__(
         self, trunk: int, accepting: int, control: int, child: int, streams: "tuple[int, int, int]"
@@ -116,6 +118,7 @@ class Supervisor:
             self.handlers[fd] = lambda _events, fd=fd: self.on_output(fd)  # type: ignore[misc]
 
     def run(self) -> "tuple[int, int]":
+        """Serves the run; the program's (exit code, signal), the code -1 for a signal."""
         self.watch(self.wake, _IN)
         self.watch(self.control, _IN)
         self.send(STARTED, b"")
@@ -128,7 +131,8 @@ class Supervisor:
                     code, signal = self.status or (-1, 0)
                     self.send(
                         EXIT,
-                        code.to_bytes(4, "big", signed=True) + signal.to_bytes(4, "big", signed=True),
+                        code.to_bytes(4, "big", signed=True)
+                        + signal.to_bytes(4, "big", signed=True),
                     )
                     continue
                 if not self.out.size:
@@ -237,7 +241,7 @@ class Supervisor:
     def on_accept(self, _events: int) -> None:
         while len(self.clients) < MAX_CLIENTS:
             try:
-                fd, _ = self.listener._accept()
+                fd, _ = self.listener._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 if self.childless:
                     self.accepts = False
@@ -400,10 +404,7 @@ class Supervisor:
 
     def on_wake(self, _events: int) -> None:
         """Some child ended: reap all; with the program's end, end everything."""
-        try:
-            posix.read(self.wake, 4096)
-        except BlockingIOError:
-            pass
+        self.empty_wake_pipe()
         while True:
             try:
                 pid, status = posix.waitpid(-1, posix.WNOHANG)
@@ -418,10 +419,20 @@ class Supervisor:
                     (-1, posix.WTERMSIG(status)) if killed else (posix.WEXITSTATUS(status), 0)
                 )
                 self.close_input()
-                try:
-                    posix.kill(-1, _signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+                self.kill_the_rest()
+
+    def empty_wake_pipe(self) -> None:
+        try:
+            posix.read(self.wake, 4096)
+        except BlockingIOError:
+            return
+
+    def kill_the_rest(self) -> None:
+        """Everything in the pid name space but this process; `ESRCH` says that nothing is left."""
+        try:
+            posix.kill(-1, _signal.SIGKILL)
+        except ProcessLookupError:
+            return
 
     def finished(self) -> bool:
         """The program and all else have ended and nothing of theirs is left to forward."""
@@ -431,9 +442,23 @@ class Supervisor:
             self.on_accept(0)
         return not self.accepts and not self.clients and not self.outputs
 
-
-def supervise(
-    trunk: int, accepting: int, control: int, child: int, stdin: int, stdout: int, stderr: int
-) -> "tuple[int, int]":
-    """Serves the run until its program has ended; its (exit code, signal), code -1 for a signal."""
-    return Supervisor(trunk, accepting, control, child, (stdin, stdout, stderr)).run()
+    def linger(self) -> None:
+        """Ends our half of the channel and waits for the gate's: were we to vanish while the gate
+        still writes an answer, its end would break before it has read our last words."""
+        try:
+            _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, self.trunk).shutdown(
+                _socket.SHUT_WR
+            )
+            deadline = time.monotonic() + LINGER_SECONDS
+            posix.set_blocking(self.trunk, True)
+            waiting = select.poll()
+            waiting.register(self.trunk, select.POLLIN)
+            waiting.register(self.control, select.POLLIN)
+            while (left := deadline - time.monotonic()) > 0:
+                ready = dict(waiting.poll(left * 1000))
+                if self.control in ready:
+                    return
+                if self.trunk in ready and not posix.read(self.trunk, TRUNK_READ_BYTES):
+                    return
+        except OSError:
+            return

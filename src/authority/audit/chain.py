@@ -35,10 +35,17 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     batch: int
     time: int
     kind: str
+
+
+class NewHead(Head, frozen=True, gc=False):
+    """The same for an entry that has no hash yet, and must not bring one."""
+
     hash: str | msgspec.UnsetType = msgspec.UNSET
 
 
 read_head = msgspec.json.Decoder(Head).decode
+read_heads = msgspec.json.Decoder(Head).decode_lines
+read_new_head = msgspec.json.Decoder(NewHead).decode
 
 
 class State(NamedTuple):
@@ -100,17 +107,20 @@ def follow(lines: list[bytes], state: State) -> State:
     The loop is what verification costs: one hash, one partial decode, two comparisons a line.
     """
     seq, batch, previous = state
-    index = -1
+    start = seq
+    hashed, hexadecimal, decode = sha256, hexlify, read_head
     try:
-        for index, line in enumerate(lines):  # noqa: B007 - index is needed after the loop
-            digest = sha256(previous + line[:-75]).digest()
-            if line[-75:] != b',"hash":"%b"}' % hexlify(digest):
+        for line in lines:
+            digest = hashed(previous + line[:-75]).digest()
+            if line[-75:] != b',"hash":"%b"}' % hexadecimal(digest):
                 break
-            head = read_head(line)
-            first = head.batch
-            if head.seq != seq or (first != seq and (first != batch or seq == 0)):
+            head = decode(line)
+            if head.seq != seq:
                 break
-            batch = first
+            if head.batch != batch or not seq:
+                if head.batch != seq:
+                    break
+                batch = seq
             seq += 1
             previous = digest
         else:
@@ -118,8 +128,41 @@ def follow(lines: list[bytes], state: State) -> State:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass  # not JSON of this form: `diagnose` below says so, and the line is refused
     before = State(seq, batch, previous)
+    index = seq - start
     following = lines[index + 1] if index + 1 < len(lines) else None
     raise BadLine(index, before, diagnose(lines[index], following, before))
+
+
+def follow_block(data: bytes, state: State) -> State:
+    """`follow` for whole lines as they are stored. Raises `BadLine`.
+
+    Cutting at the marks gives bodies and hashes in one go, which is a quarter quicker. What this
+    does not accept at once (damage, or an entry that has a `hash` further inside) `follow` judges.
+    """
+    seq, batch, previous = state
+    parts = data.split(MARK)
+    hashed, hexadecimal = sha256, hexlify
+    try:
+        heads = read_heads(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        heads = []
+    count = len(heads)
+    if count == data.count(b"\n") == len(parts) - 1 and data[-1:] == b"\n":
+        body = parts[0]
+        for head, part in zip(heads, parts[1:], strict=True):
+            digest = hashed(previous + body).digest()
+            if not part.startswith(hexadecimal(digest) + b'"}\n') or head.seq != seq:
+                break
+            if head.batch != batch or not seq:
+                if head.batch != seq:
+                    break
+                batch = seq
+            body = part[67:]
+            previous = digest
+            seq += 1
+        else:
+            return State(seq, batch, previous)
+    return follow(data.split(b"\n")[:-1], state)
 
 
 def plain(data: bytes) -> bool:

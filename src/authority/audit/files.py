@@ -24,6 +24,7 @@ SECTOR = 512
 """The unit in bytes that a disk writes whole or not at all. No disk promises more."""
 
 _BLOCK = 4096
+_ZEROS = bytes(64 * 1024)
 _LOCK_TRIES = 30
 _LOCK_PAUSE_S = 0.01
 
@@ -198,6 +199,23 @@ def is_locked(path: str) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def is_zero(data: bytes) -> bool:
+    """Whether there are only zero bytes. By comparison of blocks: `strip` would look at each."""
+    block = len(_ZEROS)
+    return all(
+        data[at : at + block] == _ZEROS[: len(data) - at] for at in range(0, len(data), block)
+    )
+
+
+def without_zeros(data: bytes) -> bytes:
+    """`data` without the zero bytes at its end."""
+    end = len(data)
+    block = len(_ZEROS)
+    while end >= block and data[end - block : end] == _ZEROS:
+        end -= block
+    return data[:end].rstrip(b"\0")
 
 
 def write_all(layer: FileLayer, fd: int, data: bytes, offset: int) -> None:

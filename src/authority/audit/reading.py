@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from authority.audit.errors import LogCorrupt, LogTampered
-from authority.audit.files import is_locked
+from authority.audit.files import is_locked, is_zero, without_zeros
 from authority.audit.segments import index_of, name_of, segment_names
 
 LOCK = "lock"
-_BLOCK = 1024 * 1024
+# Small enough that lines are hashed while they are still in the processor's cache.
+_BLOCK = 128 * 1024
 _LONGEST = 8 * 1024 * 1024
 
 
@@ -105,7 +106,7 @@ class Reader:
                 raise LogTampered(-1, f"segment {name_of(index)} is missing")
             return False
         with open(self._path(index), "rb") as file:
-            return bool(file.read(_BLOCK).strip(b"\0"))
+            return not is_zero(file.read(_BLOCK))
 
     def _check_empty(self) -> None:
         """Nothing may stand in segments behind an empty one."""
@@ -122,7 +123,7 @@ class Reader:
         with open(self._path(self._index), "rb") as file:
             file.seek(self._offset)
             while piece := file.read(_BLOCK):
-                if not piece.strip(b"\0"):
+                if is_zero(piece):
                     zeros += len(piece)
                     continue
                 if zeros:  # bytes behind zeros: the line that holds them is damaged
@@ -133,11 +134,11 @@ class Reader:
                     self._offset += end
                     yield Block(self.segment, buffer[:end])
                 carry = buffer[end:]
-                if not carry.strip(b"\0"):
+                if is_zero(carry):
                     zeros += len(carry)
                     carry = b""
                 elif len(carry) > _LONGEST:
                     yield Block(self.segment, carry + b"\n")
                     carry = b""
-        self.tail = carry.rstrip(b"\0")
+        self.tail = without_zeros(carry)
         self._after = zeros + len(carry) - len(self.tail)

@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 
 from authority.audit.chain import START, BadLine, State, follow, head_of, plain
 from authority.audit.errors import LogCorrupt, LogError, LogTampered
-from authority.audit.files import SECTOR, FileLayer, write_all, write_new
+from authority.audit.files import SECTOR, FileLayer, without_zeros, write_all, write_new
 from authority.audit.merkle import Frontier
 from authority.audit.prefixes import Floor, Prefixes
 from authority.audit.segments import index_of, name_of, segment_names
@@ -203,7 +203,7 @@ class _Walker:
                     f"segment {name_of(position + 1)} is missing from the log",
                 )
             raw = self._read(os.path.join(self._directory, name))
-            content = raw.rstrip(b"\0")
+            content = without_zeros(raw)
             if content:
                 self._segment(name, raw, content)
             elif not self.out.index:
@@ -345,8 +345,7 @@ def _copy_last(directory: str, layer: FileLayer, walk: _Walker, *, keep: bool) -
         layer.link(path, kept)
         layer.sync_directory(os.path.join(directory, KEPT))
         out.report.kept = os.path.basename(kept)
-    layer.rename(temporary, path)
-    layer.sync_directory(directory)
+    layer.rename(temporary, path)  # `recover` syncs the folder
     out.report.copied = name
     out.report.read_back = how
 

@@ -28,13 +28,17 @@ DEFAULT_BYTES = 16 * 1024 * 1024
 """The size in bytes of a segment, the first one excepted."""
 
 FIRST_BYTES = 1024 * 1024
-"""The first segment and the reserve are no larger: a short run should start at once."""
+"""The first segment and the reserve are no larger: a short run should start at once.
+
+From there each is four times the one before, so that the next is zeroed before the active is full.
+"""
 
 RESERVE = "reserve.zero"
 _SUFFIX = ".jsonl"
 _NAME = re.compile(r"[0-9]{8}\.jsonl")
 _CHUNK = bytes(1024 * 1024)
 _RETRY_S = 1.0
+_GROWTH = 4
 
 
 def name_of(index: int) -> str:
@@ -130,6 +134,9 @@ class SegmentWriter:
     def _path_of(self, name: str) -> str:
         return os.path.join(self._directory, name)
 
+    def _next_bytes(self) -> int:
+        return min(self._segment_bytes, max(self._small_bytes, _GROWTH * self._capacity))
+
     def _make_next(self) -> None:
         if self._maker is not None:
             if self._maker.is_alive():
@@ -149,7 +156,7 @@ class SegmentWriter:
     def _make(self, index: int) -> None:
         try:
             if not self._layer.exists(self._path(index)):
-                create_zeroed(self._layer, self._path(index), self._segment_bytes)
+                create_zeroed(self._layer, self._path(index), self._next_bytes())
             if not self._layer.exists(self._path_of(RESERVE)):
                 create_zeroed(self._layer, self._path_of(RESERVE), self._small_bytes)
         except BaseException as error:
@@ -173,7 +180,7 @@ class SegmentWriter:
         path = self._path(self.index + 1)
         if not self._next_ready:
             try:
-                create_zeroed(self._layer, path, self._segment_bytes)
+                create_zeroed(self._layer, path, self._next_bytes())
             except OSError as error:
                 self.trouble = f"the next log segment could not be made: {error}"
                 self._take_reserve(path, error)

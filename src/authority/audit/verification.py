@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from authority.audit import checkpoints
-from authority.audit.chain import START, BadLine, State, follow, head_of, plain
+from authority.audit.chain import START, BadLine, State, follow, follow_block, head_of, plain
 from authority.audit.errors import CheckpointInvalid, LogCorrupt
 from authority.audit.notes import VerifyKey
 from authority.audit.prefixes import Floor, Prefixes
@@ -40,7 +40,8 @@ Progress = Callable[[int, int], None]
 class Report:
     """What `verify` found. `first_bad` is the first entry that cannot be trusted, or None.
 
-    `entries` counts those that check out; `head` is the last one's hash, `root` the tree's root.
+    `entries` counts those that check out; `head` is the last one's hash, `root` the root of a
+    whole log's tree.
     `covered` entries stand under a checkpoint or witness that agreed, `vouched` under one that is
     independent. `writing` says that a live gate was in the middle of a line.
     """
@@ -114,7 +115,7 @@ def verify(
         ok=problem is None,
         entries=state.next_seq,
         head=state.hash.hex(),
-        root=prefixes.tree.root().hex(),
+        root=prefixes.tree.root().hex() if problem is None else "",
         first_bad=None if problem is None else problem.entry,
         problem="" if problem is None else problem.text,
         witnessed=witnessed,
@@ -205,7 +206,7 @@ def _check_border(segment: str, line: bytes, state: State) -> None:
 
 def _follow(block: Block, lines: list[bytes], state: State) -> State:
     if plain(block.data):
-        return follow(lines, state)
+        return follow_block(block.data, state)
     good = next(index for index, line in enumerate(lines) if not plain(line))
     state = follow(lines[:good], state)
     entry = state.next_seq

@@ -24,12 +24,11 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 import msgspec
 
 from authority.audit import recovery as recovering
-from authority.audit.chain import State, read_head, seal
+from authority.audit.chain import State, read_new_head, seal
 from authority.audit.errors import LogMisuse, LogPoisoned
 from authority.audit.files import FileLayer, OsLayer
 from authority.audit.merkle import Frontier
@@ -41,12 +40,11 @@ MAX_LINE = 1024 * 1024
 """The longest entry in bytes; larger bodies belong into the content store."""
 
 LOCK = "lock"
-_FOLD_AT = 4096
 
 Callback = Callable[[BaseException | None], None]
 
 
-class Receipt(NamedTuple):
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """What proves to a caller that an entry exists: its number and its hash (32 bytes)."""
 
     seq: int
@@ -174,7 +172,7 @@ class Log:
         batch = self._open
         seq = self._next_seq
         try:
-            head = read_head(line)
+            head = read_new_head(line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise LogMisuse(f"not an entry: {error}") from error
         if head.seq != seq or head.batch != batch.first:
@@ -245,10 +243,8 @@ class Log:
         await future
 
     def tree(self) -> Frontier:
-        """The Merkle tree of exactly the durable entries. Costs a hash for each since last time."""
-        if self._leaves:
-            self._tree.add_lines(line[:-1] for line in self._leaves)
-            self._leaves = []
+        """The Merkle tree of exactly the durable entries; a copy."""
+        self._fold()
         return self._tree.copy()
 
     def acknowledge_repair(self) -> None:
@@ -297,6 +293,10 @@ class Log:
         self._thread = threading.Thread(target=self._work, name="log-sync", daemon=True)
         self._thread.start()
 
+    def _fold(self) -> None:
+        leaves, self._leaves = self._leaves, []
+        self._tree.add_lines([line[:-1] for line in leaves])
+
     def _close_batch(self) -> None:
         self._closed.append(self._open)
         self._open = _Batch(self._next_seq)
@@ -315,6 +315,8 @@ class Log:
             if batch is not None:
                 self._in_flight = batch
                 self._jobs.put(batch)
+                if self._leaves:
+                    self._fold()  # while the disk works
 
     def _work(self) -> None:
         assert self._loop is not None
@@ -347,8 +349,6 @@ class Log:
             batch.last + 1, batch.first, bytes.fromhex(last[-67:-3].decode("ascii"))
         )
         self._leaves += batch.lines
-        if len(self._leaves) >= _FOLD_AT:
-            self.tree()
         # The disk gets its next work before anyone is told, so that it never waits for callbacks.
         if self._loop is not None:
             self._kick()

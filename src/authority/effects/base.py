@@ -27,7 +27,7 @@ class Call:
 
     `arguments` is the effect's argument Struct of `kernel.requests`; `target` the second resource
     (the new name in a rename); `reserved` the most that may be used, by dimension; `run` the run's
-    id; `seq` the entry that admitted it.
+    id; `seq` the entry that admitted it; `looked_up` what was found before the decision.
     """
 
     run: str
@@ -38,6 +38,7 @@ class Call:
     policy: Policy
     reserved: Mapping[str, int]
     target: Resource | None = None
+    looked_up: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

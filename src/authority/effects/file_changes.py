@@ -303,6 +303,7 @@ def _make_directory(beneath: Beneath, parent: Handle, name: bytes) -> Handle:
     made = beneath.look(name, parent.fd)
     try:
         _give_directory(beneath, parent, made)
+        made.status = os.fstat(made.fd)  # What is made below it takes its owner from here.
         beneath.sync(parent)
     except BaseException:
         made.close()

@@ -293,6 +293,8 @@ def _check_transport(
 
 
 def _check_head(response: httpcore.Response, call: Call, *, secret: bool) -> None:
+    if response.extensions.get("http_version") not in (b"HTTP/1.1", b"HTTP/1.0"):
+        raise _Unacceptable("The server did not answer with HTTP/1.1.")
     if response.status == 101:
         raise _Unacceptable("The server wants to change the protocol.")
     if len(response.headers) > MAX_RESPONSE_HEADERS:

@@ -118,6 +118,7 @@ def open_state(directory: StateDir) -> Opened:
             directory, ledger, checkpointer, store, statedir.mac_keys(directory), signing
         )
         _first_entries(opened)
+        log.flush()  # no event loop runs yet
     except BaseException:
         log.close()
         raise

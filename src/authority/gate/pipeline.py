@@ -229,6 +229,7 @@ class Pipeline:
             policy=policy,
             reserved=admit.reserve,
             target=request.target,
+            looked_up=asked.facts.looked_up,
         )
         try:
             done = await self._performers[request.effect].perform(call)

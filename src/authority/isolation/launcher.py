@@ -21,12 +21,11 @@ numbers go to the kernel as C longs and structures as bytes, through libc's `sys
 configuration that it reads was written by the gate (`sandbox.start`), never by the program.
 """
 
+import _ctypes
+import _signal  # type: ignore[import-not-found]
 import marshal
 import posix
 import sys
-
-import _ctypes
-import _signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +38,12 @@ FAILED_TO_START = 125
 
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC = 1, 32, 4096, 16384
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP = 1, 4, 24
-_PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 38, 39, 47, 4
+_PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = (
+    38,
+    39,
+    47,
+    4,
+)
 _CAPABILITY_HEADER = (0x20080522).to_bytes(4, "little") + bytes(4)
 _CLONE_NEWUSER = 0x10000000
 _AF_UNIX, _SOCK_STREAM, _SOCK_CLOEXEC = 1, 1, 0o2000000
@@ -64,7 +68,7 @@ class _Byte(_ctypes._SimpleCData):  # type: ignore[type-arg]
     _type_ = "B"
 
 
-_syscall = _Function(_ctypes.dlsym(_ctypes.dlopen(None, 2), "syscall"))  # type: ignore[call-arg]
+_syscall = _Function(_ctypes.dlsym(_ctypes.dlopen(None, 2), "syscall"))  # type: ignore[arg-type]
 _numbers: "dict[str, int]" = {}
 
 
@@ -184,7 +188,7 @@ def drop_capabilities() -> None:
     call("capset", _CAPABILITY_HEADER, bytes(24))
 
 
-def drop_ids(uid: int, gid: int, inside: int, *, user_namespace: bool) -> None:
+def drop_ids(uid: int, gid: int, inside: int, user_namespace: bool) -> None:
     """From root to `uid`, which must be no user of the host; then a user name space of its own."""
     posix.setgroups([])
     posix.setresgid(gid, gid, gid)
@@ -259,7 +263,9 @@ def poll(*fds: int) -> "list[int]":
     view = memoryview(entries).cast("B")
     for place, fd in enumerate(fds):
         start = place * _POLLFD_BYTES
-        view[start : start + 6] = fd.to_bytes(4, "little", signed=True) + _POLLIN.to_bytes(2, "little")
+        view[start : start + 6] = fd.to_bytes(4, "little", signed=True) + _POLLIN.to_bytes(
+            2, "little"
+        )
     while True:
         try:
             call("ppoll", entries, len(fds), None, None, 0)
@@ -270,7 +276,9 @@ def poll(*fds: int) -> "list[int]":
     return [fd for place, fd in enumerate(fds) if any(view[place * 8 + 6 : place * 8 + 8])]
 
 
-def become_program(configuration: "dict[str, Any]", streams: "tuple[int, ...]", ready: int) -> "NoReturn":
+def become_program(
+    configuration: "dict[str, Any]", streams: "tuple[int, ...]", ready: int
+) -> "NoReturn":
     """In the child: the three streams, nothing else, default signals, the program."""
     try:
         for number, fd in enumerate(streams):
@@ -280,9 +288,10 @@ def become_program(configuration: "dict[str, Any]", streams: "tuple[int, ...]", 
         call("close_range", 4, 0xFFFFFFFF, 0)
         for number in (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT):
             _signal.signal(number, _signal.SIG_DFL)
+        posix.setsid()
         posix.chdir(configuration["cwd"])
         posix.execve(configuration["program"], configuration["argv"], configuration["env"])
-    except BaseException as error:  # noqa: BLE001
+    except BaseException as error:
         posix.write(ready, str(error).encode("utf-8", "backslashreplace")[:4096])
     posix._exit(127)
 
@@ -364,6 +373,8 @@ def run(supervisor: bytes) -> "NoReturn":
     _numbers.update(configuration["numbers"])
     channel = configuration["socket"] is not None
     posix.umask(0o022)
+    # Out of bubblewrap's process group: kill(0, …) reaches a group across pid name spaces.
+    posix.setsid()
     call("close_range", configuration["first_unused_fd"], 0xFFFFFFFF, 0)
     posix.close(CODE_FD)
     shape_file_system(configuration)
@@ -372,11 +383,8 @@ def run(supervisor: bytes) -> "NoReturn":
         mount(None, path, _MS_REMOUNT | _MS_BIND | flags)
     set_limits(configuration["limits"])
     if configuration["host_ids"] is not None:
-        drop_ids(
-            *configuration["host_ids"],
-            configuration["inside_id"],
-            user_namespace=configuration["user_namespace"],
-        )
+        uid, gid = configuration["host_ids"]
+        drop_ids(uid, gid, configuration["inside_id"], configuration["user_namespace"])
     if configuration["host_ids"] is None or configuration["user_namespace"]:
         drop_capabilities()
     # A change of ids clears the parent-death signal, so it is set again; the gate's end of the
@@ -409,10 +417,12 @@ def run(supervisor: bytes) -> "NoReturn":
     posix.write(CONTROL_FD, b"S")
     if not channel:
         reap_until_done(child)
-    code, signal = load_supervisor(supervisor).supervise(
-        FIRST_FD, accepting, CONTROL_FD, child, input_write, output_read, error_read
+    streams = (input_write, output_read, error_read)
+    serving = load_supervisor(supervisor).Supervisor(
+        FIRST_FD, accepting, CONTROL_FD, child, streams
     )
-    report_exit(code, signal)
+    report_exit(*serving.run())
+    serving.linger()
     posix._exit(0)
 
 
@@ -420,7 +430,9 @@ def main(supervisor: bytes) -> "NoReturn":
     """Runs the above and reports what goes wrong; never returns."""
     try:
         run(supervisor)
-    except BaseException as error:  # noqa: BLE001
-        text = f"{type(error).__name__}: {error}" if not isinstance(error, LaunchError) else str(error)
+    except BaseException as error:
+        text = (
+            f"{type(error).__name__}: {error}" if not isinstance(error, LaunchError) else str(error)
+        )
         posix.write(CONTROL_FD, b"E" + text.encode("utf-8", "backslashreplace")[:4096])
         posix._exit(FAILED_TO_START)

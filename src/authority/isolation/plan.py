@@ -32,10 +32,24 @@ HOST_IDS: Final = range(1_900_000_000, 2_000_000_000)
 """Host user ids for runs that root starts: above every range that is handed out (system users,
 subordinate ids, containers), one for each run, in no passwd."""
 
-_KERNEL_CALLS: Final = (
-    "close_range mount prctl capget capset unshare prlimit64 landlock_create_ruleset "
-    "landlock_add_rule landlock_restrict_self seccomp socket bind listen ppoll ioctl"
-).split()
+_KERNEL_CALLS: Final = [
+    "close_range",
+    "mount",
+    "prctl",
+    "capget",
+    "capset",
+    "unshare",
+    "prlimit64",
+    "landlock_create_ruleset",
+    "landlock_add_rule",
+    "landlock_restrict_self",
+    "seccomp",
+    "socket",
+    "bind",
+    "listen",
+    "ppoll",
+    "ioctl",
+]
 _RLIMIT_FSIZE, _RLIMIT_DATA, _RLIMIT_CORE, _RLIMIT_NPROC, _RLIMIT_NOFILE = 1, 2, 4, 6, 7
 _RLIMIT_MSGQUEUE: Final = 12
 _OPEN_FILES: Final = 4096

@@ -27,7 +27,9 @@ from authority.isolation.refusal import IsolationRefused, shown
 
 _BWRAP_PLACES: Final = ("/usr/bin/bwrap", "/bin/bwrap", "/usr/local/bin/bwrap")
 _CAP_SYS_ADMIN: Final = 21
-_INSTALL: Final = "install it: apt-get install -y bubblewrap (or your system's package of that name)"
+_INSTALL: Final = (
+    "install it: apt-get install -y bubblewrap (or your system's package of that name)"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,16 +89,15 @@ def _show_base(view: View, prefix: str, real: str) -> None:
     if prefix == "/usr":
         for local in _libraries("/usr/local"):
             view.tree(local, "Python library")
+    elif view.too_wide(prefix):
+        for library in libraries:
+            view.tree(library, "Python library")
+        folder = os.path.join(prefix, "lib")
+        for name in sorted(os.listdir(folder)):
+            if name.startswith("libpython"):
+                view.file(os.path.join(folder, name), "Python library")
     else:
-        if view.too_wide(prefix):
-            for library in libraries:
-                view.tree(library, "Python library")
-            folder = os.path.join(prefix, "lib")
-            for name in sorted(os.listdir(folder)):
-                if name.startswith("libpython"):
-                    view.file(os.path.join(folder, name), "Python library")
-        else:
-            view.tree(prefix, "Python installation")
+        view.tree(prefix, "Python installation")
     if not view.covered(real):
         view.file(real, "interpreter")
     for library in libraries:
@@ -151,7 +150,7 @@ def _show_finder(view: View, path: str) -> None:
         view.missing.append(f"{shown(path)} can't be read")
         return
     for node in module.body:
-        target = node.target if isinstance(node, ast.AnnAssign) else None
+        target: ast.expr | None = node.target if isinstance(node, ast.AnnAssign) else None
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
             target = node.targets[0]
         if not (isinstance(target, ast.Name) and target.id == "MAPPING"):

@@ -36,7 +36,7 @@ _SHEBANG_BYTES: Final = 512
 _MAX_SHEBANGS: Final = 4
 _NODE: Final = re.compile(r"node(js)?")
 _NODE_ENDINGS: Final = (".js", ".mjs", ".cjs")
-_NODE_OPTIONS_WITH_VALUE: Final = frozenset("-r --require --import -C --conditions".split())
+_NODE_OPTIONS_WITH_VALUE: Final = frozenset(["-r", "--require", "--import", "-C", "--conditions"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,16 +17,19 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import marshal
 import os
+import select
 import signal
 import socket
 import struct
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from authority.isolation import cgroups, processes, spawn
 from authority.isolation.launcher import FIRST_FD
@@ -40,6 +43,8 @@ _FREEZE_SECONDS: Final = 2.0
 _CREDENTIALS: Final = struct.Struct("=iii")
 _EXIT: Final = struct.Struct(">ii")
 _swept: set[str] = set()
+_leftovers: list[cgroups.Group] = []
+_removing: set[asyncio.Task[None]] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,9 @@ class Sandbox:
     async def _begin(self, configuration: bytes) -> None:
         loop = asyncio.get_running_loop()
         self._control.setblocking(False)
-        await loop.sock_sendall(self._control, configuration)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            # A bubblewrap that ended at once says why; that is read below.
+            await loop.sock_sendall(self._control, configuration)
         readable = asyncio.Event()
         loop.add_reader(self._control.fileno(), readable.set)
         loop.add_reader(self._outer_fd, readable.set)
@@ -100,6 +107,9 @@ class Sandbox:
             if not _is_readable(self._outer_fd):
                 return False
             data, extra = b"", []
+        except ConnectionResetError:
+            # It went away with our configuration unread; what it said before comes next.
+            return False
         if data[:1] == b"S":
             credentials = [
                 _CREDENTIALS.unpack(content)
@@ -184,8 +194,12 @@ class Sandbox:
         if self._claim is not None:
             self._claim.close()
         if self._group is not None and not self._group.remove():
-            # The kernel takes a moment to empty a group of the dead.
-            asyncio.get_running_loop().create_task(_remove_later(self._group))
+            # The kernel takes a moment to empty a group of the dead. Should this loop end before,
+            # the next start, or the next gate, removes it.
+            _leftovers.append(self._group)
+            task = asyncio.get_running_loop().create_task(_remove_later())
+            _removing.add(task)
+            task.add_done_callback(_removing.discard)
 
     def _abandon(self) -> None:
         """A start that failed: nothing may be left of it."""
@@ -256,28 +270,34 @@ class Sandbox:
         return found
 
 
-def _signal_all(pids: Any, number: int) -> None:
+def _signal_all(pids: Iterable[int], number: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
 
 
 def _is_readable(fd: int) -> bool:
-    import select
-
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(0))
 
 
-async def _remove_later(group: cgroups.Group) -> None:
+async def _remove_later() -> None:
     for pause in (0.005, 0.02, 0.1, 0.5, 2.0):
         await asyncio.sleep(pause)
-        if group.remove():
+        if remove_leftovers():
             return
 
 
+@atexit.register
+def remove_leftovers() -> bool:
+    """Removes the groups of runs that have ended; True when none is left."""
+    _leftovers[:] = [group for group in _leftovers if not group.remove()]
+    return not _leftovers
+
+
 def _sweep_once(support: cgroups.Support) -> None:
+    remove_leftovers()
     key = repr(support)
     if key not in _swept:
         _swept.add(key)
@@ -384,9 +404,9 @@ async def _start(
             if group is not None:
                 group.remove()
         if isinstance(error, TimeoutError):
-            raise IsolationRefused("the run did not start in time", "is the machine very busy?") from error
-        if isinstance(error, BrokenPipeError | ConnectionResetError) and sandbox is not None:
-            raise IsolationRefused("bubblewrap ended at once", "run `authority doctor`") from error
+            raise IsolationRefused(
+                "the run did not start in time", "is the machine very busy?"
+            ) from error
         raise
     finally:
         theirs.close()

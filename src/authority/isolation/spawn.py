@@ -23,6 +23,7 @@ import signal
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from types import CodeType
 from typing import Final
 
 from authority.isolation.launcher import CODE_FD, CONTROL_FD, FIRST_FD
@@ -38,10 +39,8 @@ _SUPERVISOR: Final = ("buffers", "supervisor")
 _choice: Final = random.SystemRandom()
 
 
-def _compile(path: Path) -> object:
-    return compile(
-        path.read_text("utf-8"), f"<{path.stem}>", "exec", dont_inherit=True, optimize=2
-    )
+def _compile(path: Path) -> CodeType:
+    return compile(path.read_text("utf-8"), f"<{path.stem}>", "exec", dont_inherit=True, optimize=2)
 
 
 @functools.cache

@@ -21,8 +21,31 @@ from typing import Final
 from authority.isolation.refusal import IsolationRefused, shown
 
 _TOO_WIDE: Final = frozenset(
-    """/ /etc /usr /var /home /root /opt /srv /mnt /media /run /tmp /boot /proc /sys /dev /var/tmp
-    /usr/share /usr/local /usr/bin /usr/sbin /bin /sbin""".split()
+    [
+        "/",
+        "/etc",
+        "/usr",
+        "/var",
+        "/home",
+        "/root",
+        "/opt",
+        "/srv",
+        "/mnt",
+        "/media",
+        "/run",
+        "/tmp",  # noqa: S108
+        "/boot",
+        "/proc",
+        "/sys",
+        "/dev",
+        "/var/tmp",  # noqa: S108
+        "/usr/share",
+        "/usr/local",
+        "/usr/bin",
+        "/usr/sbin",
+        "/bin",
+        "/sbin",
+    ]
 )
 _MAX_LINKS: Final = 40
 _MAX_MODULES: Final = 512

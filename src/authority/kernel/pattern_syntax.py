@@ -65,7 +65,7 @@ def parse_pattern(text: str, *, base: str | None = None, forbids: bool = False) 
     if scheme == "tcp" and name.startswith("//"):
         return tcp_pattern(text, name[2:], forbids=forbids)
     if scheme in NAME_SCHEMES and colon:
-        return _name(text, scheme, name)
+        return _name(text, scheme, name, forbids)
     raise PatternError(
         f"{shown(text)!r} is not a pattern",
         "write fs:/path, https://host/path, tcp://host:port, tool:NAME or agent:NAME",
@@ -302,12 +302,12 @@ def _decoded(parts: tuple[Part, ...], text: str) -> tuple[Part, ...]:
     return tuple(out)
 
 
-def _name(text: str, scheme: str, name: str) -> Pattern:
+def _name(text: str, scheme: str, name: str, forbids: bool) -> Pattern:
     if not re.fullmatch(r"[A-Za-z0-9._:/@+*-]{1,128}", name) or "**" in name:
         raise PatternError(f"{shown(text)!r} names no {scheme}", f"write {scheme}:NAME")
     pieces = tuple(name.split("*"))
     part: Part = pieces if len(pieces) > 1 else name
-    return Pattern(text, frozenset({scheme}), _limited((part,), text))
+    return Pattern(text, frozenset({scheme}), _limited((part,), text), forbids=forbids)
 
 
 def _file(text: str, raw: str, base: str | None, forbids: bool, *, decode: bool) -> Pattern:

@@ -6,7 +6,7 @@ Pure. Rules
 - A policy is a tree of files: a file may extend others, and a spawned run has its own policy
   *under* its parent's (`narrow`). Every file that has an opinion must allow; any one denies. So
   neither extending nor spawning can widen, whatever the files say.
-- `canonical` holds the whole tree, resolved, and the protection; `restore` makes the same
+- `canonical` holds the whole tree, resolved, and the protection; `from_canonical` makes the same
   policy of it, without any file. Its SHA-256 is the digest.
 - The program's own output, and messages between runs, need no rule: budgets bound them, and the
   gate checks how the runs are related.
@@ -75,7 +75,7 @@ __all__ = [
     "check_warnings",
     "explain",
     "for_agent",
-    "restore",
+    "from_canonical",
     "load",
     "narrow",
 ]
@@ -94,7 +94,7 @@ _URLS: Final = frozenset({"http", "https"})
 
 
 class Policy:
-    """A compiled policy. Immutable; made by `load`, `narrow`, `restore`.
+    """A compiled policy. Immutable; made by `load`, `narrow`, `from_canonical`.
 
     `layers` are the rules of every file in the chain, its own first; `parents` the names of the
     others.
@@ -413,15 +413,16 @@ def _defined(key: str, name: str, table: Mapping[str, Any]) -> Judgement:
 def load(
     text: str,
     *,
-    format: Literal["toml", "json"],
+    format: str,
     base: str,
     name: str,
     read_parent: ReadParent,
 ) -> Policy:
     """The policy that a text says. Raises `PolicyError`.
 
-    `format` is `toml` or `json`, `base` is the real path of the folder that relative patterns are joined to, `name` what people
-    call the file. `read_parent(base, reference)` gives the texts that it extends.
+    `format` is `toml` or `json`, `base` the real path of the folder that relative patterns are
+    joined to, `name` what people call the file. `read_parent(base, reference)` gives the texts that
+    it extends.
     """
     node = load_tree(Source(text, format, base, name), read_parent)
     return Policy(node, Protection())
@@ -454,7 +455,7 @@ def for_agent(parent: Policy, name: str, read_parent: ReadParent) -> Policy:
     return narrow(parent, Policy(load_tree(source, read_parent), Protection()))
 
 
-def restore(data: bytes) -> Policy:
+def from_canonical(data: bytes) -> Policy:
     """The policy whose `canonical` bytes these are. Raises `PolicyError`."""
     try:
         value = canonical.decode(data)

@@ -3,12 +3,16 @@
 Rules
 - Everything lies in a temporary directory that is removed at the end; the gate is a real process,
   started as `authority run` starts it, and stopped by its own API.
-- An attack is a program that runs inside and prints one JSON object a line; what it says about
-  itself is set against what the host saw.
+- Each run has a policy file of its own, so that no run is compared with another's policy.
+- The workspace may be read by everybody, whatever the caller's umask: started by root, the sandbox
+  runs as another user. The state directory is the gate's alone.
+- Waiting has a deadline; a gate that does not answer ends the test with an error, never with a pass.
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import os
 import shutil
@@ -16,19 +20,26 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from authority.agent import Gate as AgentGate
-from authority.agent import connect
 from authority.audit import query
+from authority.audit.files import is_locked
+from authority.audit.writer import LOCK
 from authority.gate import opening
-from authority.gate.client import Client, client
+from authority.gate.client import GateError, alive, client
 from authority.gate.policyfile import start_request
 from authority.gate.statedir import StateDir
+from authority.matrix.wire import Wire
+from authority.tokens import from_text
+
+PROGRAMS = Path(__file__).parent / "inside"
+STOP_SECONDS = 20.0
+RUN_SECONDS = 60.0
 
 POLICY = """\
 version = 1
@@ -45,10 +56,15 @@ wall_time = "2m"
 class Ran:
     """A contained run: its end event, and the JSON lines that the program printed."""
 
-    end: dict[str, Any]
-    said: list[dict[str, Any]] = field(default_factory=list)
+    end: dict[str, Any] = field(default_factory=dict)
     started: dict[str, Any] = field(default_factory=dict)
+    said: list[dict[str, Any]] = field(default_factory=list)
     text: str = ""
+    errors: str = ""
+
+    @property
+    def run(self) -> str:
+        return str(self.started.get("run", ""))
 
 
 class Live:
@@ -57,61 +73,95 @@ class Live:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.workspace = root / "work"
+        self._policies = 0
         for name in ("data", "out"):
-            (self.workspace / name).mkdir(parents=True)
-        (self.workspace / "data" / "a.txt").write_text("hello")
+            make_folder(self.workspace / name)
+        self.file("data/a.txt", "hello")
+        self.programs = copy_programs(self.workspace)
         self.directory, _ = opening.initialise(root / "state")
 
-    def request(self, program: list[str], policy: str, name: str = "p.toml") -> dict[str, Any]:
-        """The body of a call that starts a run under `policy` (TOML text)."""
+    def file(self, name: str, text: str) -> Path:
+        """A file in the workspace that every user can read."""
         path = self.workspace / name
-        path.write_text(policy)
+        make_folder(path.parent)
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o644)
+        return path
+
+    def request(self, program: Sequence[str], policy: str) -> dict[str, Any]:
+        """The body of a call that starts a run under `policy` (TOML text)."""
+        self._policies += 1
+        path = self.file(f"policy-{self._policies}.toml", policy)
         return start_request(path, program, str(self.workspace))
 
     def run(
-        self, script: str, *, policy: str = POLICY, watch: Callable[[str], None] | None = None
+        self,
+        program: str,
+        given: Mapping[str, Any],
+        *,
+        policy: str = POLICY,
+        watch: Callable[[], None] | None = None,
     ) -> Ran:
-        """Run a Python script inside. `watch` is called with the run's id once it has started."""
-        path = self.workspace / "attack.py"
-        path.write_text(script)
-        body = self.request([sys.executable, str(path)], policy)
-        body["accept_any"] = True
-        ran = Ran({})
-        for event in self._events("/v1/runs", body):
-            if event["event"] == "started":
+        """Run one of the attacking programs inside. `watch` is called once while it runs, from
+        another thread; when it returns, the program's standard input is closed."""
+        path = self.programs / f"{program}.py"
+        return self.run_argv([sys.executable, str(path), json.dumps(given)], policy, watch)
+
+    def run_argv(
+        self, argv: Sequence[str], policy: str, watch: Callable[[], None] | None = None
+    ) -> Ran:
+        """Run any program inside."""
+        ran = Ran()
+        watcher: threading.Thread | None = None
+        for event in client(self.directory).stream("POST", "/v1/runs", self.request(argv, policy)):
+            kind = event["event"]
+            if kind == "refused":
+                raise GateError(str(event.get("error")), str(event.get("hint", "")), event)
+            if kind == "started":
                 ran.started = event
-                if watch:
-                    threading.Thread(target=watch, args=(event["run"],), daemon=True).start()
-            elif event["event"] == "output":
+                watcher = threading.Thread(
+                    target=self._watch, args=(str(event["run"]), watch), daemon=True
+                )
+                watcher.start()
+            elif kind == "output" and event["fd"] == 1:
                 ran.text += event["text"]
-            elif event["event"] == "end":
+            elif kind == "output":
+                ran.errors += event["text"]
+            elif kind == "end":
                 ran.end = event
-        for line in ran.text.splitlines():
-            if line.startswith("{"):
-                ran.said.append(json.loads(line))
+        if watcher is not None:
+            watcher.join(STOP_SECONDS)
+        ran.said = json_lines(ran.text)
         return ran
 
-    def _events(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        yield from client(self.directory).stream("POST", path, body)
+    def _watch(self, run: str, watch: Callable[[], None] | None) -> None:
+        if watch is not None:
+            watch()
+        with contextlib.suppress(GateError):  # the program may have ended by itself
+            self.admin("POST", f"/v1/runs/{run}/input", {"eof": True})
 
     @contextmanager
     def attached(self, policy: str = POLICY) -> Iterator[Attached]:
         """A run for this process itself, which is not contained."""
-        body = self.request([], policy)
         connection = client(self.directory)
-        events = connection.stream("POST", "/v1/attach", body)
+        events = connection.stream("POST", "/v1/attach", self.request([], policy))
         started = next(events)
-        drain = threading.Thread(target=lambda: list(events), daemon=True)
+        if started["event"] != "started":
+            raise GateError(str(started.get("error")), str(started.get("hint", "")), started)
+        drain = threading.Thread(target=_drain, args=(events,), daemon=True)
         drain.start()
         attached = Attached(self, started)
         try:
             yield attached
         finally:
-            self.admin("POST", f"/v1/runs/{attached.run}/stop")
-            drain.join(10)
+            attached.close()
+            if alive(self.directory):
+                with contextlib.suppress(GateError):  # it ended with its last channel
+                    self.admin("POST", f"/v1/runs/{attached.run}/stop")
+            drain.join(STOP_SECONDS)
 
     def admin(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """A control call with the admin capability."""
+        """A control call with the admin capability. Raises `GateError`."""
         return client(self.directory).call(method, path, body)
 
     def entries(self, run: str = "") -> list[dict[str, Any]]:
@@ -119,53 +169,118 @@ class Live:
         return [e for e in query.read(self.directory.log) if not run or e.get("run") == run]
 
     def stop(self) -> None:
-        """End the gate."""
-        self.admin("POST", "/v1/stop", {"force": True})
+        """End the gate and wait until it has let go of the log."""
+        if alive(self.directory):
+            self.admin("POST", "/v1/stop", {"force": True})
+        deadline = time.monotonic() + STOP_SECONDS
+        while is_locked(str(self.directory.log / LOCK)):
+            if time.monotonic() > deadline:
+                raise GateError("the gate does not stop")
+            time.sleep(0.02)
 
 
-@dataclass
 class Attached:
-    """The attached run's name and capability."""
+    """The attached run's name, capability and channels."""
 
-    live: Live
-    started: dict[str, Any]
+    def __init__(self, live: Live, started: dict[str, Any]) -> None:
+        self.run = str(started["run"])
+        self.seq = int(started["seq"])
+        self.token = from_text(str(started["capability"]))
+        self._path = str(live.directory.attach_socket)
+        self._wires: list[Wire] = []
 
-    @property
-    def run(self) -> str:
-        return str(self.started["run"])
-
-    @property
-    def token(self) -> str:
-        return str(self.started["capability"])
-
-    def connect(self) -> AgentGate:
+    def wire(self) -> Wire:
         """A new channel of this run."""
-        return connect(
-            path=str(self.live.directory.attach_socket), capability=self.token, attach=True
-        )
+        wire = Wire(self._path, self.token)
+        self._wires.append(wire)
+        return wire
+
+    def close(self) -> None:
+        for wire in self._wires:
+            wire.close()
 
 
 @contextmanager
 def live() -> Iterator[Live]:
     """A live gate, gone at the end."""
-    root = Path(tempfile.mkdtemp(prefix="authority-matrix-"))
-    os.chmod(root, 0o755)
-    made = None
+    root = Path(os.path.realpath(tempfile.mkdtemp(prefix="authority-matrix-")))
+    root.chmod(0o755)
+    made: Live | None = None
     try:
         made = Live(root)
         yield made
     finally:
-        if made is not None:
-            made.stop()
-        shutil.rmtree(root, ignore_errors=True)
+        try:
+            if made is not None:
+                made.stop()
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
 
 
-def outside(script: str, *, timeout: float = 60) -> list[dict[str, Any]]:
-    """The control: the same script as an ordinary program of this user."""
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=timeout, check=False
+def make_folder(path: Path) -> None:
+    """A folder (with those above it) that every user can enter."""
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o755)
+
+
+def copy_programs(folder: Path) -> Path:
+    """The attacking programs as plain files in `folder`, readable by every user."""
+    target = folder / "inside"
+    make_folder(target)
+    for source in PROGRAMS.glob("*.py"):
+        copy = target / source.name
+        copy.write_bytes(source.read_bytes())
+        copy.chmod(0o644)
+    return target
+
+
+def outside(
+    program: str, given: Mapping[str, Any], *, watch: Callable[[], None] | None = None
+) -> list[dict[str, Any]]:
+    """The control: the same program as an ordinary process of this user."""
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-c", _START, str(PROGRAMS / f"{program}.py"), json.dumps(given)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    try:
+        if watch is not None:
+            watch()
+        text, _ = process.communicate(timeout=RUN_SECONDS)
+    finally:
+        process.kill()
+        process.wait()
+    return json_lines(text)
 
 
-__all__ = ["POLICY", "Attached", "Client", "Live", "Ran", "StateDir", "live", "outside"]
+_START = (
+    "import os, runpy, sys; sys.argv.pop(0); sys.path.insert(0, os.path.dirname(sys.argv[0])); "
+    "sys.dont_write_bytecode = True; runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+
+
+def json_lines(text: str) -> list[dict[str, Any]]:
+    """The JSON objects among the lines; what is no JSON is not the program's own."""
+    found = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            value = json.loads(line)
+            if isinstance(value, dict):
+                found.append(value)
+    return found
+
+
+def input_of(data: bytes) -> dict[str, str]:
+    """The body of a call that sends standard input."""
+    return {"data": base64.b64encode(data).decode("ascii")}
+
+
+def _drain(events: Iterator[dict[str, Any]]) -> None:
+    with contextlib.suppress(GateError, OSError):  # the gate was stopped under it
+        for _ in events:
+            continue
+
+
+__all__ = ["POLICY", "Attached", "Live", "Ran", "StateDir", "live", "outside"]

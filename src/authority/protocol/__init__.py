@@ -28,6 +28,7 @@ from authority.protocol.frames import (
     FrameDecoder,
     ProtocolError,
     encode_frame,
+    plain,
 )
 from authority.protocol.messages import (
     DONE,
@@ -103,5 +104,6 @@ __all__ = [
     "encode_replies",
     "encode_requests",
     "encode_welcome",
+    "plain",
     "reply_frames",
 ]

@@ -101,3 +101,8 @@ class FrameDecoder:
     def _fail(self, code: str, sentence: str) -> ProtocolError:
         self._error = ProtocolError(code, sentence)
         return self._error
+
+
+def plain(text: str, limit: int = 200) -> str:
+    """Text of the other side for a message: what is not printable ASCII is escaped."""
+    return "".join(c if " " <= c <= "~" else f"\\u{{{ord(c):x}}}" for c in text[:limit])

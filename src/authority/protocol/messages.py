@@ -19,7 +19,14 @@ from typing import Annotated, Any
 import msgspec
 
 from authority.protocol.arguments import MAX_INT, check_value
-from authority.protocol.frames import INVALID, MAX_FRAME, TOO_LARGE, ProtocolError, encode_frame
+from authority.protocol.frames import (
+    INVALID,
+    MAX_FRAME,
+    TOO_LARGE,
+    ProtocolError,
+    encode_frame,
+    plain,
+)
 
 VERSION = "authority/1"
 MAX_REQUESTS = 1024
@@ -32,10 +39,6 @@ DONE, REFUSED = 0, 1
 
 _N = Annotated[int, msgspec.Meta(ge=1, le=MAX_INT)]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
-_Resource = (
-    Annotated[str, msgspec.Meta(max_length=MAX_RESOURCE)]
-    | Annotated[bytes, msgspec.Meta(max_length=MAX_RESOURCE)]
-)
 _Capability = Annotated[bytes, msgspec.Meta(max_length=8192)]
 
 
@@ -58,7 +61,7 @@ class Request(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
     n: _N
     effect: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-    resource: _Resource
+    resource: Any
     arguments: msgspec.Raw
     capability: _Capability | None
     flags: Annotated[int, msgspec.Meta(ge=0, le=255)]
@@ -139,11 +142,16 @@ def decode_client_message(payload: bytes) -> Hello | list[Request]:
     try:
         message: Hello | _Requests = _client_decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise ProtocolError(INVALID, f"The message can't be read: {_short(error)}.") from error
+        raise ProtocolError(INVALID, f"The message can't be read: {plain(str(error))}.") from error
     if isinstance(message, Hello):
         if message.version != VERSION:
             raise ProtocolError(INVALID, f"This gate speaks {VERSION}.")
         return message
+    for request in message.requests:
+        # msgspec has no union of text and bytes: a name that is not UTF-8 comes as bytes.
+        resource = request.resource
+        if type(resource) not in {str, bytes} or len(resource) > MAX_RESOURCE:
+            raise ProtocolError(INVALID, "A resource is text or bytes, and not too long.")
     return message.requests
 
 
@@ -153,7 +161,7 @@ def decode_server_message(payload: bytes) -> Welcome | list[Reply] | Fatal:
         message: Welcome | _Replies | Fatal = _server_decoder.decode(payload)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ProtocolError(
-            INVALID, f"The gate's message can't be read: {_short(error)}."
+            INVALID, f"The gate's message can't be read: {plain(str(error))}."
         ) from error
     return message.replies if isinstance(message, _Replies) else message
 
@@ -163,7 +171,9 @@ def decode_refused(body: Any) -> Refused:
     try:
         return msgspec.convert(body, Refused)
     except msgspec.ValidationError as error:
-        raise ProtocolError(INVALID, f"The gate's refusal can't be read: {error}.") from error
+        raise ProtocolError(
+            INVALID, f"The gate's refusal can't be read: {plain(str(error))}."
+        ) from error
 
 
 def encode_hello(client: str, capability: bytes | None = None) -> bytes:
@@ -183,7 +193,9 @@ def encode_arguments(arguments: dict[str, Any]) -> msgspec.Raw:
     try:
         return msgspec.Raw(_encoder.encode(arguments))
     except (TypeError, UnicodeError, OverflowError, RecursionError) as error:
-        raise ProtocolError(INVALID, f"The arguments can't be encoded: {_short(error)}.") from error
+        raise ProtocolError(
+            INVALID, f"The arguments can't be encoded: {plain(str(error))}."
+        ) from error
 
 
 def encode_replies(replies: Sequence[Reply]) -> bytes:
@@ -218,7 +230,3 @@ def _array_size(data: bytes, at: int) -> int:
     if not width or len(data) < at + 1 + width:
         return -1
     return int.from_bytes(data[at + 1 : at + 1 + width], "big")
-
-
-def _short(error: BaseException) -> str:
-    return str(error).encode("ascii", "backslashreplace").decode("ascii")[:200]

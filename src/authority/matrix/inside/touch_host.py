@@ -1,0 +1,175 @@
+"""Tries what else a sandbox should stop: files, processes, environment, descriptors, memory, forks.
+
+`allowed` names what a useful sandbox must still let through; those are printed as attempts too, and
+the matrix expects them to work.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from attempts import GIVEN, NothingGot, attempt, done, note  # type: ignore[import-not-found]
+
+MEGABYTE = 1024 * 1024
+
+
+def read(path: str) -> str:
+    with open(path, encoding="utf-8") as f:
+        text = f.read()
+    if GIVEN["word"] not in text:
+        raise NothingGot("another file")
+    return "read"
+
+
+def write(path: str) -> None:
+    with open(path, "w", encoding="utf-8") as f:
+        f.write("written")
+
+
+def environment() -> str:
+    found = [name for name, value in os.environ.items() if GIVEN["environment"] in value]
+    if not found:
+        for process in ("self", str(os.getppid())):
+            try:
+                with open(f"/proc/{process}/environ", "rb") as f:
+                    if GIVEN["environment"].encode() in f.read():
+                        found.append(f"/proc/{process}/environ")
+            except OSError:
+                continue
+    if not found:
+        raise NothingGot("not there")
+    return ",".join(found)
+
+
+def descriptor() -> str:
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            text = os.pread(int(name), 4096, 0)
+        except (OSError, ValueError):
+            continue
+        if GIVEN["word"].encode() in text:
+            return f"descriptor {name}"
+    raise NothingGot("not there")
+
+
+def see_process() -> str:
+    with open(f"/proc/{GIVEN['victim']}/cmdline", "rb") as f:
+        line = f.read()
+    if GIVEN["victim_word"].encode() not in line:
+        raise NothingGot("another process")
+    return "seen"
+
+
+def stop_process() -> str:
+    """Signal 0 says whether a signal would be taken; SIGUSR1 is what the victim counts."""
+    see_process()
+    os.kill(GIVEN["victim"], 10)
+    return "signalled"
+
+
+def stop_blindly() -> None:
+    """By number alone: within a pid namespace this is another process, or none."""
+    os.kill(GIVEN["victim"], 10)
+
+
+def memory() -> str:
+    """Takes memory and uses it, up to what was given."""
+    wanted = GIVEN["memory"]
+    kept = []
+    for _ in range(wanted // (8 * MEGABYTE)):
+        kept.append(bytearray(b"\1" * (8 * MEGABYTE)))
+    return f"{len(kept) * 8} MB"
+
+
+def bounded_memory() -> str:
+    """In a child, since a sandbox may kill whoever takes too much."""
+    return in_own_process(memory)
+
+
+def in_own_process(action: object) -> str:
+    readable, writable = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writable, str(action()).encode())  # type: ignore[operator]
+        except MemoryError:
+            os._exit(1)
+        os._exit(0)
+    os.close(writable)
+    with open(readable, encoding="ascii") as pipe:
+        got = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    if status or not got:
+        raise NothingGot("stopped")
+    return got
+
+
+def forks() -> str:
+    """Starts so many children at one time; they wait until all are there."""
+    readable, writable = os.pipe()
+    children = []
+    try:
+        for _ in range(GIVEN["processes"]):
+            pid = os.fork()
+            if pid == 0:
+                os.close(writable)
+                os.read(readable, 1)
+                os._exit(0)
+            children.append(pid)
+    finally:
+        os.close(readable)
+        os.close(writable)
+        for pid in children:
+            os.waitpid(pid, 0)
+    return f"{len(children)} children"
+
+
+def through_gate() -> str:
+    """The allowed file, for a program that has to ask for it."""
+    from authority.agent import connect  # noqa: PLC0415
+
+    text: str = connect().read_text(GIVEN["allowed"])
+    return "read" if GIVEN["allowed_word"] in text else "another file"
+
+
+def read_allowed() -> str:
+    if os.environ.get("AUTHORITY_CHANNEL"):
+        return through_gate()
+    with open(GIVEN["allowed"], encoding="utf-8") as f:
+        if GIVEN["allowed_word"] not in f.read():
+            raise NothingGot("another file")
+    return "read"
+
+
+def write_allowed() -> str:
+    if os.environ.get("AUTHORITY_CHANNEL"):
+        from authority.agent import connect  # noqa: PLC0415
+
+        connect().write(GIVEN["allowed_out"], "written")
+        return "through the gate"
+    write(GIVEN["allowed_out"])
+    return ""
+
+
+def main() -> None:
+    attempt("allowed: the program runs", lambda: sys.version.split()[0])
+    attempt("allowed: read its file", read_allowed)
+    attempt("allowed: write its file", write_allowed)
+    attempt("read a secret file", lambda: read(GIVEN["secret"]))
+    attempt("write outside", lambda: write(GIVEN["outside"]))
+    attempt("the environment's secret", environment)
+    attempt("an open descriptor's secret", descriptor)
+    attempt("see a host process", see_process)
+    attempt("signal a host process", stop_blindly)
+    attempt(f"use {GIVEN['memory'] // MEGABYTE} MB", bounded_memory)
+    attempt(f"start {GIVEN['processes']} processes", forks)
+    done()
+    note(waiting=os.getpid())
+    if GIVEN.get("wait"):
+        time.sleep(GIVEN["wait"])
+
+
+if __name__ == "__main__":
+    main()
