@@ -38,7 +38,7 @@ def note(text: str) -> None:
 
 def rate(pair: str) -> Decimal:
     answer = gate.http("GET", f"{RATES}/rates.json")
-    return Decimal(json.loads(answer["body"])[pair])
+    return Decimal(json.loads(answer.body)[pair])
 
 
 def documents() -> dict[str, str]:
@@ -71,11 +71,11 @@ def open_directly(path: str) -> str:
 
 def send(words: str) -> str:
     what, _, url = words.partition(" to ")
-    return str(gate.http("POST", url, body=known[f"{what}-note.md"].encode())["status"])
+    return str(gate.http("POST", url, body=known[f"{what}-note.md"].encode()).status)
 
 
 def fetch(url: str) -> str:
-    return str(gate.http("GET", url)["status"])
+    return str(gate.http("GET", url).status)
 
 
 def connect_raw(address: str) -> str:

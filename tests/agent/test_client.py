@@ -401,6 +401,7 @@ def test_the_end_of_the_gate_wakes_every_thread(fake_gate: Any) -> None:
     assert [type(e) for e in errors] == [GateGone] * 4
     with pytest.raises(GateGone):
         gate.call("fs.stat", "again")
+    gate.close()
 
 
 def test_closing_wakes_a_thread_that_waits(fake_gate: Any) -> None:

@@ -223,7 +223,7 @@ def test_a_zero_byte_in_the_last_batch_is_not_taken_for_a_tear(tmp_path: Path) -
 def test_a_log_closed_in_order_is_never_cut(tmp_path: Path) -> None:
     log = build(tmp_path / "log", [1, 1], pad=900)
     zero_sector(log, 3)
-    with pytest.raises(LogCorrupt, match="closed in order"):
+    with pytest.raises(LogCorrupt, match="this is no crash"):
         Log.open(log)
 
 
@@ -248,7 +248,7 @@ def test_a_closed_log_may_be_continued_and_crash(tmp_path: Path) -> None:
         (b'"seq":5', b'"seq":6', "carries the number 6"),
         (b'"batch":5', b'"batch":3', "wrong batch"),
         (b'"batch":5', b'"batch":6', "wrong batch"),
-        (b'"kind":"test"', b'"kind":1', "not an entry"),
+        (b'"seq":5', b'"seq":"5"', "not an entry"),
         (b'"kind":"test"', b'"kind":"te\xc3\xa9"', "belongs in no entry"),
         (b'"kind":"test"', b'"kind":"te\x7f"', "belongs in no entry"),
     ],

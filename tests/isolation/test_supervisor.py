@@ -334,6 +334,25 @@ def test_what_was_sent_before_the_end_is_forwarded() -> None:
     run(scene())
 
 
+def test_the_gate_may_still_write_when_the_program_has_ended() -> None:
+    """An answer that is on its way at the end breaks nothing: the exit is read all the same."""
+
+    async def scene() -> None:
+        async with running(CLIENT + "send(connect(), b'parting words')\n") as (sandbox, trunk):
+            await trunk.until(lambda: trunk.exit is not None)
+            await asyncio.sleep(0.1)
+            for _ in range(50):
+                trunk.send(trunk.opened[0], b"an answer that comes late")
+                await trunk.writer.drain()
+            assert not await trunk.frame()
+            async with asyncio.timeout(0.5):
+                trunk.writer.close()
+                status = await sandbox.wait()
+            assert (status.code, status.killed) == (0, False)
+
+    run(scene())
+
+
 def test_orphans_are_reaped() -> None:
     source = (
         "import os, time\n"

@@ -178,9 +178,7 @@ def play(bench: Bench, step: tuple) -> None:  # type: ignore[type-arg]
         tokens = bench.tokens[step[1]]
         id_ = parse(tokens[step[2] % len(tokens)]).ids[-1]
         bench.commit(entries.CapRevoke(run=step[1], id=id_))
-    elif kind == "end" and step[1] in running and not (
-        step[1] == "r1" and "c1" in running
-    ):
+    elif kind == "end" and step[1] in running and not (step[1] == "r1" and "c1" in running):
         bench.commit(entries.RunEnd(run=step[1], reason="exited", wall_time=5))
     elif kind == "restart":
         bench.gate()

@@ -10,17 +10,18 @@ Rules
 - After the end of the stream, a malformed message or half a frame sent, the channel is broken for
   good: every call, waiting or new, gets the same error. Nothing is sent twice.
 - A socket does not survive a fork: the child has to connect by itself.
+
+`_socket` is the C half of `socket`: all that is needed here, at a third of its import time.
 """
 
 from __future__ import annotations
 
+import _socket as socket
 import contextlib
 import os
 import select
-import socket
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -33,14 +34,24 @@ _OVERHEAD = 64
 _LOOK_AGAIN_MS = 100
 
 
-class Draft(NamedTuple):
+class Draft:
     """A request without its number."""
 
-    effect: str
-    resource: str | bytes
-    arguments: msgspec.Raw
-    capability: bytes | None
-    flags: int
+    __slots__ = ("arguments", "capability", "effect", "flags", "resource")
+
+    def __init__(
+        self,
+        effect: str,
+        resource: str | bytes,
+        arguments: msgspec.Raw,
+        capability: bytes | None,
+        flags: int,
+    ) -> None:
+        self.effect = effect
+        self.resource = resource
+        self.arguments = arguments
+        self.capability = capability
+        self.flags = flags
 
 
 class Pending:

@@ -31,7 +31,7 @@ import posix
 import select
 import time
 
-from authority.agent.buffers import Inbox, Outbox
+from authority.agent.buffers import Client, Inbox, Outbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,20 +61,6 @@ _GONE = select.EPOLLHUP | select.EPOLLERR
 
 class GateProtocolError(Exception):
     """The gate sent something that is not in the protocol."""
-
-
-class Client:
-    """One local connection."""
-
-    def __init__(self, number: int, fd: int) -> None:
-        self.number = number
-        self.fd = fd
-        self.inbox = Inbox()
-        self.outbox = Outbox()
-        self.reserved = 0
-        self.waiting = False
-        self.progress = 0.0
-        self.closing = False
 
 
 class Supervisor:
@@ -446,9 +432,9 @@ class Supervisor:
         """Ends our half of the channel and waits for the gate's: were we to vanish while the gate
         still writes an answer, its end would break before it has read our last words."""
         try:
-            _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, self.trunk).shutdown(
-                _socket.SHUT_WR
-            )
+            # Kept in a name: it closes the channel when it is collected.
+            channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, self.trunk)
+            channel.shutdown(_socket.SHUT_WR)
             deadline = time.monotonic() + LINGER_SECONDS
             posix.set_blocking(self.trunk, True)
             waiting = select.poll()

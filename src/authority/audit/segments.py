@@ -20,6 +20,7 @@ import os
 import re
 import threading
 import time
+from collections.abc import Callable
 
 from authority.audit.errors import LogFull
 from authority.audit.files import FileLayer, write_all
@@ -111,11 +112,15 @@ class SegmentWriter:
             except OSError as error:
                 self.trouble = f"no space for the reserved segment: {error}"
 
-    def commit(self, data: bytes) -> None:
-        """Write one batch and return when it is durable. Any exception means: poisoned."""
+    def commit(self, data: bytes, while_syncing: Callable[[], None] = lambda: None) -> None:
+        """Write one batch and return when it is durable. Any exception means: poisoned.
+
+        `while_syncing` is called when the bytes are written, right before the sync.
+        """
         if self.used and self.used + len(data) > self._capacity:
             self._rotate()
         write_all(self._layer, self._fd, data, self.used)
+        while_syncing()
         self._layer.fdatasync(self._fd)
         self.used += len(data)
         if self.trouble or (not self._next_ready and self.used * 2 >= self._capacity):

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from authority.audit import checkpoints
-from authority.audit.chain import START, BadLine, State, follow, follow_block, head_of, plain
+from authority.audit.chain import START, BadLine, State, follow, head_of, plain
 from authority.audit.errors import CheckpointInvalid, LogCorrupt
 from authority.audit.notes import VerifyKey
 from authority.audit.prefixes import Floor, Prefixes
@@ -206,7 +206,7 @@ def _check_border(segment: str, line: bytes, state: State) -> None:
 
 def _follow(block: Block, lines: list[bytes], state: State) -> State:
     if plain(block.data):
-        return follow_block(block.data, state)
+        return follow(lines, state)
     good = next(index for index, line in enumerate(lines) if not plain(line))
     state = follow(lines[:good], state)
     entry = state.next_seq

@@ -18,6 +18,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import queue
 import sys
@@ -38,6 +39,8 @@ from authority.audit.segments import DEFAULT_BYTES, SegmentWriter
 
 MAX_LINE = 1024 * 1024
 """The longest entry in bytes; larger bodies belong into the content store."""
+
+_FOLD_AT = 32
 
 LOCK = "lock"
 
@@ -315,8 +318,6 @@ class Log:
             if batch is not None:
                 self._in_flight = batch
                 self._jobs.put(batch)
-                if self._leaves:
-                    self._fold()  # while the disk works
 
     def _work(self) -> None:
         assert self._loop is not None
@@ -330,9 +331,15 @@ class Log:
 
     def _commit(self, batch: _Batch) -> None:
         try:
-            self._writer.commit(b"".join(batch.lines))
+            self._writer.commit(b"".join(batch.lines), self._while_syncing)
         except BaseException as error:
             batch.error = error
+
+    def _while_syncing(self) -> None:
+        """Called by the thread right before it waits for the disk: the loop may hash meanwhile."""
+        if self._loop is not None and len(self._leaves) >= _FOLD_AT:
+            with contextlib.suppress(RuntimeError):  # a loop that was closed has nothing to do
+                self._loop.call_soon_threadsafe(self._fold)
 
     def _done(self, batch: _Batch) -> None:
         if batch.settled:
@@ -349,10 +356,13 @@ class Log:
             batch.last + 1, batch.first, bytes.fromhex(last[-67:-3].decode("ascii"))
         )
         self._leaves += batch.lines
-        # The disk gets its next work before anyone is told, so that it never waits for callbacks.
+        # Whoever is told may append at once, and it goes along. Starting the thread before that
+        # would gain nothing: it cannot run while callbacks hold the interpreter.
+        self._kicked = True
+        self._tell(batch, None)
+        self._kicked = False
         if self._loop is not None:
             self._kick()
-        self._tell(batch, None)
 
     def _tell(self, batch: _Batch, error: LogPoisoned | None) -> None:
         batch.callbacks.sort(key=lambda item: item[0])

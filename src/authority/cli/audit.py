@@ -19,7 +19,7 @@ from typing import Any
 from authority.audit import checkpoints, prove, query
 from authority.audit.notes import VerifyKey
 from authority.audit.query import Filter
-from authority.audit.verify import Report, verify
+from authority.audit.verification import Report, verify
 from authority.audit.witness import DirectoryWitness
 from authority.cli.common import add_common, print_json, state_of, table, when
 from authority.errors import AuthorityError

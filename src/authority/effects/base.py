@@ -73,7 +73,9 @@ class EffectFailed(Exception):
 class EffectRefused(Exception):
     """Seen at the last moment: this may not be touched. Nothing was performed."""
 
-    def __init__(self, code: Code, sentence: str, *, facts: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, code: Code, sentence: str, *, facts: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(sentence)
         self.code = code
         self.sentence = sentence

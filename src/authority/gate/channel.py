@@ -8,6 +8,9 @@ Rules
   yet taken (reading stops while the other side does not read), streams.
 - What is not a well-formed message is a denial in the log and the end of its stream. What is not a
   well-formed frame is the end of the channel, and of a sandboxed run with it.
+- An attached run may have many channels, one after the other or at a time. It ends when its caller
+  hangs up, not with any of them; when it ends, it takes them all with it.
+- Whoever is sent away is told why, and has `LAST_WORDS_SECONDS` to read it.
 - Numbers rise strictly on a stream; the highest is kept here, because a stream lives no longer than
   its channel.
 """
@@ -28,6 +31,7 @@ from authority.kernel.decide import Facts, Problem
 
 PIPELINE = 256
 STREAMS = 1024
+LAST_WORDS_SECONDS = 1.0
 
 
 class Owner(Protocol):
@@ -35,8 +39,11 @@ class Owner(Protocol):
 
     def on_output(self, fd: int, data: bytes) -> None: ...
     def on_exit(self, code: int, signal: int) -> None: ...
+    def on_input_taken(self, count: int) -> None: ...
     def on_trouble(self, text: str) -> None: ...
     def on_closed(self, reason: str) -> None: ...
+    def on_client(self, client: Channel) -> None: ...
+    def on_client_gone(self, client: Channel) -> None: ...
 
 
 class _Stream:
@@ -80,7 +87,11 @@ class Channel(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        if self._owner is not None:
+        if self._owner is None:
+            return
+        if self._identify is not None:
+            self._owner.on_client_gone(self)
+        else:
             self._owner.on_closed(self._reason if exc is None else type(exc).__name__)
 
     def pause_writing(self) -> None:
@@ -108,6 +119,14 @@ class Channel(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def _send_away(self, stream: int, error: protocol.ProtocolError) -> None:
+        """Say why and end the channel; who does not read that in time is cut off."""
+        self._fatal(stream, error)
+        transport, self._reason = self._transport, error.sentence
+        if transport is not None:
+            transport.close()
+            asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, transport.abort)
+
     def send_control(self, message: protocol.Control) -> None:
         """A stream-0 message to the supervisor."""
         self._write(protocol.encode_frame(0, protocol.encode_control(message)))
@@ -124,8 +143,10 @@ class Channel(asyncio.Protocol):
                 self._frame(stream, payload)
         except protocol.ProtocolError as error:
             self._denied(0, error.code, Layer.FRAME, error.sentence)
-            self._fatal(0 if self._owner else 1, error)
-            self.close(f"malformed frame: {error.sentence}")
+            if self._identify is not None:
+                self._send_away(1, error)
+            else:
+                self.close(f"malformed frame: {error.sentence}")
 
     def _frame(self, stream: int, payload: bytes) -> None:
         if stream == 0:
@@ -148,10 +169,10 @@ class Channel(asyncio.Protocol):
                 self._requests(stream, state, message)
         except protocol.ProtocolError as error:
             self._denied(stream, error.code, Layer.SCHEMA, error.sentence, payload)
-            self._fatal(stream, error)
             if self._identify is not None:
-                self.close(error.sentence)
+                self._send_away(stream, error)
             else:
+                self._fatal(stream, error)
                 self._streams.pop(stream, None)
                 self.send_control(protocol.Close(stream))
 
@@ -173,6 +194,8 @@ class Channel(asyncio.Protocol):
                 owner.on_exit(code, signal)
             case protocol.Trouble(text=text):
                 owner.on_trouble(text)
+            case protocol.InputAck(count=count):
+                owner.on_input_taken(count)
             case protocol.Started():
                 pass
             case _:
@@ -193,6 +216,7 @@ class Channel(asyncio.Protocol):
                     Code.CAP_INVALID, "an attached program needs a valid capability in its hello"
                 )
             self.run, self._cwd, self._owner = found
+            self._owner.on_client(self)
         state.greeted = True
         welcome = protocol.encode_welcome(
             run=self.run, frame=protocol.MAX_FRAME, cwd=self._cwd, pipeline=PIPELINE

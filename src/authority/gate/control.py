@@ -5,7 +5,8 @@ Rules
   root's. That is not authority: every call also presents a capability for its action
   (`Authorization: Bearer auth1_...`), judged by the kernel. Resuming needs another one than the rest.
 - A refused call is an entry. A call that changes something is an entry before it is answered, and no
-  answer leaves before everything it tells is durable.
+  answer leaves before everything it tells is durable. A call that fails in a way that nobody foresaw
+  is answered too, and its cause stands in the gate's error output.
 - An answer is one JSON object, or a stream of them, one a line, for a run. When the caller of a run
   goes away, the run is stopped: nobody would see what it does.
 """
@@ -17,6 +18,8 @@ import json
 import os
 import socket
 import struct
+import sys
+import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -162,6 +165,10 @@ class Control:
         except Poisoned as error:
             connection.whole(500, {"error": str(error), "hint": "the gate goes down; see gate.err"})
             raise
+        except Exception as error:  # a defect of ours: the caller hears of it, the gate stays up
+            traceback.print_exception(error, file=sys.stderr)
+            name = type(error).__name__
+            connection.whole(500, {"error": f"the gate failed: {name}", "hint": "see gate.err"})
         finally:
             self.open -= 1
             self._touched()

@@ -19,23 +19,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from authority import __version__
-from authority.audit import checkpoints, query
+from authority.audit import checkpoints
 from authority.audit.checkpoints import Checkpointer
 from authority.audit.errors import LogError, LogTampered
+from authority.audit.files import FileLayer
 from authority.audit.notes import SigningKey
-from authority.audit.prefixes import Floor
+from authority.audit.opening import open_log
 from authority.audit.store import ContentStore
 from authority.audit.witness import DirectoryWitness
-from authority.audit.writer import Log
 from authority.errors import AuthorityError
-from authority.gate import clock, statedir
+from authority.gate import clock, snapshots, statedir
 from authority.gate.ledger import Ledger
 from authority.gate.statedir import StateDir
 from authority.kernel import capabilities, entries
 from authority.kernel.canonical import printable
 from authority.kernel.capabilities import MacKey, Restriction
 from authority.kernel.decide import GATE
-from authority.kernel.state import State, apply
+from authority.kernel.state import digest
 
 ADMIN_METHODS = tuple(
     f"gate.{action}"
@@ -56,6 +56,8 @@ class Opened:
     store: ContentStore
     keys: dict[str, MacKey]
     signing: SigningKey
+    unconfirmed: tuple[int, str] | None = None
+    """Last entry and digest of a state that came from a snapshot; the whole fold must agree."""
 
     @property
     def minting(self) -> MacKey:
@@ -72,51 +74,30 @@ class Refused(AuthorityError):
     """The state directory is not opened. The message says why."""
 
 
-def fold(state: State, directory: str | os.PathLike[str], start: int = 0) -> int:
-    """Apply the stored entries from `start` on; how many. Raises `FoldError`, `EntryError`."""
-    count = 0
-    for line in query.lines(directory):
-        if start:
-            start -= 1
-            continue
-        apply(state, entries.decode(line))
-        count += 1
-    return count
+def open_state(directory: StateDir, *, layer: FileLayer | None = None) -> Opened:
+    """Recover and fold. `layer` stands in for the disk below the log (fault injection).
 
-
-def open_state(directory: StateDir) -> Opened:
-    """Recover and fold. Raises `Refused`, `LogError` (a lock held elsewhere among them)."""
+    Raises `Refused`, `FoldError`, `LogError` (a lock held elsewhere among them), `OSError`.
+    """
     signing = checkpoints.load_key(directory.signing_key)
     witnesses = [DirectoryWitness(directory.witness)]
-    notes = checkpoints.load(directory.log) if directory.log.exists() else []
-    floors = checkpoints.floors(notes, signing.public)
-    for witness in witnesses:
-        seen = witness.remembered(signing.public)
-        if seen is not None:
-            floors.append(Floor(seen.size, seen.root, witness.source))
+    witnesses += [DirectoryWitness(path) for path in statedir.witnesses(directory)]
     try:
-        log = Log.open(directory.log, floors=floors)
+        log, checkpointer = open_log(directory.log, signing, layer=layer, witnesses=witnesses)
     except LogTampered as error:
         _write_down(directory, error)
         raise Refused(
             f"the log was tampered with: {error.message}",
             "keep the state directory as it is: 'authority audit verify' says what is wrong",
         ) from error
-    state = State()
     try:
-        fold(state, directory.log)
-        ledger = Ledger(log, state)
-        checkpointer = Checkpointer(
-            log,
-            signing,
-            directory.log,
-            witnesses=witnesses,
-            last_size=max((f.size for f in floors), default=0),
-        )
         store = ContentStore(directory.store, keys=directory.keys / "sealed")
-        opened = Opened(
-            directory, ledger, checkpointer, store, statedir.mac_keys(directory), signing
-        )
+        folded = snapshots.fold(directory.log, store, checkpointer.size)
+        keys = statedir.mac_keys(directory)
+        ledger = Ledger(log, folded.state)
+        opened = Opened(directory, ledger, checkpointer, store, keys, signing)
+        if folded.start >= 0:
+            opened.unconfirmed = (folded.state.seq, digest(folded.state))
         _first_entries(opened)
         log.flush()  # no event loop runs yet
     except BaseException:

@@ -31,6 +31,7 @@ from authority.gate.ledger import Ledger
 from authority.gate.reader import INLINE_LIMIT, Asked, short_body, value_bytes
 from authority.kernel import decide as kernel
 from authority.kernel import entries, flows
+from authority.kernel.canonical import printable
 from authority.kernel.codes import SENTENCES, Code, Layer
 from authority.kernel.entries import Body
 from authority.kernel.labels import CLEAN, Label
@@ -155,6 +156,11 @@ class Pipeline:
         state = self.ledger.state
         run = state.runs.get(asked.request.run)
         policy = self._policies.get(run.policy) if run else None
+        trouble = self.ledger.log.trouble
+        if trouble and asked.facts.problem is None:
+            # The log has only its reserved room left: nothing more is admitted into it.
+            problem = kernel.Problem(Code.INTERNAL, Layer.INTERNAL, printable(trouble))
+            asked.facts = msgspec.structs.replace(asked.facts, problem=problem)
         return kernel.decide(state, policy, asked.request, asked.facts)
 
     async def _prepared(self, asked: Asked, reply: Reply) -> None:

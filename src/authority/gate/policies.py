@@ -57,8 +57,10 @@ class Policies:
         for tool in policy.tools.values():
             for word in tool.command:
                 path = os.path.realpath(os.path.join(tool.base, word))
-                if "/" in word and os.path.exists(path):
-                    fixed.append(os.path.dirname(path))
+                if os.path.isfile(path):
+                    folder = os.path.dirname(path)
+                    # Modules beside a tool's file are the tool's; the policy's folder is not.
+                    fixed.append(path if folder == tool.base else folder)
         return policy.protect(nowhere, sorted(set(fixed)))
 
     def _compare(self, policy: Policy, path: str, state: State, accepted: str) -> None:

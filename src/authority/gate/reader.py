@@ -67,8 +67,7 @@ class Reader:
             token = capabilities.parse(raw)
         except TokenError:
             return None, False
-        key = self._keys.get(token.kid)
-        ok = key is not None and capabilities.verify(token, key)
+        ok = capabilities.verify(token, self._keys.get(token.kid))
         if ok:
             if len(self._tokens) >= TOKEN_CACHE:
                 self._tokens.clear()

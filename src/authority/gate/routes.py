@@ -158,7 +158,7 @@ class Routes:
         except (ValueError, TypeError) as error:
             raise ControlRefused(400, "data is not base64") from error
         if data:
-            run.channel.send_control(protocol.Input(data))
+            await run.give_input(data)
         if asking.body.get("eof"):
             run.channel.send_control(protocol.InputEof())
         return {}

@@ -26,6 +26,8 @@ from authority.kernel.policy import Policy
 
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
+INPUT_WINDOW = 1024 * 1024
+"""Bytes of standard input on their way into a run."""
 AskOutput = Callable[["Run", int, bytes, int, Callable[[Answer], None]], None]
 
 
@@ -68,6 +70,7 @@ class Run:
         self.spec = spec
         self.tally = Tally()
         self.channel: Channel | None = None
+        self.clients: set[Channel] = set()
         self.sandbox: Sandbox | None = None
         self.started = clock.boot()
         self.ended = asyncio.Event()
@@ -82,6 +85,8 @@ class Run:
         self._output_n = 0
         self._delivered = asyncio.Event()
         self._closed = asyncio.Event()
+        self._input_waiting = 0
+        self._input_room = asyncio.Event()
         self.stop_reason = ""
         self.mailbox: deque[tuple[str, bytes, Label]] = deque()
         self.mail = asyncio.Event()
@@ -97,12 +102,34 @@ class Run:
     def on_exit(self, code: int, signal: int) -> None:
         self._exit = (code, signal)
 
+    def on_input_taken(self, count: int) -> None:
+        self._input_waiting = max(0, self._input_waiting - count)
+        self._input_room.set()
+
+    async def give_input(self, data: bytes) -> None:
+        """Pass standard input on, never more than `INPUT_WINDOW` bytes ahead of the program."""
+        while self._input_waiting + len(data) > INPUT_WINDOW and not self._closed.is_set():
+            self._input_room.clear()
+            waits = [asyncio.ensure_future(e.wait()) for e in (self._input_room, self._closed)]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for each in waits:
+                each.cancel()
+        self._input_waiting += len(data)
+        if self.channel is not None:
+            self.channel.send_control(protocol.Input(data))
+
     def on_trouble(self, text: str) -> None:
         self.emit({"event": "trouble", "text": text})
 
     def on_closed(self, reason: str) -> None:
         self._output.put_nowait(None)
         self._closed.set()
+
+    def on_client(self, client: Channel) -> None:
+        self.clients.add(client)
+
+    def on_client_gone(self, client: Channel) -> None:
+        self.clients.discard(client)
 
     def stop(self, reason: str) -> None:
         """Kill the sandbox; the run's end follows."""
@@ -111,6 +138,8 @@ class Run:
             self.sandbox.kill()
         if self.channel is not None:
             self.channel.close(reason)
+        for client in list(self.clients):
+            client.close(reason)
         self._closed.set()
 
     @property

@@ -10,6 +10,8 @@ Rules
 - Ending: the sandbox is killed, what is in flight is cancelled, children end first, then the entry.
   What could not be stopped is in doubt, and spent.
 - Attached programs were started by somebody else. Their entry says that they are not contained.
+- While everything is halted nothing is started, and a run that a halt meets while it is being started
+  ends before its program begins.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import asyncio
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -58,6 +60,7 @@ class Runs:
         minting: Callable[[], MacKey],
         policies: dict[str, Policy],
         released: Callable[[str], None],
+        checkpoint: Callable[[], Awaitable[None]],
         forbidden: tuple[str, ...],
     ) -> None:
         self.pipeline: Pipeline  # set by the gate once both exist
@@ -67,6 +70,7 @@ class Runs:
         self._minting = minting
         self._policies = policies
         self._released = released
+        self._checkpoint = checkpoint
         self._forbidden = forbidden
         self._users: Counter[str] = Counter()
         self.running: dict[str, Run] = {}
@@ -166,9 +170,25 @@ class Runs:
             ]
         )
 
+    def _refuse_when_halted(self) -> None:
+        halted = self._ledger.state.halted
+        if halted >= 0:
+            raise StartRefused(
+                f"everything was halted in entry {halted}: no run is started",
+                "'authority resume --reason ...' comes first",
+            )
+
     async def start(self, spec: Start, listener: Listener) -> Run:
         """Start a sandboxed run. Raises `IsolationRefused` or `StartRefused`; returns at once."""
+        self._refuse_when_halted()
         policy = spec.policy
+        if self._ledger.state.halted >= 0:
+            raise StartRefused(
+                f"everything is halted (entry {self._ledger.state.halted})",
+                "'authority resume --reason ...' comes first",
+            )
+        if self._ledger.log.trouble:
+            raise StartRefused(self._ledger.log.trouble, "make room for the log")
         run, restriction = self._new(spec, listener)
         capability = {"AUTHORITY_CAPABILITY": capabilities.to_text(run.token)}
         planned = plan(
@@ -199,6 +219,9 @@ class Runs:
                 "missing": planned.missing,
             }
         )
+        if run.stop_reason:  # a halt came before anything of it was started
+            await self._end(run, 137, run.stop_reason)
+            return run
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
@@ -218,7 +241,11 @@ class Runs:
         return run
 
     async def attach(self, spec: Start, listener: Listener) -> Run:
-        """A run for a program that the gate did not start; it connects with the run's token."""
+        """A run for a program that the gate did not start; it connects with the run's token.
+
+        Raises `StartRefused`.
+        """
+        self._refuse_when_halted()
         run, restriction = self._new(spec, listener)
         protection = {
             "contained": False,
@@ -309,6 +336,7 @@ class Runs:
             self._released(digest)
         try:
             await self._ledger.durable(receipt.seq)
+            await self._checkpoint()
         finally:
             run.ended.set()
         summary["head"] = {"seq": receipt.seq, "hash": receipt.hash.hex()}

@@ -28,7 +28,7 @@ from authority.effects.files import FileEffects
 from authority.effects.http import HttpEffect
 from authority.effects.tools import ToolEffect
 from authority.errors import AuthorityError
-from authority.gate import clock, statedir
+from authority.gate import clock, snapshots, statedir
 from authority.gate.channel import Channel
 from authority.gate.control import Control
 from authority.gate.family import Messages, Spawn
@@ -42,6 +42,7 @@ from authority.gate.runs import Runs
 from authority.gate.toolbox import SandboxStarter
 from authority.isolation import probe
 from authority.kernel import entries
+from authority.kernel.canonical import printable
 from authority.kernel.policy import Policy
 
 IDLE_SECONDS = 300
@@ -56,9 +57,12 @@ class Gate:
         self.opened = opened
         self.ledger = opened.ledger
         self._idle_since = clock.boot()
+        self._snapshot_at = opened.ledger.state.seq
+        self._checkpoint_trouble = False
         self._over = asyncio.Event()
         self.failure: BaseException | None = None
         host = probe()
+        self._forbidden = (str(opened.directory.root.resolve()),)
         reader = Reader(opened.keys)
         self.policies = Policies(opened.directory, opened.store)
         self.runs = Runs(
@@ -68,7 +72,8 @@ class Gate:
             lambda: opened.minting,
             self.policies.by_digest,
             self._release,
-            (str(opened.directory.root.resolve()),),
+            self.checkpoint,
+            self._forbidden,
         )
         files = FileEffects()
         self._files = files
@@ -92,7 +97,7 @@ class Gate:
     def give(self, policy: Policy, environment: Mapping[str, str]) -> None:
         """Keep what a run's caller gave for its policy: credentials, the tools' environment."""
         secrets = self.policies.secrets_of(policy, environment)
-        starter = SandboxStarter(self._host, policy, environment.get("PATH", ""))
+        starter = SandboxStarter(self._host, policy, environment.get("PATH", ""), self._forbidden)
         self._http.give(policy.digest, lambda: HttpEffect(secrets=secrets))
         self._tools.give(policy.digest, lambda: ToolEffect(starter, environment=environment))
 
@@ -131,9 +136,10 @@ class Gate:
         os.close(ready)
         gc.collect()
         gc.freeze()
-        ticking = loop.create_task(self._tick())
+        tasks = [loop.create_task(self._tick()), loop.create_task(self._confirm())]
         await self._over.wait()
-        ticking.cancel()
+        for task in tasks:
+            task.cancel()
         control.close()
         attach.close()
         for path in (directory.control_socket, directory.attach_socket):
@@ -142,11 +148,51 @@ class Gate:
             await self._end_runs()
             await self._last_words()
 
+    async def _confirm(self) -> None:
+        """A state that came from a snapshot must be what the whole log folds to."""
+        if self.opened.unconfirmed is None:
+            return
+        last, expected = self.opened.unconfirmed
+        try:
+            found = await asyncio.to_thread(snapshots.whole_digest, self.opened.directory.log, last)
+        except (ValueError, LogError, OSError) as error:
+            found = f"{type(error).__name__}: {error}"
+        if found != expected:
+            self.distrust("snapshot", f"the fold through entry {last} gives {found}")
+
+    def distrust(self, what: str, detail: str) -> None:
+        """The evidence failed: record it and halt everything."""
+        self.ledger.step(
+            [
+                entries.Incident(what=what, detail=printable(detail, 512)),
+                entries.Halt(reason=f"incident: {what}", by="gate"),
+            ]
+        )
+        self.runs.halt_started("", "halted")
+
+    async def checkpoint(self) -> None:
+        """A signed tree head over everything durable. A failure halts: see `distrust`."""
+        try:
+            await self.opened.checkpointer.force()
+        except (LogError, OSError) as error:
+            self._checkpoint_failed(error)
+
+    def _checkpoint_failed(self, error: BaseException) -> None:
+        if not self._checkpoint_trouble:
+            self._checkpoint_trouble = True
+            self.distrust("checkpoint", f"{type(error).__name__}: {error}")
+
     async def _end_runs(self) -> None:
         self.runs.halt_started("", "gate stopped")
         await self.runs.halted("")
 
+    def _snapshot(self) -> None:
+        if self.ledger.state.seq - self._snapshot_at >= snapshots.EVERY:
+            self._snapshot_at = snapshots.take(self.ledger, self.opened.store)
+
     async def _last_words(self) -> None:
+        if self.ledger.state.seq - self._snapshot_at >= snapshots.EVERY // 10:
+            snapshots.take(self.ledger, self.opened.store)
         receipt = self.ledger.step([entries.GateStop(reason="left")])
         await self.ledger.durable(receipt.seq)
         await self.opened.checkpointer.force()
@@ -162,6 +208,9 @@ class Gate:
                 self.fail(poisoned)
                 return
             self.opened.checkpointer.maybe(clock.wall())
+            if self.opened.checkpointer.error is not None:
+                self._checkpoint_failed(self.opened.checkpointer.error)
+            self._snapshot()
             if self.runs.running or self.control.open:
                 self._touch()
             elif clock.boot() - self._idle_since > IDLE_SECONDS * 1_000_000:
@@ -202,9 +251,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 125
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         failure = runner.run(_serve(opened, options.ready))
-    if failure is not None:
-        print(f"gate: {type(failure).__name__}: {failure}", file=sys.stderr, flush=True)
-        os._exit(125)
+        if failure is not None:  # before the runner would wait for threads that may never end
+            print(f"gate: {type(failure).__name__}: {failure}", file=sys.stderr, flush=True)
+            os._exit(125)
     return 0
 
 

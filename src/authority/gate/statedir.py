@@ -16,17 +16,17 @@ Rules
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from authority.audit.checkpoints import create_key, origin_of
 from authority.audit.witness import DirectoryWitness
 from authority.errors import AuthorityError
-from authority.kernel import budgets
+from authority.kernel import budgets, canonical
 from authority.kernel.canonical import printable
 from authority.kernel.capabilities import MacKey
 
@@ -191,20 +191,33 @@ def mac_keys(state: StateDir) -> dict[str, MacKey]:
     return found
 
 
-def limits(state: StateDir) -> dict[str, int]:
-    """Budgets of the whole directory, from `gate.json`; none when there is no such file."""
+def _settings(state: StateDir) -> dict[str, Any]:
+    """`gate.json`; empty when there is no such file. Raises `StateDirError` for anything odd."""
     path = state.root / "gate.json"
     if not path.exists():
         return {}
     try:
-        document = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise StateDirError(f"gate.json is not JSON: {error}") from error
+        document = canonical.decode(path.read_bytes())
+    except AuthorityError as error:
+        raise StateDirError(f"gate.json: {error.message}") from error
     if not isinstance(document, dict) or set(document) - {"budgets", "witnesses"}:
         raise StateDirError("gate.json may hold 'budgets' and 'witnesses' only")
-    amounts = document.get("budgets", {})
+    return document
+
+
+def limits(state: StateDir) -> dict[str, int]:
+    """Budgets of the whole directory, from `gate.json`."""
+    amounts = _settings(state).get("budgets", {})
     try:
         budgets.check(amounts)
     except (budgets.BudgetError, AttributeError) as error:
         raise StateDirError(f"gate.json: {error}") from error
     return dict(amounts)
+
+
+def witnesses(state: StateDir) -> list[Path]:
+    """Folders of further witnesses, from `gate.json`."""
+    paths = _settings(state).get("witnesses", [])
+    if not isinstance(paths, list) or not all(isinstance(p, str) for p in paths):
+        raise StateDirError("gate.json: 'witnesses' is a list of folders")
+    return [Path(p) for p in paths]

@@ -26,10 +26,11 @@ class SandboxStarter:
     `path` is the caller's search path, in which a tool's program is looked for.
     """
 
-    def __init__(self, host: Host, policy: Policy, path: str) -> None:
+    def __init__(self, host: Host, policy: Policy, path: str, forbidden: tuple[str, ...]) -> None:
         self._host = host
         self._policy = policy
         self._path = path
+        self._forbidden = forbidden
 
     async def run(
         self,
@@ -54,6 +55,7 @@ class SandboxStarter:
                 tmp_bytes=policy.limits.tmp,
                 search_path=self._path,
                 channel=False,
+                forbidden=self._forbidden,
             ),
             self._host,
         )

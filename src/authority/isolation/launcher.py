@@ -190,6 +190,8 @@ def drop_capabilities() -> None:
 
 def drop_ids(uid: int, gid: int, inside: int, user_namespace: bool) -> None:
     """From root to `uid`, which must be no user of the host; then a user name space of its own."""
+    if 0 in (uid, gid):
+        raise LaunchError("the run would stay root")
     posix.setgroups([])
     posix.setresgid(gid, gid, gid)
     if not user_namespace:

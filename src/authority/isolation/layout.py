@@ -102,11 +102,17 @@ def landlock_rules(
         before = wanted.get(path, (0, directory))[0]
         wanted[path] = (before | rights, directory)
 
+    # Folders may be listed wherever they are: importing does, and nothing else is here to be seen.
+    grant("/", landlock.READ_DIR, directory=True)
     for path in (*view.trees, "/proc", "/etc", "/dev", cwd, *([RUN] if channel else [])):
         grant(path, landlock.READ, directory=True)
+    for path in view.trees:
+        # Importing lists the folder that holds a package; inside it holds only what is shown.
+        grant(os.path.dirname(path), landlock.READ_DIR, directory=True)
     for path in (*view.files, *view.copies):
-        # What lies beside them inside was shown too, and importing lists the folder.
-        grant(os.path.dirname(path), landlock.READ, directory=True)
+        # What lies beside them inside was shown too.
+        if os.path.dirname(path) != "/":
+            grant(os.path.dirname(path), landlock.READ, directory=True)
     for path in _WRITABLE:
         grant(path, landlock.WRITE, directory=True)
     for name in _DEVICES:
@@ -116,7 +122,6 @@ def landlock_rules(
     return [
         (os.fsencode(path), rules.grant(rights, directory=directory))
         for path, (rights, directory) in wanted.items()
-        if path != "/"
     ]
 
 

@@ -11,11 +11,11 @@ Rules
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,7 +39,7 @@ from authority.tokens import from_text
 
 PROGRAMS = Path(__file__).parent / "inside"
 STOP_SECONDS = 20.0
-RUN_SECONDS = 60.0
+RUN_SECONDS = 45.0
 
 POLICY = """\
 version = 1
@@ -169,14 +169,35 @@ class Live:
         return [e for e in query.read(self.directory.log) if not run or e.get("run") == run]
 
     def stop(self) -> None:
-        """End the gate and wait until it has let go of the log."""
-        if alive(self.directory):
-            self.admin("POST", "/v1/stop", {"force": True})
+        """End the gate and wait until it has let go of the log. Raises `GateError` if it did not do
+        so by itself; it is killed then."""
         deadline = time.monotonic() + STOP_SECONDS
+        if alive(self.directory):
+            with self.deadline(STOP_SECONDS):
+                self.admin("POST", "/v1/stop", {"force": True})
         while is_locked(str(self.directory.log / LOCK)):
             if time.monotonic() > deadline:
+                self.kill()
                 raise GateError("the gate does not stop")
             time.sleep(0.02)
+
+    def kill(self) -> None:
+        """End a gate that no longer answers."""
+        starts = [e for e in self.entries() if e["kind"] == "gate.start"]
+        if starts and is_locked(str(self.directory.log / LOCK)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(starts[-1]["identity"]["pid"]), signal.SIGKILL)
+
+    @contextmanager
+    def deadline(self, seconds: float = RUN_SECONDS) -> Iterator[None]:
+        """Kill the gate if the block takes longer: whoever waits for it then gets an error."""
+        timer = threading.Timer(seconds, self.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 class Attached:
@@ -270,11 +291,6 @@ def json_lines(text: str) -> list[dict[str, Any]]:
             if isinstance(value, dict):
                 found.append(value)
     return found
-
-
-def input_of(data: bytes) -> dict[str, str]:
-    """The body of a call that sends standard input."""
-    return {"data": base64.b64encode(data).decode("ascii")}
 
 
 def _drain(events: Iterator[dict[str, Any]]) -> None:

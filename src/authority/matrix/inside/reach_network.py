@@ -64,9 +64,7 @@ def main() -> None:
         )
     for path in GIVEN.get("unix", []):
         target = "\0" + path[1:] if path.startswith("@") else path
-        attempt(
-            f"reach unix {path}", lambda t=target: reach(socket.AF_UNIX, socket.SOCK_STREAM, t)
-        )
+        attempt(f"reach unix {path}", lambda t=target: reach(socket.AF_UNIX, socket.SOCK_STREAM, t))
     attempt("netlink interfaces", interfaces)
     attempt("io_uring_setup", lambda: os.close(syscall(425, 425, 8, bytes(120))))
     attempt("descriptors left open", inherited)

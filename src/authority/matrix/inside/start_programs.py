@@ -138,9 +138,7 @@ def main() -> None:
     script = f"#!{python}\nprint('EXECUTED')\n".encode()
     attempt("script in /tmp", lambda: from_folder("/tmp", script))  # noqa: S108
     for program in GIVEN.get("programs", []):
-        attempt(
-            f"execv of {program[0]}", lambda p=program: ran(lambda: os.execv(p[0], p))
-        )
+        attempt(f"execv of {program[0]}", lambda p=program: ran(lambda: os.execv(p[0], p)))
     done()
 
 

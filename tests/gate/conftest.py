@@ -1,0 +1,47 @@
+"""A lab for each file, a fresh one where a test harms its gate, and a deadline for everything."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from .lab import SECONDS, Lab, lab_at
+
+DEADLINE = 90
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_socket_waits_for_ever() -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SECONDS)
+    yield
+    socket.setdefaulttimeout(before)
+
+
+@pytest.fixture(autouse=True)
+def _deadline() -> Iterator[None]:
+    def late(*_: object) -> None:
+        raise TimeoutError(f"the test took longer than {DEADLINE} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(DEADLINE)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """One for the file: the tests leave it alive."""
+    with lab_at() as made:
+        yield made
+
+
+@pytest.fixture
+def own() -> Iterator[Lab]:
+    """One for the test alone."""
+    with lab_at() as made:
+        yield made
