@@ -29,6 +29,8 @@ from authority import protocol, tokens
 from authority.agent import Denied, connect
 from authority.agent.client import Gate as AgentGate
 from authority.audit import query
+from authority.audit.files import is_locked
+from authority.audit.writer import LOCK
 from authority.gate import opening
 from authority.gate.client import Client, GateError, alive, ensure, token_of
 from authority.gate.policyfile import start_request
@@ -350,7 +352,11 @@ class Lab:
         pid = self.pid()
         assert is_gate(pid)
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not is_gate(pid))
+        wait_for(lambda: not is_gate(pid) and not self.locked())
+
+    def locked(self) -> bool:
+        """Whether some process still holds the log."""
+        return is_locked(str(self.directory.log / LOCK))
 
     def stop(self) -> None:
         if alive(self.directory):

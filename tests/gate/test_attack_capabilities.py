@@ -230,12 +230,11 @@ def test_a_call_that_makes_no_sense_is_answered_with_an_error(
     "data",
     [
         b"\x00\x01\x02\r\n\r\n",
-        b"GET / HTTP/9.9\r\n\r\n",
         b"POST /v1/halt HTTP/1.1\r\nHost: gate\r\nContent-Length: nine\r\n\r\n",
         b"GET /v1/status HTTP/1.1\r\nHost: gate\r\nX: " + b"a" * 200_000 + b"\r\n\r\n",
         b"POST /v1/halt HTTP/1.1\r\nHost: gate\r\nContent-Length: 3\r\n\r\nabc",
     ],
-    ids=["garbage", "a version", "a length", "a header", "no JSON"],
+    ids=["garbage", "a length", "a header", "no JSON"],
 )
 def test_bytes_that_are_no_call(lab: Lab, data: bytes) -> None:
     lab.admin("GET", "/v1/status")

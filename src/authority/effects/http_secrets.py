@@ -27,6 +27,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from authority.effects.base import EffectFailed
+from authority.kernel.addresses import split_host_port
 from authority.kernel.policy import Policy
 from authority.kernel.resources import Resource
 
@@ -53,8 +54,9 @@ def injections(
 ) -> tuple[Injection, ...]:
     """What to put into a request to `resource`. Raises `EffectFailed` when it can't be done."""
     found: dict[str, Injection] = {}
-    for name in policy.credentials_for(resource):
-        credential = policy.credentials[name]
+    for name, credential in policy.credentials.items():
+        if (resource.host, resource.port) not in map(_host_port, credential.hosts):
+            continue
         secret = secrets.get(name)
         if secret is None:
             raise EffectFailed(f"The gate has no value for the credential {name}.")
@@ -103,6 +105,11 @@ def redact(data: bytes, secrets: tuple[Secret, ...]) -> tuple[bytes, int]:
         end = max(end, last)
     parts.append(data[end:])
     return b"".join(parts), places
+
+
+def _host_port(text: str) -> tuple[str, int]:
+    host, port = split_host_port(text)
+    return host, port or 443
 
 
 @functools.lru_cache(maxsize=64)

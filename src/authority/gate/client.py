@@ -95,7 +95,10 @@ class Client:
     def _more(self) -> None:
         if self._socket is None:
             raise GateError("the connection to the gate is closed")
-        data = self._socket.recv(65536)
+        try:
+            data = self._socket.recv(65536)
+        except ConnectionError:
+            data = b""
         if not data:
             hint = f"{self._directory.gate_output} may say why"
             raise GateError("the gate went away in the middle of an answer", hint)

@@ -166,7 +166,10 @@ class Pipeline:
     async def _prepared(self, asked: Asked, reply: Reply) -> None:
         """Look up facts and store long bodies, but only for what would be admitted."""
         request, facts = asked.request, asked.facts
-        if isinstance(self._decide(asked)[-1], entries.Admit):
+        verdict = self._decide(asked)[-1]
+        # Without the facts the worst case is reserved, and that alone must not refuse.
+        unsure = isinstance(verdict, entries.Denied) and verdict.layer == Layer.BUDGET
+        if isinstance(verdict, entries.Admit) or unsure:
             look_up = self._look_up.get(request.effect)
             looked_up = await look_up(request.resource) if look_up else {}
             body = await self._keep(request, asked.arguments, Label())

@@ -100,7 +100,7 @@ def administers(live: Live, token: bytes) -> Attempt:
     try:
         Client(live.directory, tokens.to_text(token)).call("GET", "/v1/status")
     except GateError as error:
-        return Attempt("control API", False, str(error.answer.get("code", "refused")))
+        return Attempt("control API", False, error.message.partition(":")[0])
     return Attempt("control API", True)
 
 

@@ -80,6 +80,15 @@ class Live:
         self.programs = copy_programs(self.workspace)
         self.directory, _ = opening.initialise(root / "state")
 
+    @classmethod
+    def on(cls, directory: StateDir, other: Live) -> Live:
+        """The same workspace with another state directory."""
+        made = cls.__new__(cls)
+        made.root, made.workspace, made.programs = other.root, other.workspace, other.programs
+        made._policies = other._policies
+        made.directory = directory
+        return made
+
     def file(self, name: str, text: str) -> Path:
         """A file in the workspace that every user can read."""
         path = self.workspace / name
