@@ -364,6 +364,8 @@ class Lab:
                 self.admin("POST", "/v1/stop", {"force": True})
         with contextlib.suppress(Exception):
             pid = self.pid()
+            if alive(self.directory) and not _gone(pid, 0.5):
+                os.kill(pid, signal.SIGTERM)
             if not _gone(pid, 10):
                 os.kill(pid, signal.SIGKILL)
                 _gone(pid, 10)

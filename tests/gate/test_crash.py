@@ -133,10 +133,9 @@ def fill_up(lab: Lab, state: Path) -> None:
         receipts.append(gate.last_receipt)
         pid = lab.pid()
         free = os.statvfs(state)
-        with open(state / "ballast", "wb") as ballast, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), open(state / "ballast", "wb", 0) as ballast:
             for _ in range(free.f_bavail + 16):
                 ballast.write(bytes(free.f_frsize))
-                ballast.flush()
         ended = False
         data = os.urandom(3000)  # kept in the store: it needs room
         try:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from authority.audit.errors import BodyMissing
+from authority.audit.errors import BodyMissing, LogCorrupt
 from authority.audit.store import ContentStore
 from authority.gate.control import ControlRefused
 from authority.gate.policyfile import format_of
@@ -69,7 +69,7 @@ class Policies:
             return
         try:
             old = decode(self._store.get(before))
-        except BodyMissing:
+        except (BodyMissing, LogCorrupt):
             raise ControlRefused(
                 409,
                 f"the policy used last from {printable(path)} can't be read, to compare",

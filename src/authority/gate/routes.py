@@ -151,12 +151,15 @@ class Routes:
 
     async def _input(self, asking: Asking) -> dict[str, Any]:
         run = self._running(asking.path[0])
-        if run.channel is None:
+        await run.ready.wait()
+        if not run.spec.argv:
             raise ControlRefused(409, "the run takes no input from here")
         try:
             data = base64.b64decode(asking.body.get("data", ""), validate=True)
         except (ValueError, TypeError) as error:
             raise ControlRefused(400, "data is not base64") from error
+        if not await run.connected() or run.channel is None:
+            raise ControlRefused(409, "the run has ended")
         if data:
             await run.give_input(data)
         if asking.body.get("eof"):

@@ -73,7 +73,9 @@ class Run:
         self.clients: set[Channel] = set()
         self.sandbox: Sandbox | None = None
         self.started = clock.boot()
+        self.ready = asyncio.Event()  # it has its channel, or never will
         self.ended = asyncio.Event()
+        self.on_line = asyncio.Event()
         self.code = 0
         self.reason = ""
         self.protection: dict[str, Any] = {}
@@ -106,6 +108,14 @@ class Run:
         self._input_waiting = max(0, self._input_waiting - count)
         self._input_room.set()
 
+    async def connected(self) -> bool:
+        """Wait until the supervisor is connected; False when the run ended before that."""
+        waits = [asyncio.ensure_future(e.wait()) for e in (self.on_line, self._closed)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for each in waits:
+            each.cancel()
+        return self.on_line.is_set()
+
     async def give_input(self, data: bytes) -> None:
         """Pass standard input on, never more than `INPUT_WINDOW` bytes ahead of the program."""
         while self._input_waiting + len(data) > INPUT_WINDOW and not self._closed.is_set():
@@ -122,6 +132,7 @@ class Run:
         self.emit({"event": "trouble", "text": text})
 
     def on_closed(self, reason: str) -> None:
+        self.ready.set()
         self._output.put_nowait(None)
         self._closed.set()
 
@@ -134,6 +145,7 @@ class Run:
     def stop(self, reason: str) -> None:
         """Kill the sandbox; the run's end follows."""
         self.stop_reason = self.stop_reason or reason
+        self.ready.set()
         if self.sandbox is not None:
             self.sandbox.kill()
         if self.channel is not None:

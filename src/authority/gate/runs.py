@@ -229,6 +229,8 @@ class Runs:
             channel = Channel(self.pipeline, self._reader, run=run.id, cwd=spec.cwd, owner=run)
             run.channel = channel
             await asyncio.get_running_loop().create_connection(lambda: channel, sock=ours)
+            run.on_line.set()
+            run.ready.set()
         except (OSError, AuthorityError) as error:
             ours.close()
             if run.sandbox is not None:

@@ -118,7 +118,7 @@ def traced(live: Live, strace: str) -> tuple[list[Call], list[Said]]:
     os.close(writable)
     try:
         with open(readable, encoding="utf-8", errors="replace") as ready:
-            said_ready = ready.read().strip()
+            said_ready = ready.readline().strip()  # strace keeps the other end open
         if said_ready != "ready" or not alive(live.directory):
             _, errors = process.communicate(timeout=START_SECONDS)
             lines = errors.decode("utf-8", "replace").strip().splitlines()[-1:]

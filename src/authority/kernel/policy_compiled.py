@@ -1,0 +1,365 @@
+"""A compiled policy: the questions that the kernel asks of it, and how they are answered.
+
+Pure. The order of a judgement, and what a chain of files means, stand in `policy`, which makes
+policies of text; here is only what is asked of one that exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from authority.kernel import canonical
+from authority.kernel.addresses import ResourceError, is_address, shown
+from authority.kernel.pattern_match import Pattern, literal_prefix
+from authority.kernel.policy_protect import Protection, path_text
+from authority.kernel.policy_rules import RuleList, Rules, private_key
+from authority.kernel.policy_sections import (
+    DEFAULT_BUDGETS,
+    Agent,
+    Approvals,
+    Credential,
+    Filesystem,
+    Judgement,
+    Labels,
+    Limits,
+    Network,
+    PolicyError,
+    Process,
+    Sections,
+    Tool,
+)
+from authority.kernel.policy_tree import (
+    Node,
+    assemble,
+)
+from authority.kernel.resources import Resource
+
+FORMAT: Final = 1
+READS: Final = frozenset({"fs.read", "fs.list", "fs.stat"})
+WRITES: Final = frozenset({"fs.write", "fs.append", "fs.mkdir", "fs.rename", "fs.delete"})
+_MOVES: Final = frozenset({"fs.rename", "fs.delete"})
+_LISTS: Final = frozenset({"fs.list", "fs.stat"})
+_OPEN_SINKS: Final = frozenset(
+    {"fs.write", "fs.append", "fs.mkdir", "fs.rename", "output", "msg.send", "msg.receive"}
+    | {"agent.wait", *READS}
+)
+_ALL: Final = frozenset({"*"})
+_URLS: Final = frozenset({"http", "https"})
+
+
+class Policy:
+    """A compiled policy. Immutable; made by `load`, `narrow`, `from_canonical`.
+
+    `layers` are the rules of every file in the chain, its own first; `parents` the names of the
+    others.
+    """
+
+    __slots__ = ("_node", "_protection", "_sections", "canonical", "digest", "layers")
+
+    def __init__(self, node: Node, protection: Protection) -> None:
+        layers: list[Rules] = []
+        self._sections = assemble(node, layers)
+        self.layers = tuple(layers)
+        self._node = node
+        self._protection = protection
+        try:
+            self.canonical = canonical.encode(
+                {
+                    "policy": FORMAT,
+                    "tree": node.plain(),
+                    "no_access": protection.no_access.texts,
+                    "no_write": protection.no_write.texts,
+                }
+            )
+        except canonical.CanonicalError as error:
+            raise PolicyError(node.name, "", 0, error.message, error.hint) from None
+        self.digest = canonical.digest(self.canonical)
+        for layer in self.layers:
+            self._refuse_protected(layer.name, layer.read, writes=False)
+            self._refuse_protected(layer.name, layer.write, writes=True)
+
+    @property
+    def name(self) -> str:
+        return self.layers[0].name
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        return tuple(layer.name for layer in self.layers[1:])
+
+    @property
+    def sections(self) -> Sections:
+        return self._sections
+
+    @property
+    def explain(self) -> str:
+        """`agent` when the agent may be told which rule refused, else `operator`."""
+        return self._sections.explain
+
+    @property
+    def filesystem(self) -> Filesystem:
+        return self._sections.filesystem
+
+    @property
+    def network(self) -> Network:
+        return self._sections.network
+
+    @property
+    def process(self) -> Process:
+        return self._sections.process
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(**self._sections.limits)
+
+    @property
+    def tools(self) -> Mapping[str, Tool]:
+        return self._sections.tools
+
+    @property
+    def agents(self) -> Mapping[str, Agent]:
+        return self._sections.agents
+
+    @property
+    def credentials(self) -> Mapping[str, Credential]:
+        return self._sections.credentials
+
+    @property
+    def budgets(self) -> dict[str, int]:
+        """Limits by dimension; one that is not here is counted and not limited."""
+        return {**DEFAULT_BUDGETS, **self._sections.budgets}
+
+    @property
+    def labels(self) -> Labels:
+        return self._sections.labels
+
+    @property
+    def approvals(self) -> Approvals:
+        return self._sections.approvals
+
+    @property
+    def trusts_user(self) -> bool:
+        """Whether what the person wrote (the task, the arguments) is trusted."""
+        return all(layer.trusts_user or layer.abstains(layer.trusted) for layer in self.layers)
+
+    def judge(self, effect: str, resource: Resource, verb: str = "") -> Judgement:
+        """Whether the policy allows the effect on the resource. Never raises."""
+        scheme = resource.scheme
+        if effect in READS or effect in WRITES:
+            if scheme == "fs":
+                return self._judge_file(effect, resource)
+        elif effect == "http.request":
+            if scheme in _URLS:
+                return self._judge_network(resource, verb, lambda layer: layer.http)
+        elif effect == "net.connect":
+            if scheme == "tcp":
+                return self._judge_network(resource, "", lambda layer: layer.tunnel)
+        elif effect == "tool.call":
+            if scheme == "tool":
+                return _defined("tools", resource.name, self.tools)
+        elif effect == "agent.spawn":
+            if scheme == "agent":
+                return _defined("agents", resource.name, self.agents)
+        elif effect in ("msg.send", "msg.receive", "agent.wait"):
+            if scheme == "run":
+                return Judgement(True, "built in", "runs may talk to their parent and children")
+        elif effect == "output" and scheme == "output":
+            return Judgement(True, "built in", "a program may print; the budget bounds it")
+        return Judgement(False, "", f"no policy covers {shown(effect)} on {shown(resource.text)}")
+
+    def approval(self, effect: str, resource: Resource, verb: str = "") -> str:
+        """The rule by which a person has to approve this, or nothing."""
+        for layer in self.layers:
+            if rule := layer.approvals.find(resource, verb):
+                return self._in(rule, layer)
+        return ""
+
+    def trusted(self, resource: Resource, verb: str = "") -> bool:
+        """Whether what comes from the resource is trusted."""
+        if resource.scheme == "tool":
+            tool = self.tools.get(resource.name)
+            if tool is not None and tool.reads == "trusted":
+                return True
+        return self._all_say(resource, verb, lambda layer: layer.trusted)
+
+    def secrets(self, resource: Resource) -> frozenset[str]:
+        """The secrets that reading the resource may reveal."""
+        return frozenset(
+            name
+            for layer in self.layers
+            for name, rules in layer.secrets.items()
+            if rules.find(resource)
+        )
+
+    def content(self, effect: str, resource: Resource, verb: str = "") -> frozenset[str] | None:
+        """Which arguments may carry untrusted content: names, `*` for all, None for none.
+
+        None also says that the effect itself wants a trusted run; the empty set is a tool that
+        anybody may call, with trusted arguments.
+        """
+        if effect in _OPEN_SINKS or (effect == "http.request" and verb in ("GET", "HEAD")):
+            return _ALL
+        if self._all_say(resource, verb, lambda layer: layer.content):
+            return _ALL
+        if effect == "tool.call" and (tool := self.tools.get(resource.name)) is not None:
+            return None if tool.content is None else frozenset(tool.content)
+        return None
+
+    def releases(self, secret: str, effect: str, resource: Resource, verb: str = "") -> bool:
+        """Whether the secret may flow into this. A secret that no file knows goes nowhere."""
+        known = False
+        for layer in self.layers:
+            rules = layer.release.get(secret)
+            if rules is not None:
+                if not rules.find(resource, verb):
+                    return False
+                known = True
+            elif secret in layer.secrets and not layer.inherits:
+                return False  # a file that extends leaves it to its bases, and they may release it
+        return known
+
+    def names_private(self, host: str, port: int, why: str = "") -> bool:
+        """Whether host and port may be at an address that is not public.
+
+        `why` is what `judge_address` said: a metadata service must be named by its address, so
+        that no name that somebody else resolves can lead to it.
+        """
+        if "metadata" in why and not is_address(host):
+            return False
+        return all(layer.names_private(host, port) for layer in self.layers)
+
+    def credentials_for(self, resource: Resource) -> tuple[str, ...]:
+        """Names of the credentials for a request: over https, or to a host that is private."""
+        if resource.scheme not in _URLS:
+            return ()
+        if resource.scheme == "http" and not self.names_private(resource.host, resource.port):
+            return ()
+        found = []
+        for name, credential in self.credentials.items():
+            for text in credential.hosts:
+                host, port = private_key(text)
+                if host == resource.host and (port or 443) == resource.port:
+                    found.append(name)
+                    break
+        return tuple(found)
+
+    def protect(
+        self, paths_no_access: Iterable[str | bytes], paths_no_write: Iterable[str | bytes] = ()
+    ) -> Policy:
+        """This policy with more built-in denials (absolute real paths).
+
+        Raises `PolicyError` when a rule begins at or below one of them.
+        """
+        try:
+            return Policy(
+                self._node,
+                Protection(
+                    (*self._protection.no_access.texts, *map(path_text, paths_no_access)),
+                    (*self._protection.no_write.texts, *map(path_text, paths_no_write)),
+                ),
+            )
+        except ResourceError as error:
+            raise PolicyError(self.name, "", 0, error.message, error.hint) from None
+
+    def missing(self, effect: str, resource: Resource, verb: str = "") -> list[Rules]:
+        """The files whose rules do not allow this though they have an opinion."""
+        return [
+            layer
+            for layer in self.layers
+            for rules in [_list_for(layer, effect)]
+            if rules is not None
+            and not layer.abstains(rules)
+            and not rules.find(resource, verb)
+            and not (effect in _LISTS and rules.below(resource))
+        ]
+
+    def _judge_file(self, effect: str, resource: Resource) -> Judgement:
+        writes = effect in WRITES
+        why = self._protection.denies(resource.segments, writes=writes, moves=effect in _MOVES)
+        if why:
+            return Judgement(False, "built in", why)
+        for layer in self.layers:
+            rule = layer.deny.find(resource)
+            if rule:
+                return self._denied(rule, layer, resource)
+            if effect == "fs.rename" and (rule := layer.deny.holds(resource)):
+                return self._denied(rule, layer, resource)
+        first, partial = "", False
+        for layer in self.layers:
+            rules = layer.write if writes else layer.read
+            if layer.abstains(rules):
+                continue
+            rule = rules.find(resource)
+            if not rule and effect in _LISTS:
+                rule = rules.below(resource)
+                partial = partial or bool(rule)
+            if not rule:
+                return self._not_covered(rules, layer, resource)
+            first = first or self._in(rule, layer)
+        return Judgement(True, first, partial=partial)
+
+    def _judge_network(
+        self, resource: Resource, verb: str, pick: Callable[[Rules], RuleList]
+    ) -> Judgement:
+        for layer in self.layers:
+            if rule := layer.net_deny.find(resource, verb):
+                return self._denied(rule, layer, resource)
+        first = ""
+        for layer in self.layers:
+            rules = pick(layer)
+            if layer.abstains(rules):
+                continue
+            rule = rules.find(resource, verb)
+            if not rule:
+                return self._not_covered(rules, layer, resource, verb)
+            first = first or self._in(rule, layer)
+        return Judgement(True, first)
+
+    def _denied(self, rule: str, layer: Rules, resource: Resource) -> Judgement:
+        rule = self._in(rule, layer)
+        return Judgement(False, rule, f"{rule} forbids {shown(resource.text)}")
+
+    def _not_covered(
+        self, rules: RuleList, layer: Rules, resource: Resource, verb: str = ""
+    ) -> Judgement:
+        what = f"{verb} {resource.text}" if verb else resource.text
+        where = self._in(rules.key, layer)
+        return Judgement(False, "", f"no rule of {where} covers {shown(what)}")
+
+    def _in(self, rule: str, layer: Rules) -> str:
+        return rule if len(self.layers) == 1 else f"{rule} in {shown(layer.name)}"
+
+    def _all_say(self, resource: Resource, verb: str, pick: Callable[[Rules], RuleList]) -> bool:
+        return all(
+            layer.abstains(pick(layer)) or bool(pick(layer).find(resource, verb))
+            for layer in self.layers
+        )
+
+    def _refuse_protected(self, name: str, rules: RuleList, *, writes: bool) -> None:
+        for number, pattern in enumerate(rules.index.patterns):
+            if why := _protected(self._protection, pattern, writes=writes):
+                raise PolicyError(
+                    name,
+                    f"{rules.key}[{number}]",
+                    0,
+                    f'"{shown(pattern.text)}" names a protected path: {why}',
+                    "take the rule out",
+                )
+
+
+def _protected(protection: Protection, pattern: Pattern, *, writes: bool) -> str:
+    return protection.denies(literal_prefix(pattern.parts), writes=writes, moves=False)
+
+
+def _list_for(layer: Rules, effect: str) -> RuleList | None:
+    if effect in READS:
+        return layer.read
+    if effect in WRITES:
+        return layer.write
+    return {"http.request": layer.http, "net.connect": layer.tunnel}.get(effect)
+
+
+def _defined(key: str, name: str, table: Mapping[str, Any]) -> Judgement:
+    if name in table:
+        return Judgement(True, f"{key}.{name}")
+    return Judgement(False, "", f"the policy defines no {key}.{shown(name)}")
