@@ -127,8 +127,7 @@ def test_stored_bytes_bound_what_is_kept(lab: Lab) -> None:
         gate = run.gate()
         assert code_of(lambda: gate.write("out/s", b"x" * 3000)) == ""
         assert code_of(lambda: gate.write("out/s", b"y" * 3000)) == ""
-    bodies = [e["arguments"]["kept"] if "kept" in e["arguments"] else "digest"
-              for e in lab.log(run=run.run, kind="admit")]  # fmt: skip
+    bodies = [e["arguments"].get("kept", "digest") for e in lab.log(run=run.run, kind="admit")]
     assert bodies == ["store", "digest"]
     with lab.attached(policy("stored_bytes = 10")) as run:
         gate = run.gate()

@@ -22,7 +22,7 @@ from authority.audit.verification import verify
 
 from .lab import OPEN, GateError, Lab, code_of, is_gate, lab_at, new_root, wait_for
 
-CYCLES = 4
+CYCLES = 3
 
 
 def processes_with(marker: str) -> list[int]:
@@ -180,9 +180,10 @@ def test_a_log_that_is_cut_below_its_checkpoint(own: Lab) -> None:
     done = serve(own)
     assert done.returncode == 125
     assert "Traceback" not in done.stderr
-    assert "tampered" in (own.directory.root / "incidents.txt").read_text() or (
-        own.directory.root / "incidents.txt"
-    ).read_text().strip()
+    assert (
+        "tampered" in (own.directory.root / "incidents.txt").read_text()
+        or (own.directory.root / "incidents.txt").read_text().strip()
+    )
     with pytest.raises(GateError, match="does not start"):
         own.start("pass")
     refused = own.cli("run", "--policy", str(own.policy(OPEN)), "--", "true")
@@ -233,7 +234,9 @@ def test_a_damaged_policy_store(own: Lab, damage: bytes) -> None:
     ran = own.run("pass", policy)
     digest = own.log(run=ran.run, kind="run.start")[0]["policy"]
     own.run("pass", policy)
-    (stored,) = [p for p in own.directory.store.rglob("*") if digest[2:] in p.name or p.name == digest]
+    (stored,) = [
+        p for p in own.directory.store.rglob("*") if digest[2:] in p.name or p.name == digest
+    ]
     stored.chmod(0o600)
     stored.write_bytes(damage)
     own.file("p.toml", "version = 1\n[filesystem]\nread = ['./**']\n")

@@ -65,10 +65,7 @@ def test_nothing_that_a_terminal_acts_on_gets_through(lab: Lab) -> None:
 
 def test_a_sequence_cut_between_two_pieces_is_harmless_too(lab: Lab) -> None:
     pieces = [b"\x1b", b"]0;x\x07\n", b"\xe2\x80", b"\xae\n", b"\x1b[3", b"1mred\x1b[0m\n"]
-    ran = lab.run(
-        "import os, time\n"
-        f"for p in {pieces!r}:\n    os.write(1, p); time.sleep(.05)\n"
-    )
+    ran = lab.run(f"import os, time\nfor p in {pieces!r}:\n    os.write(1, p); time.sleep(.05)\n")
     assert ran.out == "\\x1b]0;x\\x07\n\\u202e\n\x1b[31mred\x1b[0m\n"
 
 

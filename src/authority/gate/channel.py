@@ -4,8 +4,9 @@ Rules
 - A channel belongs to one run. That of a sandboxed run is a socket pair whose other end the run's
   supervisor inherited: many streams, stream 0 its own. An attached program's channel has stream 1
   alone and says in its hello which capability, and so which run, it comes with.
-- Bounded everywhere: a frame's size, requests in flight (reading stops above `PIPELINE`), answers not
-  yet taken (reading stops while the other side does not read), streams.
+- Bounded everywhere: a frame's size, requests in flight (reading stops above `PIPELINE`, and above
+  `PIPELINE_BYTES` of what they were sent as), answers not yet taken (reading stops while the other
+  side does not read), streams.
 - What is not a well-formed message is a denial in the log and the end of its stream. What is not a
   well-formed frame is the end of the channel, and of a sandboxed run with it.
 - An attached run may have many channels, one after the other or at a time. It ends when its caller
@@ -30,6 +31,7 @@ from authority.kernel.codes import Code, Layer
 from authority.kernel.decide import Facts, Problem
 
 PIPELINE = 256
+PIPELINE_BYTES = 32 * 1024 * 1024
 STREAMS = 1024
 LAST_WORDS_SECONDS = 1.0
 
@@ -78,6 +80,8 @@ class Channel(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiting: dict[int, list[Answer]] = {}
         self._in_flight = 0
+        self._bytes_in_flight = 0
+        self._untaken: list[Answer] = []
         self._blocked = False
         self._reading = True
         self._reason = "closed"
@@ -87,6 +91,7 @@ class Channel(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._taken()
         if self._owner is None:
             return
         if self._identify is not None:
@@ -100,11 +105,16 @@ class Channel(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._blocked = False
+        self._taken()
         self._flow()
 
     def _flow(self) -> None:
         """Read only while few requests are in flight and the other side takes its answers."""
-        wanted = not self._blocked and self._in_flight < PIPELINE
+        wanted = (
+            not self._blocked
+            and self._in_flight < PIPELINE
+            and self._bytes_in_flight < PIPELINE_BYTES
+        )
         if self._transport is None or wanted == self._reading:
             return
         self._reading = wanted
@@ -166,7 +176,7 @@ class Channel(asyncio.Protocol):
             elif not state.greeted:
                 raise protocol.ProtocolError(Code.SCHEMA_INVALID, "requests before the hello")
             else:
-                self._requests(stream, state, message)
+                self._requests(stream, state, message, len(payload) // len(message))
         except protocol.ProtocolError as error:
             self._denied(stream, error.code, Layer.SCHEMA, error.sentence, payload)
             if self._identify is not None:
@@ -223,16 +233,21 @@ class Channel(asyncio.Protocol):
         )
         self._write(protocol.encode_frame(stream, welcome))
 
-    def _requests(self, stream: int, state: _Stream, requests: list[protocol.Request]) -> None:
+    def _requests(
+        self, stream: int, state: _Stream, requests: list[protocol.Request], share: int
+    ) -> None:
+        """`share` is each one's part of the bytes that they came in."""
         now = clock.wall()
 
         def reply(answer: Answer) -> None:
+            self._bytes_in_flight -= share
             self._answer(stream, answer)
 
         for wire in requests:
             asked = self._reader.read(self.run, self._cwd, stream, wire, state.last_n, now)
             state.last_n = max(state.last_n, wire.n)
             self._in_flight += 1
+            self._bytes_in_flight += share
             self._pipeline.submit(asked, reply)
         self._flow()
 
@@ -246,11 +261,21 @@ class Channel(asyncio.Protocol):
         out = []
         for stream, answers in waiting.items():
             self._in_flight -= len(answers)
+            self._untaken += [a for a in answers if a.taken is not None]
             if stream in self._streams:
                 out += protocol.reply_frames(stream, [_reply(a) for a in answers])
         if out:
             self._write(b"".join(out))
+        if not self._blocked or self._transport is None:
+            self._taken()
         self._flow()
+
+    def _taken(self) -> None:
+        """The other side has taken what it was sent, or is gone."""
+        untaken, self._untaken = self._untaken, []
+        for answer in untaken:
+            if answer.taken is not None:
+                answer.taken()
 
     def _fatal(self, stream: int, error: protocol.ProtocolError) -> None:
         if stream:

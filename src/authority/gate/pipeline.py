@@ -10,6 +10,7 @@ Rules
   `E_INTERNAL`; the gate stays up for the others.
 - Bodies that are too long for an entry are synced to the content store before the entry that names
   them. When the run's own label or the resource's may reveal a secret, the body is sealed.
+- Answers that may be large wait for room (`room`), so that nobody fills the gate's memory.
 - A cancelled effect writes no outcome: what it did is in doubt, and in doubt means spent.
 """
 
@@ -29,6 +30,7 @@ from authority.effects.base import Call, EffectFailed, EffectRefused, Performed
 from authority.gate import clock
 from authority.gate.ledger import Ledger
 from authority.gate.reader import INLINE_LIMIT, Asked, short_body, value_bytes
+from authority.gate.room import Room, answer_bound
 from authority.kernel import decide as kernel
 from authority.kernel import entries, flows
 from authority.kernel.canonical import printable
@@ -49,13 +51,17 @@ class Performer(Protocol):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What goes back to the client: `body` is the value, or what was refused."""
+    """What goes back to the client: `body` is the value, or what was refused.
+
+    `taken` is called by whoever sends it, when the other side has taken it or never will.
+    """
 
     n: int
     refused: bool
     seq: int
     hash: bytes
     body: Any
+    taken: Callable[[], None] | None = None
 
 
 Reply = Callable[[Answer], None]
@@ -83,6 +89,7 @@ class Pipeline:
         self._busy: dict[str, set[asyncio.Task[None]]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._caps: dict[int, list[str]] = {}
+        self._rooms: dict[str, Room] = {}
 
     def submit(self, asked: Asked, reply: Reply) -> None:
         """Take one request. `reply` is called once, when everything it rests on is durable."""
@@ -144,6 +151,7 @@ class Pipeline:
 
     async def stop(self, run: str, timeout: float = 0.5) -> int:
         """Cancel what a run has in flight; how many did not stop in `timeout` seconds."""
+        self._rooms.pop(run, None)
         busy = set(self._busy.pop(run, ()))
         for task in busy:
             task.cancel()
@@ -225,6 +233,20 @@ class Pipeline:
         assert request.resource is not None
         if spec.side_effect:
             await ledger.durable(admit.seq)
+        room = self._rooms.setdefault(request.run, Room())
+        size = answer_bound(request.effect, request.arguments, admit.reserve)
+        await room.take(size)
+        try:
+            await self._perform_in(asked, admit, policy, lambda a: reply(_held(a, room, size)))
+        except BaseException:
+            room.give(size)
+            raise
+
+    async def _perform_in(
+        self, asked: Asked, admit: entries.Admit, policy: Policy, reply: Reply
+    ) -> None:
+        request, ledger = asked.request, self.ledger
+        assert request.resource is not None
         stopped = kernel.recheck(ledger.state, request.run, admit.caps)
         if stopped:
             self._aborted(asked, admit, stopped, SENTENCES[stopped], {}, Layer.HALT, reply)
@@ -375,3 +397,8 @@ class Pipeline:
             return body
         await self._store.put_durable(data)
         return msgspec.structs.replace(body, kept="store")
+
+
+def _held(answer: Answer, room: Room, size: int) -> Answer:
+    """The answer, which gives back its room when it was taken."""
+    return msgspec.structs.replace(answer, taken=lambda: room.give(size)) if size else answer

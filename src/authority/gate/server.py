@@ -48,6 +48,7 @@ from authority.kernel.policy import Policy
 IDLE_SECONDS = 300
 TICK_SECONDS = 1.0
 SOCKET_BACKLOG = 128
+SWITCH_SECONDS = 0.0001
 
 
 class Gate:
@@ -243,6 +244,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ready", type=int, required=True)
     options = parser.parse_args(arguments)
     os.umask(0o077)
+    # The log's thread needs the interpreter for a moment after each sync; it must not wait 5 ms.
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         opened = open_state(statedir.open_existing(options.state))
     except (AuthorityError, LogError, OSError, ValueError) as error:

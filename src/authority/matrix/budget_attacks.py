@@ -19,14 +19,12 @@ from authority.errors import AuthorityError
 from authority.matrix import forging
 from authority.matrix.capability_attacks import mint, read, tried
 from authority.matrix.live import POLICY, Attached, Live
-from authority.matrix.verdict import Attempt, Result, Test
+from authority.matrix.verdict import Attempt, Result, Row
 from authority.matrix.wire import Ask, Said
 
-EXHAUSTED = Test("INV-3", "budget exhaustion", "at the limit the answer is no")
-RACE = Test(
-    "INV-3", "concurrent budget race", "never more than the limit, however many ask at once"
-)
-NEGATIVE = Test("INV-3", "negative budget", "no amount below zero, none that is no integer")
+EXHAUSTED = Row("INV-3", "budget exhaustion", "at the limit the answer is no")
+RACE = Row("INV-3", "concurrent budget race", "never more than the limit, however many ask at once")
+NEGATIVE = Row("INV-3", "negative budget", "no amount below zero, none that is no integer")
 
 LIMIT = 25
 ASKED = 60
@@ -187,7 +185,9 @@ def race(live: Live) -> Result:
         highest, spent, most, _ = spending(live.entries(run.run), "requests")
         attempts += [
             *beyond(f"more than {RACED} ({what})", said, RACED),
-            Attempt("spent and reserved above the limit", max(highest, spent) > RACED, f"{spent}"),
+            Attempt(
+                "spent and reserved above the limit", max(highest, spent) > RACED, f"{spent} spent"
+            ),
         ]
         controls += [
             exactly(f"{what}: exactly the limit", said, RACED),
@@ -256,7 +256,7 @@ def negative(live: Live) -> Result:
                 f"max_bytes {name}",
                 Ask("http.request", "http://127.0.0.1/", map_of("max_bytes", raw), run.token),
             ))  # fmt: skip
-            for part in (
+            for link in (
                 map_of("count", raw),
                 map_of("expires", raw),
                 map_of("quotas", b"\x91\x82" + msgspec.msgpack.encode("argument")
@@ -265,7 +265,7 @@ def negative(live: Live) -> Result:
                        + msgspec.msgpack.encode("per") + b"\x01"),
             ):  # fmt: skip
                 asks.append((
-                    f"restriction {name}", read(forging.attenuated_raw(quota, part), "data/big.txt")
+                    f"restriction {name}", read(forging.attenuated_raw(quota, link), "data/big.txt")
                 ))  # fmt: skip
         attempts += tried([name for name, _ in asks], wire.ask(*[ask for _, ask in asks]))
         controls = tried(

@@ -12,19 +12,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from authority import tokens
+from authority.errors import AuthorityError
 from authority.gate import clock
 from authority.gate.client import Client, GateError
 from authority.matrix import forging
 from authority.matrix.listeners import HttpServer, http_server
 from authority.matrix.live import POLICY, Live
-from authority.matrix.verdict import Attempt, Result, Test
+from authority.matrix.verdict import Attempt, Result, Row
 from authority.matrix.wire import Ask, Said, Wire
 from authority.tokens import Restriction
 
-FORGERY = Test("INV-2", "random HMAC forgery", "no forged capability is taken")
-EXPIRED = Test("INV-2", "expired capability", "nothing outside its time is taken")
-SCOPE = Test("INV-2", "scope violation", "nothing outside its scope is done")
-REVOKED = Test("INV-2", "revoked token", "no revoked capability, nor one below it, is taken")
+FORGERY = Row("INV-2", "random HMAC forgery", "no forged capability is taken")
+EXPIRED = Row("INV-2", "expired capability", "nothing outside its time is taken")
+SCOPE = Row("INV-2", "scope violation", "nothing outside its scope is done")
+REVOKED = Row("INV-2", "revoked token", "no revoked capability, nor one below it, is taken")
 
 RANDOM_MACS = 3000
 BEARERS = 40
@@ -90,7 +91,7 @@ def greeted(live: Live, token: bytes) -> Attempt:
     """A forged capability in the hello of an attached program."""
     try:
         Wire(str(live.directory.attach_socket), token).close()
-    except tokens.AuthorityError as error:
+    except AuthorityError as error:
         return Attempt("hello", False, error.message.rpartition(" ")[2])
     return Attempt("hello", True)
 

@@ -14,11 +14,11 @@ from typing import Any
 from authority.matrix import seen
 from authority.matrix.listeners import Listeners, host_sockets, listening
 from authority.matrix.live import POLICY, Live, Ran, outside
-from authority.matrix.verdict import Attempt, Result, Test, finished, from_lines
+from authority.matrix.verdict import Attempt, Result, Row, finished, from_lines
 
-SOCKET = Test("INV-1", "direct socket", "no socket leads out of the sandbox")
-EXECVE = Test("INV-1", "execve", "no second program starts")
-ESCAPE = Test("INV-1", "network namespace escape", "no way into the host's network or to its root")
+SOCKET = Row("INV-1", "direct socket", "no socket leads out of the sandbox")
+EXECVE = Row("INV-1", "execve", "no second program starts")
+ESCAPE = Row("INV-1", "network namespace escape", "no way into the host's network or to its root")
 
 WITH_NETWORK = POLICY + '[network]\nallow = ["example.com:443"]\n'
 LISTED = "/bin/echo"
@@ -120,9 +120,11 @@ def namespace_escape(live: Live) -> Result:
     own = os.readlink("/proc/self/ns/net")
     given = {"word": word, "secret": str(secret), "host_net": own}
     by_root = os.geteuid() == 0
-    inside, plain = seen.Seen(word), seen.Seen(word)
-    ran = live.run("leave_namespaces", given, watch=inside.wait)
-    control = from_lines(outside("leave_namespaces", given, watch=plain.wait))
+    inside, plain = seen.Seen(f"in-{word[:12]}"), seen.Seen(f"out-{word[:11]}")
+    ran = live.run("leave_namespaces", {**given, "mark": inside.mark}, watch=inside.wait)
+    control = from_lines(
+        outside("leave_namespaces", {**given, "mark": plain.mark}, watch=plain.wait)
+    )
     attempts = from_lines(ran.said) + seen.judged(inside, by_root=by_root, own_network=own)
     wanted = [
         "the host's network namespace", "unshare NEWUSER", "clone NEWUSER+NEWNET",

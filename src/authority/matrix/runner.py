@@ -19,12 +19,12 @@ from authority.matrix import (
     sync_attacks,
 )
 from authority.matrix.live import Live, live
-from authority.matrix.verdict import Result, Test
+from authority.matrix.verdict import Result, Row
 
 Progress = Callable[[str, Result | None], None]
 """Called with a test's name before it begins, and again with its result."""
 Perform = Callable[[Live], Result]
-Step = tuple[Test, Perform]
+Step = tuple[Row, Perform]
 
 
 def _on_copies(attack: Callable[[Live, Path], Result]) -> Perform:
@@ -93,7 +93,7 @@ def _group(group: Sequence[Step], progress: Progress) -> list[Result]:
     return results
 
 
-def _one(gate: Live, test: Test, attack: Perform) -> Result:
+def _one(gate: Live, test: Row, attack: Perform) -> Result:
     try:
         with gate.deadline():
             return attack(gate)

@@ -1,4 +1,7 @@
-"""What the host sees of a sandboxed program: its processes, found by a word in their command line."""
+"""What the host sees of a sandboxed program: its processes, by the name that they gave themselves.
+
+The command line would not do: that of the sandbox's own wrapper holds the same words.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +33,15 @@ class Process:
     network: str
 
 
-def find(word: str) -> list[Process]:
-    """The processes whose command line holds `word`, but for this one."""
+def find(mark: str) -> list[Process]:
+    """The processes that are named `mark` (15 characters at most)."""
     found = []
     for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == os.getpid():
+        if not name.isdigit():
             continue
         with contextlib.suppress(OSError, KeyError, ValueError):  # it ended meanwhile
-            with open(f"/proc/{name}/cmdline", "rb") as f:
-                if word.encode() not in f.read():
+            with open(f"/proc/{name}/comm", "rb") as f:
+                if f.read().rstrip(b"\n") != mark.encode():
                     continue
             found.append(_read(int(name)))
     return found
@@ -69,12 +72,12 @@ def _read(pid: int) -> Process:
 class Seen:
     """All processes that were seen, by pid: the last look at each."""
 
-    word: str
+    mark: str
     processes: dict[int, Process] = field(default_factory=dict)
 
     def look(self) -> bool:
         """One look; whether anything was there."""
-        found = find(self.word)
+        found = find(self.mark)
         self.processes.update({p.pid: p for p in found})
         return bool(found)
 
@@ -91,9 +94,9 @@ class Seen:
 
 
 @contextmanager
-def watching(word: str, pause: float = 0.05) -> Iterator[Seen]:
+def watching(mark: str, pause: float = 0.05) -> Iterator[Seen]:
     """Look again and again while the block runs."""
-    seen, over = Seen(word), threading.Event()
+    seen, over = Seen(mark), threading.Event()
 
     def look() -> None:
         while not over.wait(pause):

@@ -25,11 +25,11 @@ from authority.gate.run import Start
 from authority.gate.server import Gate
 from authority.matrix import syscalls
 from authority.matrix.live import POLICY, Live
-from authority.matrix.verdict import Attempt, Result, Test
+from authority.matrix.verdict import Attempt, Result, Row
 from authority.matrix.wire import Ask, Wire, WireError
 from authority.tokens import from_text
 
-RESPONSE = Test("INV-4", "response before fsync", "no byte leaves before its entry is on the disk")
+RESPONSE = Row("INV-4", "response before fsync", "no byte leaves before its entry is on the disk")
 
 ROUNDS = 4
 LOOK_SECONDS = 0.08
@@ -206,9 +206,13 @@ def response_before_sync(live: Live) -> Result:
         broken, _ = early(live, gate)
     seen = {a.name: a for a in broken if a.worked}
     controls = [
-        Attempt("the answers came after the release", all(a.worked for a in after), f"{len(after)}"),
+        Attempt(
+            "the answers came after the release", all(a.worked for a in after), f"{len(after)}"
+        ),
         *[
-            Attempt(f"without the wait: {name}", name in seen, seen[name].detail if name in seen else "")
+            Attempt(
+                f"without the wait: {name}", name in seen, seen[name].detail if name in seen else ""
+            )
             for name in dict.fromkeys(a.name for a in attempts)
         ],
     ]

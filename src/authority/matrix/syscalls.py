@@ -131,9 +131,7 @@ def traced(live: Live, strace: str) -> tuple[list[Call], list[Said]]:
                     Ask("fs.read", "data/a.txt", capability=run.token),
                     Ask("fs.read", "/etc/hostname", capability=run.token),
                 )
-                said.append(
-                    wire.one(Ask("fs.write", f"out/t{turn}", {"data": b"x"}, run.token))
-                )
+                said.append(wire.one(Ask("fs.write", f"out/t{turn}", {"data": b"x"}, run.token)))
         live.stop()
         process.wait(START_SECONDS)
     finally:

@@ -46,7 +46,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Test:
+class Row:
     """A row before anything was tried."""
 
     invariant: str

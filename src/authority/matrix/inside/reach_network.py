@@ -24,7 +24,8 @@ def reach(family: int, kind: int, address: object) -> None:
     with socket.socket(family, kind) as s:
         s.settimeout(TIMEOUT)
         s.connect(address)  # type: ignore[arg-type]
-        s.send(b"reached")
+        if kind == socket.SOCK_DGRAM:
+            s.send(b"reached")
 
 
 def interfaces() -> str:

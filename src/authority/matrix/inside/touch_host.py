@@ -7,10 +7,11 @@ the matrix expects them to work.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 
-from attempts import GIVEN, NothingGot, attempt, done, note  # type: ignore[import-not-found]
+from attempts import GIVEN, NothingGot, attempt, done, in_child, note  # type: ignore[import-not-found]
 
 MEGABYTE = 1024 * 1024
 
@@ -62,16 +63,9 @@ def see_process() -> str:
     return "seen"
 
 
-def stop_process() -> str:
-    """Signal 0 says whether a signal would be taken; SIGUSR1 is what the victim counts."""
-    see_process()
-    os.kill(GIVEN["victim"], 10)
-    return "signalled"
-
-
-def stop_blindly() -> None:
-    """By number alone: within a pid namespace this is another process, or none."""
-    os.kill(GIVEN["victim"], 10)
+def signal_process() -> None:
+    """By number alone: within a pid namespace this is another process, or none. The victim counts."""
+    os.kill(GIVEN["victim"], signal.SIGUSR1)
 
 
 def memory() -> str:
@@ -81,29 +75,6 @@ def memory() -> str:
     for _ in range(wanted // (8 * MEGABYTE)):
         kept.append(bytearray(b"\1" * (8 * MEGABYTE)))
     return f"{len(kept) * 8} MB"
-
-
-def bounded_memory() -> str:
-    """In a child, since a sandbox may kill whoever takes too much."""
-    return in_own_process(memory)
-
-
-def in_own_process(action: object) -> str:
-    readable, writable = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.write(writable, str(action()).encode())  # type: ignore[operator]
-        except MemoryError:
-            os._exit(1)
-        os._exit(0)
-    os.close(writable)
-    with open(readable, encoding="ascii") as pipe:
-        got = pipe.read()
-    _, status = os.waitpid(pid, 0)
-    if status or not got:
-        raise NothingGot("stopped")
-    return got
 
 
 def forks() -> str:
@@ -128,7 +99,7 @@ def forks() -> str:
 
 def through_gate() -> str:
     """The allowed file, for a program that has to ask for it."""
-    from authority.agent import connect  # noqa: PLC0415
+    from authority.agent import connect
 
     text: str = connect().read_text(GIVEN["allowed"])
     return "read" if GIVEN["allowed_word"] in text else "another file"
@@ -145,7 +116,7 @@ def read_allowed() -> str:
 
 def write_allowed() -> str:
     if os.environ.get("AUTHORITY_CHANNEL"):
-        from authority.agent import connect  # noqa: PLC0415
+        from authority.agent import connect
 
         connect().write(GIVEN["allowed_out"], "written")
         return "through the gate"
@@ -162,8 +133,8 @@ def main() -> None:
     attempt("the environment's secret", environment)
     attempt("an open descriptor's secret", descriptor)
     attempt("see a host process", see_process)
-    attempt("signal a host process", stop_blindly)
-    attempt(f"use {GIVEN['memory'] // MEGABYTE} MB", bounded_memory)
+    attempt("signal a host process", signal_process)
+    attempt(f"use {GIVEN['memory'] // MEGABYTE} MB", lambda: in_child(memory))
     attempt(f"start {GIVEN['processes']} processes", forks)
     done()
     note(waiting=os.getpid())
