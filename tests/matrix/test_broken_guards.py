@@ -182,9 +182,8 @@ def test_a_gate_without_the_budget_fails_the_test(
 
 
 def test_a_verifier_that_misses_one_flip_fails_the_test(
-    gate: Live, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    log_attacks.prepare(gate)
     genuine = log_attacks.verify
     count = 0
 
@@ -194,10 +193,12 @@ def test_a_verifier_that_misses_one_flip_fails_the_test(
         report = genuine(directory, **given)
         return report if count != 10 else genuine_clean
 
-    genuine_clean = genuine(gate.directory.log)
-    assert genuine_clean.ok
-    monkeypatch.setattr(log_attacks, "verify", blind)
-    result = log_attacks.bit_flip(gate, tmp_path)
+    with live() as short:
+        log_attacks.prepare(short)
+        genuine_clean = genuine(short.directory.log)
+        assert genuine_clean.ok
+        monkeypatch.setattr(log_attacks, "verify", blind)
+        result = log_attacks.bit_flip(short, tmp_path)
     assert not result.ok
     assert "not noticed" in result.observed
 

@@ -27,7 +27,7 @@ from hashlib import sha256
 from authority.audit.checkpoints import Checkpoint, create_key, load, load_key
 from authority.audit.errors import CheckpointInvalid, LogError, WitnessRefused
 from authority.audit.files import OsLayer, write_new
-from authority.audit.merkle import Tree, leaf_hash, verify_consistency
+from authority.audit.merkle import Frontier, Tree, leaf_hash, verify_consistency
 from authority.audit.notes import WITNESS, Note, SigningKey, VerifyKey
 from authority.audit.reading import Reader
 from authority.errors import AuthorityError
@@ -42,6 +42,7 @@ class DirectoryWitness:
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         """Raises `OSError` or `CheckpointInvalid` when there is no witness in `directory`."""
         self.directory = os.path.abspath(os.fspath(directory))
+        self._lines: _Lines | None = None
         text = OsLayer().read(os.path.join(self.directory, PUBLIC)).decode("ascii", "replace")
         self.public = VerifyKey.from_text(text)
         if self.public.kind != WITNESS:
@@ -97,16 +98,22 @@ class DirectoryWitness:
         return out
 
     def observe(self, checkpoint: Checkpoint, key: VerifyKey, log_directory: str) -> None:
-        """Check `checkpoint` against memory with a proof made from the log's own lines; cosign.
+        """Check by the log's own lines that `checkpoint` extends what is remembered; cosign.
+
+        A process that observes one log again and again reads only what is new since the last time.
 
         Raises `WitnessRefused`, `CheckpointInvalid`, `OSError`.
         """
-        proof: list[bytes] = []
         last = self.remembered(key)
-        if last is not None and 0 < last.size < checkpoint.size:
-            tree = read_tree(log_directory, checkpoint.size)
-            proof = tree.consistency(last.size, checkpoint.size)
-        self.accept(checkpoint.note, key, proof, int(time.time()))
+        if last is None or not 0 < last.size < checkpoint.size:
+            self.accept(checkpoint.note, key, [], int(time.time()))
+            return
+        lines = self._lines
+        if lines is None or lines.directory != log_directory or lines.size > last.size:
+            lines = self._lines = _Lines(log_directory)
+        if lines.root(last.size) != last.root or lines.root(checkpoint.size) != checkpoint.root:
+            raise self._fork(checkpoint.size, last.size)
+        self._cosign(checkpoint.note, key, int(time.time()))
 
     def accept(self, note: str, key: VerifyKey, proof: list[bytes], now_s: int) -> str:
         """Cosign `note` if `proof` shows that it extends what is remembered; the signature line.
@@ -121,10 +128,16 @@ class DirectoryWitness:
                     f"{self.source} saw {last.size} entries and does not go back to {new.size}"
                 )
             if not verify_consistency(last.size, new.size, last.root, new.root, proof):
-                raise WitnessRefused(
-                    f"{self.source}: the checkpoint of {new.size} entries does not extend the one "
-                    f"of {last.size}: a fork, or rewritten entries"
-                )
+                raise self._fork(new.size, last.size)
+        return self._cosign(note, key, now_s)
+
+    def _fork(self, new: int, last: int) -> WitnessRefused:
+        return WitnessRefused(
+            f"{self.source}: the checkpoint of {new} entries does not extend the one of {last}: "
+            "a fork, or rewritten entries"
+        )
+
+    def _cosign(self, note: str, key: VerifyKey, now_s: int) -> str:
         signer: SigningKey = load_key(os.path.join(self.directory, KEY))
         text = Note.parse(note).text
         line = signer.sign(text, now_s)
@@ -136,6 +149,33 @@ class DirectoryWitness:
 
     def _path(self, origin: str) -> str:
         return os.path.join(self.directory, sha256(origin.encode()).hexdigest() + ".note")
+
+
+class _Lines:
+    """The tree of a log's first lines, which grows as they are read; nothing is read twice."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self._reader = Reader(directory)
+        self._tree = Frontier()
+        self._read: list[bytes] = []
+
+    @property
+    def size(self) -> int:
+        return self._tree.size
+
+    def root(self, size: int) -> bytes:
+        """The root of the first `size` lines, not fewer than before. Raises `LogError`."""
+        missing = size - self._tree.size
+        if len(self._read) < missing:
+            for block in self._reader.blocks():
+                self._read += block.lines()
+        if len(self._read) < missing:
+            held = self._tree.size + len(self._read)
+            raise LogError(f"the log holds {held} entries, not the {size} asked for")
+        self._tree.add_lines(self._read[:missing])
+        del self._read[:missing]
+        return self._tree.root()
 
 
 def read_tree(log_directory: str, size: int) -> Tree:

@@ -204,7 +204,7 @@ class Log:
             self._close_batch()
         if not self._kicked and self._in_flight is None and self._loop is not None:
             self._kicked = True
-            self._loop.call_soon(self._kick)
+            self._loop.call_soon(self._gather)
         return Receipt(seq, digest)
 
     def when_durable(self, seq: int, callback: Callback) -> None:
@@ -310,6 +310,11 @@ class Log:
                 return None
             self._close_batch()
         return self._closed.popleft()
+
+    def _gather(self) -> None:
+        """One more turn of the loop: what was begun in this one goes into the same batch."""
+        if self._loop is not None:
+            self._loop.call_soon(self._kick)
 
     def _kick(self) -> None:
         self._kicked = False

@@ -48,7 +48,7 @@ from authority.kernel.policy import Policy
 IDLE_SECONDS = 300
 TICK_SECONDS = 1.0
 SOCKET_BACKLOG = 128
-SWITCH_SECONDS = 0.0001
+SWITCH_SECONDS = 0.0005
 
 
 class Gate:
