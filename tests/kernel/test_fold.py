@@ -12,13 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from authority.kernel import entries, resources
 from authority.kernel import decide as kernel
+from authority.kernel import entries, resources
 from authority.kernel.capabilities import MacKey, Restriction, attenuate, mint, parse, verify
 from authority.kernel.decide import Facts, Request
 from authority.kernel.policy import Policy, load
 from authority.kernel.requests import EFFECTS, FsRead, FsWrite, HttpRequest, MsgSend, Output
-from authority.kernel.state import FoldError, State, apply, digest, dump, load as load_state
+from authority.kernel.state import FoldError, State, apply, digest, dump
+from authority.kernel.state import load as load_state
 
 POLICY = """
 version = 1

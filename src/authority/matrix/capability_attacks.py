@@ -208,7 +208,7 @@ def scope(live: Live) -> Result:
              "GET inside", "POST by the wide token"],
             good,
         )  # fmt: skip
-        came = server.asked == ["GET /ok/1", "POST /secret"]
+        came = sorted(server.asked) == ["GET /ok/1", "POST /secret"]
         controls.append(Attempt("the server got these alone", came, f"{len(server.asked)}"))
     return SCOPE.judge(
         attempts,
