@@ -5,6 +5,8 @@
 - Locks give versions and hashes, and never say where a file is fetched from.
 - No file of the project names a folder of the machine on which it was written, or a registry.
 - Relative links in documents lead somewhere, their headings included.
+- Every row of the threat model's tables names a test, or says that no test shows it.
+- The tables of the log's entries, of the control API's calls and of the effects are the code's.
 - A fenced block that opens with ```python test is run, alone, in an empty folder; so is every
   ```toml policy block, which must load as a policy.
 """
@@ -277,3 +279,107 @@ def test_every_test_that_a_document_names_exists(path: Path) -> None:
         if not text or (function and not re.search(rf"^\s*(async )?def {function}\(", text, re.M)):
             missing.append(f"{file}::{function}" if function else file)
     assert not missing
+
+
+CLAIM = re.compile(r"^\| (?P<claim>.+) \| (?P<shown>.+) \|$", re.MULTILINE)
+NOT_SHOWN = "not shown by a test"
+
+
+def claims(text: str) -> list[tuple[str, str]]:
+    """(claim, what shows it) of each row of the tables that begin with `claim | shown by`."""
+    found = []
+    for part in text.split("| claim | shown by |\n|---|---|\n")[1:]:
+        rows = part.split("\n\n", 1)[0]
+        found += [(match["claim"], match["shown"]) for match in CLAIM.finditer(rows)]
+    return found
+
+
+def unfounded(found: list[tuple[str, str]]) -> list[str]:
+    """Claims that name no test function and don't say that none shows them."""
+    return [
+        claim
+        for claim, shown in found
+        if NOT_SHOWN not in shown and not any(f for _, f in SECURITY_CLAIM.findall(shown))
+    ]
+
+
+def test_every_security_claim_names_a_test_or_says_that_none_shows_it() -> None:
+    found = claims((ROOT / "docs" / "threat-model.md").read_text("utf-8"))
+    assert len(found) > 40
+    assert unfounded(found) == []
+
+
+@pytest.mark.parametrize("shown", ["`tests/kernel/`", "the design", "`tests/test_house.py`"])
+def test_an_unfounded_claim_is_seen(shown: str) -> None:
+    text = f"| claim | shown by |\n|---|---|\n| all is well | {shown} |\n\n"
+    assert unfounded(claims(text)) == ["all is well"]
+
+
+def section(document: str, heading: str) -> str:
+    """The text below a heading of the second level, up to the next."""
+    text = (ROOT / "docs" / document).read_text("utf-8")
+    return text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def rows(text: str) -> dict[str, str]:
+    """First cell (without marks) and last cell of each row of a table."""
+    found = {}
+    for match in re.finditer(r"^\| `([^`]+)` \|.*\| (.*) \|$", text, re.MULTILINE):
+        found[match[1]] = match[2]
+    return found
+
+
+def test_the_log_formats_entries_are_the_codes() -> None:
+    from typing import get_args
+
+    import msgspec
+
+    from authority.kernel import entries
+
+    common = {"seq", "batch", "time", "run"}
+    expected = {}
+    for kind in get_args(entries.AnyEntry):
+        fields = [f for f in msgspec.structs.fields(kind) if f.name not in common]
+        needed = {f.name for f in fields if f.required}
+        expected[kind.__struct_config__.tag] = (needed, {f.name for f in fields} - needed)
+    found = {}
+    for kind, cell in rows(section("log-format.md", "Entries")).items():
+        members = re.sub(r"\([^)]*\)", "", cell)
+        needed = set(re.findall(r"\*`(\w+)`\*", members))
+        found[kind] = (needed, set(re.findall(r"`(\w+)`", members)) - needed)
+    assert found == expected
+
+
+def test_the_control_apis_calls_are_the_codes() -> None:
+    source = (ROOT / "src/authority/gate/routes.py").read_text("utf-8")
+    calls = re.findall(r'control\.route\("(\w+)", "([^"]+)", "(\w+)"', source)
+    documented = re.findall(
+        r"^\| `(\w+) ([^`]+)` \| `(\w+)` \|", section("control-api.md", "Calls"), re.MULTILINE
+    )
+    assert sorted((m, p.replace("*", "ID"), a) for m, p, a in calls) == sorted(documented)
+
+
+def test_the_protocols_effects_are_the_codes() -> None:
+    from authority.kernel.requests import EFFECTS
+
+    text = section("protocol.md", "Effects")
+    assert set(rows(text)) == set(EFFECTS)
+    for name, spec in EFFECTS.items():
+        (line,) = re.findall(rf"^\| `{re.escape(name)}` \|.*$", text, re.MULTILINE)
+        arguments = line.split(" | ")[2] if line.count(" | ") > 2 else ""
+        assert set(re.findall(r"`(\w+)`", arguments)) == set(spec.arguments.__struct_fields__)
+
+
+def test_every_command_stands_in_the_readme_and_has_a_json_shape() -> None:
+    from authority.cli.main import COMMANDS
+
+    readme = (ROOT / "README.md").read_text("utf-8")
+    shapes = (ROOT / "docs" / "json.md").read_text("utf-8")
+    assert [name for name in COMMANDS if f"`authority {name}" not in readme] == ["resume"]
+    assert "`authority halt [RUN]`, `resume" in readme
+    assert [name for name in COMMANDS if f"`{name}" not in shapes] == []
+
+
+def test_every_document_is_linked_from_the_readme() -> None:
+    linked = set(LINK.findall((ROOT / "README.md").read_text("utf-8")))
+    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} <= linked

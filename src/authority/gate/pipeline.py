@@ -265,7 +265,9 @@ class Pipeline:
         try:
             done = await self._performers[request.effect].perform(call)
         except EffectRefused as no:
-            self._aborted(asked, admit, no.code, no.sentence, no.facts, Layer.EFFECT, reply)
+            # Being refused there tells something about what is there.
+            seen = flows.result_label(policy, request.effect, request.resource, request.verb)
+            self._aborted(asked, admit, no.code, no.sentence, no.facts, Layer.EFFECT, reply, seen)
             return
         except EffectFailed as failed:
             self._failed(asked, admit, policy, failed, reply)
@@ -342,10 +344,13 @@ class Pipeline:
         facts: Mapping[str, Any],
         layer: Layer,
         reply: Reply,
+        label: Label = CLEAN,
     ) -> None:
         outcome = entries.Outcome(
             run=asked.request.run,
             of=admit.seq,
+            sources=sorted(label.sources),
+            secrets=sorted(label.secrets),
             status="aborted",
             code=code,
             result=short_body(sentence.encode()),

@@ -48,7 +48,6 @@ class Policies:
             raise ControlRefused(400, "the policy's text is missing")
         policy = self._protected(_load(sources, path), sources)
         self._compare(policy, path, state, str(body.get("accept", "")))
-        self._sources[policy.digest] = sources
         return policy
 
     def _protected(self, policy: Policy, sources: Mapping[str, Source]) -> Policy:
@@ -86,6 +85,14 @@ class Policies:
                 accept=policy.digest,
                 wider=wider,
             )
+
+    def remember(self, policy: Policy, body: Mapping[str, Any]) -> None:
+        """Keep the texts that came with a run, for the policies of its children."""
+        self._sources[policy.digest] = _sources(body)
+
+    def forget(self, digest: str) -> None:
+        """Drop the texts of a policy under which nothing runs."""
+        self._sources.pop(digest, None)
 
     async def keep(self, policy: Policy) -> None:
         """Store what the run's first entry will name."""

@@ -94,7 +94,6 @@ class Routes:
             raise ControlRefused(400, "a run needs argv, cwd and environment as text")
         policy = self._gate.policies.load(body, self._ledger.state)
         caller = {**environment, "PATH": str(body.get("path", ""))}
-        self._gate.give(policy, caller)
         passed = {
             **policy.process.env,
             **{k: environment[k] for k in policy.process.pass_env if k in environment},
@@ -115,15 +114,30 @@ class Routes:
             raise ControlRefused(400, "no program to run")
         self._control.record(asking, detail=printable(" ".join(spec.argv), 512))
         await self._gate.policies.keep(spec.policy)
-        run = await self._runs.start(spec, asking.stream)
+        try:
+            self._hand_over(spec, asking)
+            run = await self._runs.start(spec, asking.stream)
+        except BaseException:
+            self._gate.release(spec.policy.digest)
+            raise
         await self._follow(run, asking)
 
     async def _attach(self, asking: Asking) -> None:
         spec = self._spec(asking)
         self._control.record(asking, detail="attach")
         await self._gate.policies.keep(spec.policy)
-        run = await self._runs.attach(spec, asking.stream)
+        try:
+            self._hand_over(spec, asking)
+            run = await self._runs.attach(spec, asking.stream)
+        except BaseException:
+            self._gate.release(spec.policy.digest)
+            raise
         await self._follow(run, asking)
+
+    def _hand_over(self, spec: Start, asking: Asking) -> None:
+        """Give the gate what the run's policy needs; nothing is awaited from here to its entry."""
+        self._gate.policies.remember(spec.policy, asking.body)
+        self._gate.give(spec.policy, spec.caller)
 
     async def _follow(self, run: Run, asking: Asking) -> None:
         """Stay with a run until it ends, and end it when the caller goes away."""

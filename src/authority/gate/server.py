@@ -72,7 +72,7 @@ class Gate:
             host,
             lambda: opened.minting,
             self.policies.by_digest,
-            self._release,
+            self.release,
             self.checkpoint,
             self._forbidden,
         )
@@ -102,7 +102,11 @@ class Gate:
         self._http.give(policy.digest, lambda: HttpEffect(secrets=secrets))
         self._tools.give(policy.digest, lambda: ToolEffect(starter, environment=environment))
 
-    def _release(self, digest: str) -> None:
+    def release(self, digest: str) -> None:
+        """Forget what was given for a policy under which nothing runs."""
+        if digest in self.policies.by_digest:
+            return
+        self.policies.forget(digest)
         self._http.drop(digest)
         self._tools.drop(digest)
 

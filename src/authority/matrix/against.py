@@ -11,6 +11,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -26,6 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from authority.audit.files import is_locked
+from authority.audit.writer import LOCK
 from authority.errors import AuthorityError
 from authority.gate.client import GateError, alive, client
 from authority.gate.statedir import StateDir
@@ -209,15 +212,13 @@ def _place() -> Iterator[Place]:
 
 
 def _end_gate(state: StateDir) -> None:
-    if not alive(state):
-        return
-    try:
-        client(state).call("POST", "/v1/stop", {"force": True})
-    except GateError:
-        return  # it left by itself
+    """Stop the gate of a peer's own state directory, and wait until it wrote its last."""
+    if alive(state):
+        with contextlib.suppress(GateError):  # it left by itself
+            client(state).call("POST", "/v1/stop", {"force": True})
     deadline = time.monotonic() + SECONDS
-    while alive(state) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    while is_locked(str(state.log / LOCK)) and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def _attack(peer: Peer, place: Place) -> Outcome:

@@ -20,6 +20,8 @@ from pathlib import Path
 PROBE = ("192.0.2.1", 9)
 """An address of documentation (RFC 5737): to connect a datagram socket sends nothing."""
 
+NAMED, ABSTRACT = "authority-listener.sock", "@authority-matrix-"
+
 
 class Listeners:
     """Sockets by name. `counts` says how many came to each, `addresses` where they are."""
@@ -37,8 +39,8 @@ class Listeners:
         own = own_address()
         if own:
             self._add("host address TCP", own, "STREAM")
-        self._add_unix(str(folder / "listener.sock"))
-        self._add_unix(f"@authority-matrix-{word}")
+        self._add_unix(str(folder / NAMED))
+        self._add_unix(f"{ABSTRACT}{word}")
         self._ends, self._end = os.pipe()
         self._selector.register(self._ends, selectors.EVENT_READ, "")
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -103,13 +105,17 @@ def own_address() -> str:
 
 
 def host_sockets() -> list[str]:
-    """The named and abstract unix sockets that the host has now."""
+    """The named and abstract unix sockets that the host has now.
+
+    Not the listeners of another matrix at work: it counts who comes.
+    """
     found: set[str] = set()
     with open("/proc/net/unix", encoding="utf-8", errors="replace") as f:
         for line in f:
             name = line.rstrip("\n").split(" ", 7)[-1].split(None, 1)
-            if name and name[-1][:1] in {"/", "@"}:
-                found.add(name[-1])
+            path = name[-1] if name else ""
+            if path[:1] in {"/", "@"} and not path.endswith(NAMED) and ABSTRACT not in path:
+                found.add(path)
     return sorted(found)
 
 
