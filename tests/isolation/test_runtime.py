@@ -390,3 +390,13 @@ def test_an_endless_program_header_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(elf.ElfError):
         elf.read(str(path))
+
+
+def test_an_offset_beyond_what_a_file_can_have_is_an_error(tmp_path: Path) -> None:
+    """Found by the test above once: the program table's place was 2**63."""
+    data = bytearray(Path(os.path.realpath(sys.executable)).read_bytes()[:4096])
+    data[39] = 128
+    path = tmp_path / "broken-elf"
+    path.write_bytes(data)
+    with pytest.raises(elf.ElfError):
+        elf.read(str(path))

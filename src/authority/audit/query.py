@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from authority.audit.errors import LogCorrupt
+from authority.audit.errors import LogCorrupt, LogError
 from authority.audit.reading import Reader
 
 Entry = dict[str, Any]
@@ -119,7 +119,7 @@ def find(directory: str | os.PathLike[str], seq: int) -> tuple[Entry, bytes]:
                 raise LogCorrupt(seq, f"entry {entry['seq']} stands where entry {seq} belongs")
             return entry, line
         count += size
-    raise LogCorrupt(seq, f"there is no entry {seq}: the log holds {count}")
+    raise LogError(f"there is no entry {seq}: the log holds {count}", "the first one is 0")
 
 
 def _entries(reader: Reader, wanted: Filter) -> Iterator[Entry]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -31,7 +32,9 @@ def main(arguments: Sequence[str]) -> int:
     made = argparse.ArgumentParser(prog="authority audit", description=__doc__.split("\n")[0])
     parts = made.add_subparsers(dest="what", required=True, metavar="verify|show|tail|...")
     one = parts.add_parser("verify", help="check the whole chain, checkpoints and witnesses")
-    one.add_argument("--key", help="the log's public key, kept outside (a file or its text)")
+    one.add_argument(
+        "--key", help="the log's public key, kept outside: its text, a file, or its fingerprint"
+    )
     one.add_argument("--witness", action="append", default=[], type=Path, metavar="DIR")
     one.add_argument("--log", type=Path, metavar="DIR", help="a copy of a log, instead of --state")
     one = parts.add_parser("show", help="one entry, or the last ones")
@@ -62,9 +65,18 @@ def _key(directory: StateDir) -> VerifyKey:
     return checkpoints.load_key(directory.signing_key).public
 
 
-def _outside_key(text: str) -> VerifyKey | None:
+def _outside_key(text: str, local: VerifyKey | None) -> VerifyKey | None:
+    """The key that the person kept, or the one here when its fingerprint is the one they kept."""
     if not text:
         return None
+    digits = "".join(text.split()).lower()
+    if re.fullmatch(r"[0-9a-f]{64}", digits):
+        if local is None or "".join(local.fingerprint.split()) != digits:
+            raise AuthorityError(
+                "the key of this log has another fingerprint",
+                "either this is not the log that you know, or the fingerprint was copied wrongly",
+            )
+        return local
     path = Path(text)
     return VerifyKey.from_text(path.read_text("ascii") if path.is_file() else text)
 
@@ -80,7 +92,7 @@ def _verify(options: argparse.Namespace) -> int:
     progress = _Progress() if sys.stderr.isatty() and not options.json else None
     report = verify(
         directory,
-        key=_outside_key(options.key or ""),
+        key=_outside_key(options.key or "", local),
         local_key=local,
         witnesses=witnesses,
         progress=progress,

@@ -13,6 +13,7 @@ import argparse
 import base64
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -93,6 +94,7 @@ class Follower:
         self._line = False
         self._live = sys.stderr.isatty() and not quiet and not as_json
         self._run = ""
+        self._stopping = False
         self.started: dict[str, Any] = {}
 
     def follow(self, path: str, body: dict[str, Any], *, accept: bool) -> int:
@@ -121,20 +123,25 @@ class Follower:
         return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
     def _stream(self, connection: Client, path: str, body: dict[str, Any]) -> int:
-        events = connection.stream("POST", path, body)
-        while True:
-            try:
-                for event in events:
-                    code = self._event(event)
-                    if code is not None:
-                        return code
-                raise GateError("the gate ended the answer without the run's end")
-            except KeyboardInterrupt:
-                if not self._run:
-                    raise
-                self._clear()
-                print("authority: stopping the run", file=sys.stderr)
-                self._call(f"/v1/runs/{self._run}/stop", {})
+        before = signal.signal(signal.SIGINT, self._interrupted)
+        try:
+            for event in connection.stream("POST", path, body):
+                code = self._event(event)
+                if code is not None:
+                    return code
+        finally:
+            signal.signal(signal.SIGINT, before)
+        raise GateError("the gate ended the answer without the run's end")
+
+    def _interrupted(self, number: int, frame: object) -> None:
+        """The first Ctrl-C stops the run, whose end is then shown; a second one leaves at once."""
+        if not self._run or self._stopping:
+            raise KeyboardInterrupt
+        self._stopping = True
+        self._say("stopping the run")
+        threading.Thread(
+            target=self._call, args=(f"/v1/runs/{self._run}/stop", {}), daemon=True
+        ).start()
 
     def _event(self, event: dict[str, Any]) -> int | None:
         kind = event["event"]

@@ -47,7 +47,7 @@ def read(path: str) -> Elf | None:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
                 return _parse(data, os.path.dirname(os.path.realpath(path)))
-            except (struct.error, IndexError) as error:
+            except (struct.error, IndexError, OverflowError) as error:
                 raise ElfError("the ELF file is cut short") from error
 
 

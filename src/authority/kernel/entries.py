@@ -94,7 +94,7 @@ class RunStart(Entry, tag="run.start", kw_only=True):
 
 
 class RunEnd(Entry, tag="run.end", kw_only=True):
-    """`reason`: exited, killed, halted, revoked, wall_time, denials, gate, disconnected, failed."""
+    """`reason`: exited, killed, stopped, halted, wall_time, denials, disconnected, failed, ..."""
 
     reason: str
     code: int = 0
