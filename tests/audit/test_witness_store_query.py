@@ -305,7 +305,7 @@ def test_filters_find_and_tail(tmp_path: Path) -> None:
     entry, line = find(log, 7)
     assert entry["seq"] == 7
     assert json.loads(line) == entry
-    with pytest.raises(LogCorrupt, match="no entry 12"):
+    with pytest.raises(LogError, match="no entry 12"):
         find(log, 12)
 
 

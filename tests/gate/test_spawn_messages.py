@@ -129,3 +129,13 @@ def test_the_parents_end_is_its_childrens(lab: Lab, run: Attached) -> None:
     assert ends[0]["reason"] == "parent ended"
     (parent,) = wait_for(lambda: lab.log(run=run.run, kind="run.end"))
     assert ends[0]["seq"] < parent["seq"]
+
+
+def test_a_child_gets_no_more_than_the_capability_that_was_presented(run: Attached) -> None:
+    """Spawning with a narrowed token is no way to a wide one."""
+    gate = run.gate()
+    wide = gate.spawn("same")
+    assert ask(run, wide, "write out/wide.txt") == "ok"
+    narrow = gate.attenuate(methods=("agent.spawn", "msg.send", "msg.receive", "output"))
+    child = gate.spawn("same", capability=narrow)
+    assert ask(run, child, "write out/narrow.txt") == "E_CAP_SCOPE"

@@ -130,6 +130,14 @@ class Reader:
                     carry, zeros = carry + b"\0", 0
                 buffer = carry + piece
                 end = buffer.rfind(b"\n") + 1
+                if b"\0" in buffer[:end] and self.live:
+                    # The writer came in between two reads. What stands before the first zero is
+                    # whole; the rest is read again the next time, when it is written.
+                    end = buffer.rfind(b"\n", 0, buffer.index(b"\0")) + 1
+                    self._offset += end
+                    if end:
+                        yield Block(self.segment, buffer[:end])
+                    return
                 if end:
                     self._offset += end
                     yield Block(self.segment, buffer[:end])

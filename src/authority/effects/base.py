@@ -27,7 +27,8 @@ class Call:
 
     `arguments` is the effect's argument Struct of `kernel.requests`; `target` the second resource
     (the new name in a rename); `reserved` the most that may be used, by dimension; `run` the run's
-    id; `seq` the entry that admitted it; `looked_up` what was found before the decision.
+    id; `seq` the entry that admitted it; `looked_up` what was found before the decision;
+    `capability` the token that was presented, for what hands authority on (spawning).
     """
 
     run: str
@@ -39,6 +40,7 @@ class Call:
     reserved: Mapping[str, int]
     target: Resource | None = None
     looked_up: Mapping[str, Any] = field(default_factory=dict)
+    capability: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

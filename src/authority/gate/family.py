@@ -2,7 +2,9 @@
 
 Rules
 - `agent.spawn` starts a program that the policy names; the child is contained in its parent (see
-  `runs`). Only the parent waits for it, and only parent and child send each other messages.
+  `runs`): its capability is the one that was presented, attenuated, so it covers no more, shares
+  what was counted, and dies with it. Only the parent waits for it, and only parent and child send
+  each other messages.
 - A message is committed before it is put into the other's mailbox, and carries its sender's label;
   receiving it joins that label to the receiver's. A full mailbox refuses: nothing is dropped.
 - What the parent learns about a child's end is shaped by the child, so it carries the child's label.
@@ -70,6 +72,7 @@ class Spawn:
                 parent=parent.id,
                 agent=name,
                 budgets=_least(agent.budgets, call.arguments.budgets),
+                capability=call.capability,
                 restriction=restriction_from_plain(call.arguments.restriction)
                 if call.arguments.restriction
                 else None,

@@ -261,6 +261,7 @@ class Pipeline:
             reserved=admit.reserve,
             target=request.target,
             looked_up=asked.facts.looked_up,
+            capability=asked.capability,
         )
         try:
             done = await self._performers[request.effect].perform(call)

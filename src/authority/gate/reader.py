@@ -49,6 +49,7 @@ class Asked(msgspec.Struct):
     request: Request
     facts: Facts
     arguments: bytes
+    capability: bytes = b""
 
 
 class Reader:
@@ -134,7 +135,7 @@ class Reader:
             numbers=numbers(spec, arguments) if spec and arguments is not None else {},
             body=short_body(raw),
         )
-        return Asked(request, facts, raw)
+        return Asked(request, facts, raw, bytes(wire.capability or b""))
 
 
 def _bad(reason: str) -> Problem:

@@ -55,6 +55,7 @@ class Start:
     parent: str = ""
     agent: str = ""
     budgets: Mapping[str, int] = field(default_factory=dict)
+    capability: bytes = b""
     restriction: Restriction | None = None
     label: Label = field(default_factory=Label)
     policy_path: str = ""

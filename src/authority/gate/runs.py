@@ -23,8 +23,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
-
 from authority.audit.writer import Receipt
 from authority.errors import AuthorityError
 from authority.gate import clock
@@ -122,19 +120,43 @@ class Runs:
         )
         self.halt_started(run_id, "denials")
 
-    def _new(self, spec: Start, listener: Listener) -> tuple[Run, Restriction]:
+    def _new(self, spec: Start, listener: Listener) -> tuple[Run, list[entries.AnyEntry]]:
+        """The run with its capability, and the entries that make the capability known.
+
+        A child's is the parent's, attenuated: contained by construction, and revoked with it.
+        """
         run_id = secrets.token_hex(6)
-        restriction = spec.restriction or Restriction()
-        restriction = msgspec.structs.replace(
-            restriction, methods=restriction.methods or tuple(METHODS)
-        )
-        token = capabilities.mint(
-            self._minting(), id=secrets.token_hex(16), run=run_id, restriction=restriction
-        )
-        return Run(self._output, run_id, token, spec, listener), restriction
+        made: list[entries.AnyEntry]
+        if spec.parent:
+            narrower = spec.restriction or Restriction()
+            token = capabilities.attenuate(spec.capability, narrower, nonce=secrets.token_bytes(16))
+            parsed = capabilities.parse(token)
+            known = self._ledger.state.caps
+            made = [
+                entries.CapDerive(
+                    run=run_id,
+                    id=id_,
+                    parent=parsed.ids[at],
+                    restriction=parsed.restrictions[at + 1].plain(),
+                )
+                for at, id_ in enumerate(parsed.ids[1:])
+                if id_ not in known
+            ]
+        else:
+            restriction = Restriction(methods=tuple(METHODS))
+            token = capabilities.mint(
+                self._minting(), id=secrets.token_hex(16), run=run_id, restriction=restriction
+            )
+            parsed = capabilities.parse(token)
+            made = [
+                entries.CapMint(
+                    run=run_id, id=parsed.id, kid=parsed.kid, restriction=restriction.plain()
+                )
+            ]
+        return Run(self._output, run_id, token, spec, listener), made
 
     def _record_start(
-        self, run: Run, restriction: Restriction, protection: dict[str, Any], attached: bool
+        self, run: Run, made: list[entries.AnyEntry], protection: dict[str, Any], attached: bool
     ) -> Receipt:
         spec = run.spec
         token = capabilities.parse(run.token)
@@ -147,7 +169,7 @@ class Runs:
             [
                 entries.RunStart(
                     run=run.id,
-                    capability=token.ids[0],
+                    capability=token.id,
                     policy=digest,
                     policy_path=spec.policy_path,
                     program=list(spec.argv),
@@ -161,12 +183,7 @@ class Runs:
                     environment=sorted(spec.environment),
                     agent=spec.agent,
                 ),
-                entries.CapMint(
-                    run=run.id,
-                    id=token.ids[0],
-                    kid=token.kid,
-                    restriction=restriction.plain(),
-                ),
+                *made,
             ]
         )
 
@@ -189,7 +206,7 @@ class Runs:
             )
         if self._ledger.log.trouble:
             raise StartRefused(self._ledger.log.trouble, "make room for the log")
-        run, restriction = self._new(spec, listener)
+        run, made = self._new(spec, listener)
         capability = {"AUTHORITY_CAPABILITY": capabilities.to_text(run.token)}
         planned = plan(
             SandboxSpec(
@@ -208,7 +225,7 @@ class Runs:
             self._host,
         )
         protection = {**planned.protection, "contained": True}
-        seq = self._record_start(run, restriction, protection, attached=False).seq
+        seq = self._record_start(run, made, protection, attached=False).seq
         await self._ledger.durable(seq)
         run.emit(
             {
@@ -248,12 +265,12 @@ class Runs:
         Raises `StartRefused`.
         """
         self._refuse_when_halted()
-        run, restriction = self._new(spec, listener)
+        run, made = self._new(spec, listener)
         protection = {
             "contained": False,
             "note": "the gate did not start this program: what it does elsewhere is not seen",
         }
-        seq = self._record_start(run, restriction, protection, attached=True).seq
+        seq = self._record_start(run, made, protection, attached=True).seq
         await self._ledger.durable(seq)
         run.emit(
             {
