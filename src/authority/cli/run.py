@@ -138,10 +138,12 @@ class Follower:
         if not self._run or self._stopping:
             raise KeyboardInterrupt
         self._stopping = True
+        # Not here: the signal may have come in the middle of a write to the same stream.
+        threading.Thread(target=self._stop_run, daemon=True).start()
+
+    def _stop_run(self) -> None:
         self._say("stopping the run")
-        threading.Thread(
-            target=self._call, args=(f"/v1/runs/{self._run}/stop", {}), daemon=True
-        ).start()
+        self._call(f"/v1/runs/{self._run}/stop", {})
 
     def _event(self, event: dict[str, Any]) -> int | None:
         kind = event["event"]
