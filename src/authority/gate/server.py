@@ -49,6 +49,8 @@ IDLE_SECONDS = 300
 TICK_SECONDS = 1.0
 SOCKET_BACKLOG = 128
 SWITCH_SECONDS = 0.0005
+GC_THRESHOLD = 50_000
+"""Objects between collections: requests make little that only a collection frees."""
 
 
 class Gate:
@@ -141,6 +143,7 @@ class Gate:
         os.close(ready)
         gc.collect()
         gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
         tasks = [loop.create_task(self._tick()), loop.create_task(self._confirm())]
         await self._over.wait()
         for task in tasks:
