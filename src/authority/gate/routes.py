@@ -165,7 +165,6 @@ class Routes:
 
     async def _input(self, asking: Asking) -> dict[str, Any]:
         run = self._running(asking.path[0])
-        await run.ready.wait()
         if not run.spec.argv:
             raise ControlRefused(409, "the run takes no input from here")
         try:

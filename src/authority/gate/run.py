@@ -74,7 +74,6 @@ class Run:
         self.clients: set[Channel] = set()
         self.sandbox: Sandbox | None = None
         self.started = clock.boot()
-        self.ready = asyncio.Event()  # it has its channel, or never will
         self.ended = asyncio.Event()
         self.on_line = asyncio.Event()
         self.code = 0
@@ -86,7 +85,6 @@ class Run:
         self._terminals = {1: Terminal(), 2: Terminal()}
         self._output: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
         self._output_n = 0
-        self._delivered = asyncio.Event()
         self._closed = asyncio.Event()
         self._input_waiting = 0
         self._input_room = asyncio.Event()
@@ -111,20 +109,21 @@ class Run:
 
     async def connected(self) -> bool:
         """Wait until the supervisor is connected; False when the run ended before that."""
-        waits = [asyncio.ensure_future(e.wait()) for e in (self.on_line, self._closed)]
+        await self._unless_closed(self.on_line)
+        return self.on_line.is_set()
+
+    async def _unless_closed(self, event: asyncio.Event) -> None:
+        """Wait for `event`, no longer than the channel is open."""
+        waits = [asyncio.ensure_future(e.wait()) for e in (event, self._closed)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for each in waits:
             each.cancel()
-        return self.on_line.is_set()
 
     async def give_input(self, data: bytes) -> None:
         """Pass standard input on, never more than `INPUT_WINDOW` bytes ahead of the program."""
         while self._input_waiting + len(data) > INPUT_WINDOW and not self._closed.is_set():
             self._input_room.clear()
-            waits = [asyncio.ensure_future(e.wait()) for e in (self._input_room, self._closed)]
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for each in waits:
-                each.cancel()
+            await self._unless_closed(self._input_room)
         self._input_waiting += len(data)
         if self.channel is not None:
             self.channel.send_control(protocol.Input(data))
@@ -133,7 +132,6 @@ class Run:
         self.emit({"event": "trouble", "text": text})
 
     def on_closed(self, reason: str) -> None:
-        self.ready.set()
         self._output.put_nowait(None)
         self._closed.set()
 
@@ -146,7 +144,6 @@ class Run:
     def stop(self, reason: str) -> None:
         """Kill the sandbox; the run's end follows."""
         self.stop_reason = self.stop_reason or reason
-        self.ready.set()
         if self.sandbox is not None:
             self.sandbox.kill()
         if self.channel is not None:

@@ -247,7 +247,6 @@ class Runs:
             run.channel = channel
             await asyncio.get_running_loop().create_connection(lambda: channel, sock=ours)
             run.on_line.set()
-            run.ready.set()
         except (OSError, AuthorityError) as error:
             ours.close()
             if run.sandbox is not None:
