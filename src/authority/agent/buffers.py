@@ -70,17 +70,3 @@ class Inbox:
         frame = self._data[:end]
         del self._data[:end]
         return frame
-
-
-class Client:
-    """One local connection: `reserved` bytes of the pool are its own, or it waits for them."""
-
-    def __init__(self, number: int, fd: int) -> None:
-        self.number = number
-        self.fd = fd
-        self.inbox = Inbox()
-        self.outbox = Outbox()
-        self.reserved = 0
-        self.waiting = False
-        self.progress = 0.0
-        self.closing = False

@@ -3,14 +3,10 @@
 Rules
 - It is confined exactly as the program is, holds no key, and understands no message: it copies
   frames and writes the stream number. Whoever takes it over has won what the program had anyway.
-- A local client connects to the run's socket and writes stream 1; the trunk sees a number that
-  is never given twice (`OPEN`, `CLOSE`). A frame of another stream, or longer than `MAX_FRAME`,
-  closes that client and nobody else.
-- Memory is bounded whatever clients and program do. Frames above `SMALL_FRAME` wait for room in one
-  pool, and who holds room without making progress for `STALL_SECONDS` is closed. While
-  `TRUNK_HIGH` bytes wait for the gate, neither clients nor output are read. A client that does not
-  read its answers is closed when they exceed its queue; the others go on.
-- Clients are served in turns, one read of at most `READ_BYTES` each.
+- Three things use the trunk: clients that speak the protocol (`clients`), raw streams of the run's
+  own loopback (`services`), and the program's standard streams, here.
+- Memory is bounded whatever clients and program do. While `TRUNK_HIGH` bytes wait for the gate,
+  neither clients nor connections nor output are read.
 - At most `WINDOW` bytes of output are on their way without an `OUTPUT_ACK`. `INPUT_ACK` tells the
   gate how much of its input the program took; a gate that sends more than `INPUT_QUEUE` ahead loses
   the rest, and a `TROUBLE` says so.
@@ -21,8 +17,8 @@ Rules
   anything from the gate that is not understood.
 
 The launcher runs this file's code in its own process, where there is no package to import from: it
-puts `buffers` in place itself, and the rest are built-in and extension modules. Frames and
-opcodes: `docs/protocol.md`.
+puts the modules beside it in place itself, and the rest are built-in and extension modules. Frames
+and opcodes: `docs/protocol.md`.
 """
 
 import _signal  # type: ignore[import-not-found]
@@ -31,32 +27,37 @@ import posix
 import select
 import time
 
-from authority.agent.buffers import Client, Inbox, Outbox
+from authority.agent.buffers import Inbox, Outbox
+from authority.agent.clients import Clients
+from authority.agent.services import Services
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn, Protocol
 
-OPEN, CLOSE, OUTPUT, EXIT, INPUT, INPUT_EOF, STARTED, INPUT_ACK, OUTPUT_ACK, TROUBLE = range(1, 11)
+    class Stream(Protocol):
+        """What a stream number leads to: a client or a raw stream."""
+
+        def take(self, frame: bytearray) -> None: ...
+        def end(self) -> None: ...
+
+
+OUTPUT, EXIT, INPUT, INPUT_EOF, STARTED, INPUT_ACK, OUTPUT_ACK, TROUBLE = range(3, 11)
+CLOSE, EOF, GRANT, LISTEN = 2, 12, 13, 14
 
 MAX_FRAME = 16 << 20
-SMALL_FRAME = 64 << 10
-LARGE_POOL = 64 << 20
-MAX_CLIENTS = 256
-READ_BYTES = 64 << 10
 TRUNK_READ_BYTES = 256 << 10
 TRUNK_HIGH = 1 << 20
-CLIENT_QUEUE = 32 << 20
-CLIENT_QUEUES = 64 << 20
 OUTPUT_CHUNK = 32 << 10
 WINDOW = 256 << 10
 INPUT_QUEUE = 16 << 20
-STALL_SECONDS = 30.0
 LINGER_SECONDS = 5.0
 MAX_TROUBLES = 100
 
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 _GONE = select.EPOLLHUP | select.EPOLLERR
+_RAW = (EOF, GRANT)
 
 
 class GateProtocolError(Exception):
@@ -67,41 +68,44 @@ class Supervisor:
     """The loop and everything that it serves: `run` until the program has ended, then `linger`."""
 
     def __init__(
-        self, trunk: int, accepting: int, control: int, child: int, streams: "tuple[int, int, int]"
+        self,
+        trunk: int,
+        accepting: int,
+        control: int,
+        child: int,
+        streams: "tuple[int, int, int]",
+        listeners: "list[tuple[int, int]]",
     ) -> None:
-        self.trunk, self.accepting, self.control, self.child = trunk, accepting, control, child
+        self.trunk, self.control, self.child = trunk, control, child
         self.stdin, stdout, stderr = streams
-        self.listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, accepting)
         self.epoll = select.epoll()
         self.interest: dict[int, int] = {}
         self.handlers: dict[int, Callable[[int], None]] = {}
         self.out = Outbox()
         self.inbox = Inbox()
-        self.clients: dict[int, Client] = {}
-        self.next_number = 1
-        self.pool = 0
-        self.queued = 0
+        self.streams: dict[int, Stream] = {}
+        self.last_number = 0
         self.outputs = {stdout: 1, stderr: 2}
         self.unacknowledged = 0
         self.input = Outbox()
         self.input_ends = False
         self.status: tuple[int, int] | None = None
         self.childless = False
-        self.accepts = True
         self.exit_sent = False
         self.troubles = 0
         self.wake, wake_write = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
         _signal.signal(_signal.SIGCHLD, lambda _number, _frame: None)
         _signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        for fd in (trunk, accepting, self.stdin, stdout, stderr):
+        for fd in (trunk, self.stdin, stdout, stderr):
             posix.set_blocking(fd, False)
         self.handlers[trunk] = self.on_trunk
-        self.handlers[accepting] = self.on_accept
         self.handlers[control] = self.on_control
         self.handlers[self.wake] = self.on_wake
         self.handlers[self.stdin] = self.on_stdin
         for fd in self.outputs:
             self.handlers[fd] = lambda _events, fd=fd: self.on_output(fd)  # type: ignore[misc]
+        self.clients = Clients(self, accepting)
+        self.services = Services(self, listeners)
 
     def run(self) -> "tuple[int, int]":
         """Serves the run; the program's (exit code, signal), the code -1 for a signal."""
@@ -123,13 +127,13 @@ class Supervisor:
                     continue
                 if not self.out.size:
                     return self.status or (-1, 0)
-            timed = self.pool > 0
-            for fd, events in self.epoll.poll(1.0 if timed else -1):
+            timed = self.clients.pool > 0 or self.status is not None
+            for fd, events in self.epoll.poll(0.5 if timed else -1):
                 handler = self.handlers.get(fd)
                 if handler is not None:
                     handler(events)
             if timed:
-                self.close_stalled()
+                self.clients.close_stalled(self.out.size < TRUNK_HIGH)
 
     # --- what is watched ---
 
@@ -152,26 +156,37 @@ class Supervisor:
         """Interest as a function of the state: what may be read and written now."""
         open_trunk = self.out.size < TRUNK_HIGH
         self.watch(self.trunk, _IN | (_OUT if self.out.size else 0))
-        self.watch(self.accepting, _IN if self.accepts and len(self.clients) < MAX_CLIENTS else 0)
-        for client in self.clients.values():
-            reads = open_trunk and not client.waiting and not client.closing
-            self.watch(client.fd, (_IN if reads else 0) | (_OUT if client.outbox.size else 0))
+        self.clients.refresh(open_trunk)
+        self.services.refresh(open_trunk)
         reads_output = open_trunk and self.unacknowledged < WINDOW
         for fd in self.outputs:
             self.watch(fd, _IN if reads_output else 0)
         if self.stdin >= 0:
             self.watch(self.stdin, _OUT if self.input.size else 0)
 
-    def forget(self, fd: int) -> None:
+    def release(self, fd: int) -> None:
         self.watch(fd, 0)
         self.handlers.pop(fd, None)
+
+    def forget(self, fd: int) -> None:
+        self.release(fd)
         posix.close(fd)
+
+    def new_number(self) -> int:
+        self.last_number += 1
+        return self.last_number
 
     # --- the trunk ---
 
     def send(self, opcode: int, body: bytes) -> None:
         head = (5 + len(body)).to_bytes(4, "big") + bytes(4)
         self.out.add(head + bytes((opcode,)) + body)
+
+    def send_raw(self, number: int, data: bytes) -> None:
+        self.out.add((4 + len(data)).to_bytes(4, "big") + number.to_bytes(4, "big") + data)
+
+    def misunderstood(self, text: str) -> "NoReturn":
+        raise GateProtocolError(f"the gate sent {text}")
 
     def trouble(self, text: str) -> None:
         self.troubles += 1
@@ -192,10 +207,10 @@ class Supervisor:
         self.inbox.add(data)
         while frame := self.inbox.next():
             number = int.from_bytes(frame[4:8], "big")
-            if number:
-                self.deliver(number, frame)
-            else:
+            if not number:
                 self.obey(frame)
+            elif number in self.streams:
+                self.streams[number].take(frame)
         if self.inbox.announced > MAX_FRAME:
             raise GateProtocolError("the gate announced a frame that is too large")
 
@@ -206,11 +221,13 @@ class Supervisor:
             if self.unacknowledged < 0:
                 raise GateProtocolError("the gate acknowledged output that it never got")
         elif opcode == CLOSE and len(body) == 4:
-            client = self.clients.get(int.from_bytes(body, "big"))
-            if client is not None:
-                client.closing = True
-                if not client.outbox.size:
-                    self.close(client, tell=False)
+            stream = self.streams.get(int.from_bytes(body, "big"))
+            if stream is not None:
+                stream.end()
+        elif opcode in _RAW and len(body) == (4 if opcode == EOF else 8):
+            self.obey_raw(opcode, body)
+        elif opcode == LISTEN and len(body) == 6:
+            self.services.listen_at(body)
         elif opcode == INPUT:
             self.take_input(body)
         elif opcode == INPUT_EOF and not body:
@@ -219,119 +236,18 @@ class Supervisor:
         else:
             raise GateProtocolError(f"the gate sent the unknown opcode {opcode}")
 
+    def obey_raw(self, opcode: int, body: bytes) -> None:
+        """For a raw stream; one for a stream that has gone meanwhile means nothing."""
+        stream = self.services.streams.get(int.from_bytes(body[:4], "big"))
+        if stream is None:
+            return
+        if opcode == EOF:
+            stream.eof()
+        else:
+            stream.granted(int.from_bytes(body[4:], "big"))
+
     def on_control(self, _events: int) -> None:
         raise GateProtocolError("the gate is gone")
-
-    # --- clients ---
-
-    def on_accept(self, _events: int) -> None:
-        while len(self.clients) < MAX_CLIENTS:
-            try:
-                fd, _ = self.listener._accept()  # type: ignore[attr-defined]
-            except BlockingIOError:
-                if self.childless:
-                    self.accepts = False
-                return
-            except OSError as error:
-                self.trouble(f"a client could not be accepted: {error.strerror}")
-                return
-            posix.set_blocking(fd, False)
-            client = Client(self.next_number, fd)
-            self.next_number += 1
-            self.clients[client.number] = client
-            self.handlers[fd] = lambda events, client=client: self.on_client(client, events)  # type: ignore[misc]
-            self.send(OPEN, client.number.to_bytes(4, "big"))
-
-    def on_client(self, client: Client, events: int) -> None:
-        try:
-            if events & _OUT:
-                self.queued -= client.outbox.flush(client.fd)
-                if client.closing and not client.outbox.size:
-                    self.close(client, tell=False)
-                    return
-            if events & _IN:
-                data = posix.read(client.fd, READ_BYTES)
-                if not data:
-                    self.close(client)
-                    return
-                client.inbox.add(data)
-                client.progress = time.monotonic()
-                self.forward(client)
-            elif events & _GONE:
-                # Nobody reads its answers any more; what it sent before is read when there is room.
-                self.queued -= client.outbox.size
-                client.outbox.clear()
-                if client.closing:
-                    self.close(client, tell=False)
-        except BlockingIOError:
-            return
-        except OSError:
-            self.close(client)
-
-    def forward(self, client: Client) -> None:
-        """Whole frames go to the trunk under the client's own number."""
-        while frame := client.inbox.next():
-            self.release(client)
-            if int.from_bytes(frame[4:8], "big") != 1 or len(frame) < 8:
-                self.refuse(client, "a client wrote to a stream that is not its own")
-                return
-            frame[4:8] = client.number.to_bytes(4, "big")
-            self.out.add(frame)
-        announced = client.inbox.announced
-        if announced > MAX_FRAME:
-            self.refuse(client, "a client announced a frame that is too large")
-        elif announced > SMALL_FRAME and not client.reserved:
-            self.reserve(client, announced)
-
-    def reserve(self, client: Client, size: int) -> None:
-        client.waiting = self.pool + size > LARGE_POOL
-        if not client.waiting:
-            client.reserved = size
-            self.pool += size
-            client.progress = time.monotonic()
-
-    def release(self, client: Client) -> None:
-        if client.reserved:
-            self.pool -= client.reserved
-            client.reserved = 0
-            for other in self.clients.values():
-                if other.waiting:
-                    self.reserve(other, other.inbox.announced)
-
-    def close_stalled(self) -> None:
-        """Room in the pool is for those who use it; a paused trunk is nobody's fault."""
-        now = time.monotonic()
-        for client in list(self.clients.values()):
-            if self.out.size >= TRUNK_HIGH:
-                client.progress = now
-            elif client.reserved and now - client.progress > STALL_SECONDS:
-                self.refuse(client, "a client announced a large frame and did not send it")
-
-    def refuse(self, client: Client, reason: str) -> None:
-        self.trouble(reason)
-        self.close(client)
-
-    def close(self, client: Client, *, tell: bool = True) -> None:
-        if self.clients.pop(client.number, None) is None:
-            return
-        self.forget(client.fd)
-        self.queued -= client.outbox.size
-        client.waiting = False
-        self.release(client)
-        if tell:
-            self.send(CLOSE, client.number.to_bytes(4, "big"))
-
-    def deliver(self, number: int, frame: bytearray) -> None:
-        """An answer; one for a client that has gone meanwhile is dropped."""
-        client = self.clients.get(number)
-        if client is None or client.closing:
-            return
-        frame[4:8] = (1).to_bytes(4, "big")
-        client.outbox.add(frame)
-        self.queued += len(frame)
-        if client.outbox.size > CLIENT_QUEUE or self.queued > CLIENT_QUEUES:
-            slowest = max(self.clients.values(), key=lambda one: one.outbox.size)
-            self.refuse(slowest, "a client did not read its answers")
 
     # --- the program's streams ---
 
@@ -424,9 +340,7 @@ class Supervisor:
         """The program and all else have ended and nothing of theirs is left to forward."""
         if self.status is None or not self.childless:
             return False
-        if self.accepts and len(self.clients) < MAX_CLIENTS:
-            self.on_accept(0)
-        return not self.accepts and not self.clients and not self.outputs
+        return self.clients.finished() and self.services.finished() and not self.outputs
 
     def linger(self) -> None:
         """Ends our half of the channel and waits for the gate's: were we to vanish while the gate

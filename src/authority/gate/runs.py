@@ -199,11 +199,6 @@ class Runs:
         """Start a sandboxed run. Raises `IsolationRefused` or `StartRefused`; returns at once."""
         self._refuse_when_halted()
         policy = spec.policy
-        if self._ledger.state.halted >= 0:
-            raise StartRefused(
-                f"everything is halted (entry {self._ledger.state.halted})",
-                "'authority resume --reason ...' comes first",
-            )
         if self._ledger.log.trouble:
             raise StartRefused(self._ledger.log.trouble, "make room for the log")
         run, made = self._new(spec, listener)

@@ -46,7 +46,8 @@ _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLE
 )
 _CAPABILITY_HEADER = (0x20080522).to_bytes(4, "little") + bytes(4)
 _CLONE_NEWUSER = 0x10000000
-_AF_UNIX, _SOCK_STREAM, _SOCK_CLOEXEC = 1, 1, 0o2000000
+_AF_UNIX, _AF_INET, _SOCK_STREAM, _SOCK_DGRAM, _SOCK_CLOEXEC = 1, 2, 1, 2, 0o2000000
+_LOOPBACK, _BACKLOG = bytes((127, 0, 0, 1)), 512
 _LANDLOCK_RULE_PATH_BENEATH = 1
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_NEW_LISTENER = 1, 8
 _NOTIF_RECV, _NOTIF_SEND, _NOTIF_CONTINUE = 0xC0502100, 0xC0182101, 1
@@ -163,6 +164,25 @@ def make_socket(path: bytes) -> int:
     call("bind", listener, name, len(name))
     posix.chmod(path, 0o666)
     return listener
+
+
+def make_listeners(addresses: "list[tuple[int, bool, int]]") -> "list[tuple[int, int]]":
+    """(service, descriptor) for each (service, datagrams, port), on the run's own loopback. Done
+    with rights, so that a port below 1024 can be taken; the run may take such ports too."""
+    if addresses:
+        fd = posix.open("/proc/sys/net/ipv4/ip_unprivileged_port_start", posix.O_WRONLY)
+        posix.write(fd, b"0")
+        posix.close(fd)
+    listeners = []
+    for service, datagrams, port in addresses:
+        kind = _SOCK_DGRAM if datagrams else _SOCK_STREAM
+        fd = call("socket", _AF_INET, kind | _SOCK_CLOEXEC, 0)
+        name = _AF_INET.to_bytes(2, "little") + port.to_bytes(2, "big") + _LOOPBACK + bytes(8)
+        call("bind", fd, name, len(name))
+        if not datagrams:
+            call("listen", fd, _BACKLOG)
+        listeners.append((service, fd))
+    return listeners
 
 
 # --- 2. ids and capabilities ---
@@ -379,6 +399,7 @@ def run(supervisor: bytes) -> "NoReturn":
     posix.setsid()
     call("close_range", configuration["first_unused_fd"], 0xFFFFFFFF, 0)
     posix.close(CODE_FD)
+    listeners = make_listeners(configuration["listeners"])
     shape_file_system(configuration)
     accepting = make_socket(configuration["socket"]) if channel else -1
     for path, flags in configuration["last_remounts"]:
@@ -421,7 +442,7 @@ def run(supervisor: bytes) -> "NoReturn":
         reap_until_done(child)
     streams = (input_write, output_read, error_read)
     serving = load_supervisor(supervisor).Supervisor(
-        FIRST_FD, accepting, CONTROL_FD, child, streams
+        FIRST_FD, accepting, CONTROL_FD, child, streams, listeners
     )
     report_exit(*serving.run())
     serving.linger()

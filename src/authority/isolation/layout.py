@@ -50,8 +50,8 @@ MASKED: Final = [
 ]
 
 _CAPABILITIES: Final = {
-    True: ("SYS_ADMIN", "SETUID", "SETGID", "SETPCAP", "CHOWN"),
-    False: ("SYS_ADMIN", "SETPCAP", "SYS_RESOURCE"),
+    True: ("SYS_ADMIN", "SETUID", "SETGID", "SETPCAP", "CHOWN", "NET_ADMIN", "NET_BIND_SERVICE"),
+    False: ("SYS_ADMIN", "SETPCAP", "SYS_RESOURCE", "NET_ADMIN", "NET_BIND_SERVICE"),
 }
 """What the launcher holds until it gives up everything: started by root, and by a user."""
 

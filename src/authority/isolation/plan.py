@@ -66,7 +66,8 @@ class SandboxSpec:
     (default: PATH in `env`). `exec_allowed` lists programs that the run may start besides; empty
     means that it can start none. `memory` and `tmp_bytes` are bytes, `millicpus` thousandths of a
     processor; 0 sets no limit (`tmp_bytes` must be set). `loopback` allows TCP inside the run's own
-    network, which has the loopback device alone. `read_only` are extra files and folders to show;
+    network, which has the loopback device alone; `listeners` are (service, datagrams, port) that the
+    supervisor carries to the gate from there. `read_only` are extra files and folders to show;
     `forbidden` are paths that the run must not see whatever else was asked. `channel` chooses
     between a run with a supervisor and a tool with three plain streams.
     """
@@ -81,6 +82,7 @@ class SandboxSpec:
     millicpus: int = 0
     tmp_bytes: int = 256 << 20
     loopback: bool = False
+    listeners: tuple[tuple[int, bool, int], ...] = ()
     read_only: tuple[str, ...] = ()
     forbidden: tuple[str, ...] = ()
     channel: bool = True
@@ -111,6 +113,8 @@ def _check(spec: SandboxSpec) -> None:
         )
     if spec.tmp_bytes < _MIN_TMP:
         raise IsolationRefused("the size of /tmp is too small", f"ask for {_MIN_TMP} or more")
+    if spec.listeners and not (spec.loopback and spec.channel):
+        raise IsolationRefused("listeners need a loopback and a channel")
     if min(spec.processes, spec.millicpus) < 0:
         raise IsolationRefused("a limit is negative")
     words = [*spec.argv, *spec.env, *spec.env.values(), *spec.read_only, spec.cwd]
@@ -216,6 +220,7 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
         "masked": layout.MASKED,
         "remounts": layout.WRITABLE_REMOUNTS,
         "last_remounts": layout.ROOT_REMOUNT,
+        "listeners": list(spec.listeners),
         "socket": layout.SOCKET.encode() if spec.channel else None,
         "limits": _limits(spec, host.cgroup),
         "user_namespace": user_namespace,

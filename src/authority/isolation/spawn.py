@@ -35,7 +35,7 @@ _ABOVE: Final = 64
 
 _DIAGNOSTICS_BYTES: Final = 4096
 _ID_TRIES: Final = 64
-_SUPERVISOR: Final = ("buffers", "supervisor")
+_SUPERVISOR: Final = ("buffers", "clients", "services", "supervisor")
 _choice: Final = random.SystemRandom()
 
 

@@ -7,6 +7,7 @@ big endian. Whatever is not exactly that is refused.
 from __future__ import annotations
 
 import struct
+from enum import IntEnum
 from typing import TypeAlias
 
 import msgspec
@@ -15,6 +16,25 @@ from authority.protocol.frames import INVALID, ProtocolError
 
 _U32 = struct.Struct(">I")
 _EXIT = struct.Struct(">ii")
+_TWO = struct.Struct(">II")
+_ADDRESS = struct.Struct(">IH")
+
+MAX_DETAIL = 64
+RAW_WINDOW = 256 * 1024
+"""Bytes that may be on their way on a raw stream, in each direction, without a `Window`."""
+RAW_CHUNK = 64 * 1024
+"""The most that one frame of a raw stream carries, where a frame is not one message."""
+
+
+class Service(IntEnum):
+    """What a raw stream leads to."""
+
+    PROXY = 1
+    MODEL = 2
+    MCP = 3
+    NAMES = 4
+    DIRECT = 5
+    MOUNT = 6
 
 
 class Open(msgspec.Struct, frozen=True):
@@ -75,8 +95,52 @@ class Trouble(msgspec.Struct, frozen=True):
     text: str
 
 
+class Connect(msgspec.Struct, frozen=True):
+    """Something in the run reached a service of the supervisor: a raw stream begins.
+
+    `service` is a number of `Service`; `detail` says what was reached (its form is the service's).
+    """
+
+    stream: int
+    service: int
+    detail: bytes
+
+
+class Eof(msgspec.Struct, frozen=True):
+    """The sender writes no more on this raw stream; the other direction goes on."""
+
+    stream: int
+
+
+class Window(msgspec.Struct, frozen=True):
+    """So many bytes of a raw stream were taken; the other side may send as many more."""
+
+    stream: int
+    count: int
+
+
+class Listen(msgspec.Struct, frozen=True):
+    """Accept connections at this address of the run's own loopback: IPv4 as a number, port."""
+
+    address: int
+    port: int
+
+
 Control: TypeAlias = (
-    Open | Close | Output | Exit | Input | InputEof | Started | InputAck | OutputAck | Trouble
+    Open
+    | Close
+    | Output
+    | Exit
+    | Input
+    | InputEof
+    | Started
+    | InputAck
+    | OutputAck
+    | Trouble
+    | Connect
+    | Eof
+    | Window
+    | Listen
 )
 
 
@@ -101,6 +165,14 @@ def encode_control(control: Control) -> bytes:
             return b"\x08" + _U32.pack(count)
         case OutputAck(count):
             return b"\x09" + _U32.pack(count)
+        case Connect(stream, service, detail):
+            return b"\x0b" + _U32.pack(stream) + bytes((service,)) + detail
+        case Eof(stream):
+            return b"\x0c" + _U32.pack(stream)
+        case Window(stream, count):
+            return b"\x0d" + _TWO.pack(stream, count)
+        case Listen(address, port):
+            return b"\x0e" + _ADDRESS.pack(address, port)
         case Trouble(text):
             return b"\x0a" + text.encode("utf-8", "backslashreplace")[:4096]
 
@@ -129,4 +201,12 @@ def decode_control(payload: bytes) -> Control:
         return OutputAck(*_U32.unpack(body))
     if opcode == b"\x0a" and size <= 4096:
         return Trouble(body.decode("utf-8", "backslashreplace"))
+    if opcode == b"\x0b" and 5 <= size <= 5 + MAX_DETAIL:
+        return Connect(int.from_bytes(body[:4], "big"), body[4], body[5:])
+    if opcode == b"\x0c" and size == 4:
+        return Eof(*_U32.unpack(body))
+    if opcode == b"\x0d" and size == 8:
+        return Window(*_TWO.unpack(body))
+    if opcode == b"\x0e" and size == 6:
+        return Listen(*_ADDRESS.unpack(body))
     raise ProtocolError(INVALID, "A message of the supervisor's stream can't be read.")
