@@ -22,7 +22,10 @@ import pytest
 SRC = Path(__file__).resolve().parents[1] / "src"
 
 ANYTHING_BUT_FACES = frozenset(
-    ["kernel", "audit", "effects", "gate", "isolation", "agent", "protocol", "tokens", "errors"]
+    [
+        *("kernel", "audit", "effects", "compat", "gate", "isolation", "agent", "worker"),
+        *("protocol", "tokens", "errors"),
+    ]
 )
 ROOMS: dict[str, frozenset[str]] = {
     "": frozenset(),
@@ -34,8 +37,13 @@ ROOMS: dict[str, frozenset[str]] = {
     "effects": frozenset({"kernel", "errors"}),
     "isolation": frozenset({"protocol", "errors"}),
     "agent": frozenset({"protocol", "tokens", "errors"}),
+    "compat": frozenset({"kernel", "effects", "protocol", "tokens", "errors"}),
+    "worker": frozenset({"protocol", "errors"}),
     "gate": frozenset(
-        {"kernel", "audit", "effects", "isolation", "protocol", "tokens", "agent", "errors"}
+        [
+            *("kernel", "audit", "effects", "compat", "isolation", "protocol", "tokens"),
+            *("agent", "errors"),
+        ]
     ),
     "matrix": ANYTHING_BUT_FACES,
     "console": ANYTHING_BUT_FACES,

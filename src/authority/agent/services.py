@@ -135,6 +135,7 @@ class Resolver:
     """The socket that the run's names are asked at."""
 
     def __init__(self, services: "Services", number: int, fd: int) -> None:
+        self.services = services
         self.core = services.core
         self.number = number
         self.fd = fd
@@ -166,7 +167,9 @@ class Resolver:
         self.core.misunderstood("room on the resolver's stream")
 
     def end(self) -> None:
-        self.core.misunderstood("the end of the resolver's stream")
+        """Nobody answers names in this run."""
+        self.services.drop(self)
+        self.sock.close()
 
 
 class Services:
@@ -253,11 +256,15 @@ class Services:
         self.add(Connection(self, self.core.new_number(), sock), service, detail)
 
     def close(self, stream: Connection, *, tell: bool = True) -> None:
-        if self.streams.pop(stream.number, None) is None:
+        if stream.number not in self.streams:
             return
         self.connections -= 1
-        del self.core.streams[stream.number]
-        self.core.release(stream.fd)
+        self.drop(stream)
         stream.sock.close()
         if tell:
             self.core.send(CLOSE, stream.number.to_bytes(4, "big"))
+
+    def drop(self, stream: "Connection | Resolver") -> None:
+        del self.streams[stream.number]
+        del self.core.streams[stream.number]
+        self.core.release(stream.fd)

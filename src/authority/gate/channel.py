@@ -25,6 +25,7 @@ from typing import Protocol, cast
 from authority import protocol
 from authority.gate import clock
 from authority.gate.pipeline import Answer, Pipeline
+from authority.gate.raw import RawStream
 from authority.gate.reader import Asked, Reader, short_body
 from authority.kernel import decide as kernel
 from authority.kernel.codes import Code, Layer
@@ -32,7 +33,9 @@ from authority.kernel.decide import Facts, Problem
 
 PIPELINE = 256
 PIPELINE_BYTES = 32 * 1024 * 1024
-STREAMS = 1024
+RAW_BYTES = 32 * 1024 * 1024
+"""Bytes of messages on raw streams that wait for their services."""
+STREAMS = 2048
 LAST_WORDS_SECONDS = 1.0
 
 
@@ -44,6 +47,7 @@ class Owner(Protocol):
     def on_input_taken(self, count: int) -> None: ...
     def on_trouble(self, text: str) -> None: ...
     def on_closed(self, reason: str) -> None: ...
+    def on_connect(self, stream: RawStream) -> None: ...
     def on_client(self, client: Channel) -> None: ...
     def on_client_gone(self, client: Channel) -> None: ...
 
@@ -77,6 +81,9 @@ class Channel(asyncio.Protocol):
         self._reader = reader
         self._decoder = protocol.FrameDecoder(protocol.MAX_FRAME)
         self._streams: dict[int, _Stream] = {}
+        self._raw: dict[int, RawStream] = {}
+        self._raw_bytes = 0
+        self._last_stream = 0
         self._transport: asyncio.Transport | None = None
         self._waiting: dict[int, list[Answer]] = {}
         self._in_flight = 0
@@ -92,6 +99,9 @@ class Channel(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._taken()
+        for raw in self._raw.values():
+            raw.closed()
+        self._raw.clear()
         if self._owner is None:
             return
         if self._identify is not None:
@@ -114,6 +124,7 @@ class Channel(asyncio.Protocol):
             not self._blocked
             and self._in_flight < PIPELINE
             and self._bytes_in_flight < PIPELINE_BYTES
+            and self._raw_bytes < RAW_BYTES
         )
         if self._transport is None or wanted == self._reading:
             return
@@ -164,8 +175,14 @@ class Channel(asyncio.Protocol):
                 raise protocol.ProtocolError(Code.SCHEMA_INVALID, "stream 0 is not a client's")
             self._control(payload)
             return
+        raw = self._raw.get(stream)
+        if raw is not None:
+            raw.received(payload)
+            return
         state = self._streams.get(stream)
         if state is None:
+            if stream <= self._last_stream:
+                return  # on its way when the stream ended
             if self._identify is None or stream != 1:
                 raise protocol.ProtocolError(Code.SCHEMA_INVALID, "a frame on an unknown stream")
             state = self._streams[1] = _Stream()
@@ -192,12 +209,21 @@ class Channel(asyncio.Protocol):
             raise protocol.ProtocolError(Code.SCHEMA_INVALID, "stream 0 has no supervisor")
         match protocol.decode_control(payload):
             case protocol.Open(stream=stream):
-                if len(self._streams) >= STREAMS or stream in self._streams:
-                    self.send_control(protocol.Close(stream))
-                else:
+                if self._may_begin(stream):
                     self._streams[stream] = _Stream()
+            case protocol.Connect(stream=stream, service=service, detail=detail):
+                if self._may_begin(stream):
+                    self._connected(owner, stream, service, detail)
             case protocol.Close(stream=stream):
                 self._streams.pop(stream, None)
+                if raw := self._raw.pop(stream, None):
+                    raw.closed()
+            case protocol.Eof(stream=stream):
+                if raw := self._raw.get(stream):
+                    raw.eof()
+            case protocol.Window(stream=stream, count=count):
+                if raw := self._raw.get(stream):
+                    raw.granted(count)
             case protocol.Output(fd=fd, data=data):
                 owner.on_output(fd, data)
             case protocol.Exit(code=code, signal=signal):
@@ -210,6 +236,30 @@ class Channel(asyncio.Protocol):
                 pass
             case _:
                 raise protocol.ProtocolError(Code.SCHEMA_INVALID, "an opcode for the other side")
+
+    def _may_begin(self, stream: int) -> bool:
+        """Whether a new stream may have this number. A number is never given twice."""
+        if stream <= self._last_stream:
+            raise protocol.ProtocolError(Code.SCHEMA_INVALID, "a stream number that does not rise")
+        self._last_stream = stream
+        if len(self._streams) + len(self._raw) < STREAMS:
+            return True
+        self.send_control(protocol.Close(stream))
+        return False
+
+    def _connected(self, owner: Owner, stream: int, service: int, detail: bytes) -> None:
+        def control(message: protocol.Control) -> None:
+            if isinstance(message, protocol.Close):
+                self._raw.pop(stream, None)
+            self.send_control(message)
+
+        raw = RawStream(stream, service, detail, self._write, control, self._raw_waits)
+        self._raw[stream] = raw
+        owner.on_connect(raw)
+
+    def _raw_waits(self, count: int) -> None:
+        self._raw_bytes += count
+        self._flow()
 
     def _hello(self, stream: int, state: _Stream, hello: protocol.Hello) -> None:
         if state.greeted:

@@ -8,8 +8,8 @@ Rules
 - A read is performed, its outcome committed, and only then answered.
 - An effect that fails in a way it did not foresee has spent its whole reservation, and the answer is
   `E_INTERNAL`; the gate stays up for the others.
-- Bodies that are too long for an entry are synced to the content store before the entry that names
-  them. When the run's own label or the resource's may reveal a secret, the body is sealed.
+- Bodies are where their entry says before it is written (`bodies`). What a run looked at since its
+  last entry is committed right before its next (`tallies`). Effects that go on are in `going`.
 - Answers that may be large wait for room (`room`), so that nobody fills the gate's memory.
 - A cancelled effect writes no outcome: what it did is in doubt, and in doubt means spent.
 """
@@ -24,30 +24,34 @@ from typing import Any, Protocol
 
 import msgspec
 
-from authority.audit.store import ContentStore
 from authority.audit.writer import Receipt
 from authority.effects.base import Call, EffectFailed, EffectRefused, Performed
 from authority.gate import clock
+from authority.gate.bodies import Bodies
 from authority.gate.ledger import Ledger
 from authority.gate.reader import INLINE_LIMIT, Asked, short_body, value_bytes
 from authority.gate.room import Room, answer_bound
+from authority.gate.tallies import Tallies
 from authority.kernel import decide as kernel
 from authority.kernel import entries, flows
 from authority.kernel.canonical import printable
 from authority.kernel.codes import SENTENCES, Code, Layer
-from authority.kernel.entries import Body
 from authority.kernel.labels import CLEAN, Label
 from authority.kernel.policy import Policy
 from authority.kernel.requests import EFFECTS
-
-STORED_DEFAULT = 256 * 1024 * 1024
-"""Bytes of bodies kept for a run whose policy sets no `stored_bytes`; then digests alone."""
 
 
 class Performer(Protocol):
     """What carries out one effect."""
 
     async def perform(self, call: Call) -> Performed: ...
+
+
+class Stoppable(Protocol):
+    """What carries effects that go on."""
+
+    def stop_under(self, cap: str) -> None: ...
+    def stop(self, run: str) -> None: ...
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -74,14 +78,16 @@ class Pipeline:
     def __init__(
         self,
         ledger: Ledger,
-        store: ContentStore,
+        bodies: Bodies,
+        tallies: Tallies,
         policies: Mapping[str, Policy],
         performers: Mapping[str, Performer],
         look_up: Mapping[str, LookUp],
         on_fatal: Callable[[BaseException], None],
     ) -> None:
         self.ledger = ledger
-        self._store = store
+        self.bodies = bodies
+        self._tallies = tallies
         self._policies = policies
         self._performers = performers
         self._look_up = look_up
@@ -90,30 +96,31 @@ class Pipeline:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._caps: dict[int, list[str]] = {}
         self._rooms: dict[str, Room] = {}
+        self.goings: Stoppable | None = None  # set by what carries effects that go on
 
     def submit(self, asked: Asked, reply: Reply) -> None:
         """Take one request. `reply` is called once, when everything it rests on is durable."""
         request = asked.request
         long = len(asked.arguments) > INLINE_LIMIT
-        if long or request.effect in self._look_up or self._secret(request):
+        if long or request.effect in self._look_up or self.bodies.secret(request.run):
             self._spawn(request.run, self._prepared(asked, reply))
             return
         self._judge(asked, reply)
 
     def output(self, asked: Asked, reply: Reply) -> None:
         """Commit a piece of what the program printed; it may be shown when `reply` is called."""
-        if self._secret(asked.request):
+        if self.bodies.secret(asked.request.run):
             self._spawn(asked.request.run, self._sealed_output(asked, reply))
         else:
             self._commit_output(asked, reply)
 
     async def _sealed_output(self, asked: Asked, reply: Reply) -> None:
-        body = await self._keep(asked.request, asked.arguments, CLEAN)
+        body = await self.bodies.keep(asked.request.run, asked.arguments, CLEAN)
         asked.facts = msgspec.structs.replace(asked.facts, body=body)
         self._commit_output(asked, reply)
 
     def _commit_output(self, asked: Asked, reply: Reply) -> None:
-        decided = self._decide(asked)
+        decided = self.decide(asked)
         receipt = self.ledger.step(decided)
         verdict = decided[-1]
         if isinstance(verdict, entries.Denied):
@@ -142,6 +149,8 @@ class Pipeline:
 
     async def stop_under(self, cap: str) -> list[int]:
         """Cancel what is in flight under a revoked capability; entries that did not stop."""
+        if self.goings is not None:
+            self.goings.stop_under(cap)
         under = [seq for seq, caps in self._caps.items() if cap in caps]
         for seq in under:
             self._tasks[seq].cancel()
@@ -152,6 +161,10 @@ class Pipeline:
     async def stop(self, run: str, timeout: float = 0.5) -> int:
         """Cancel what a run has in flight; how many did not stop in `timeout` seconds."""
         self._rooms.pop(run, None)
+        if self.goings is not None:
+            self.goings.stop(run)
+        self._tallies.flush(run)
+        self._tallies.forget(run)
         busy = set(self._busy.pop(run, ()))
         for task in busy:
             task.cancel()
@@ -160,10 +173,11 @@ class Pipeline:
         _, pending = await asyncio.wait(busy, timeout=timeout)
         return len(pending)
 
-    def _decide(self, asked: Asked) -> list[entries.AnyEntry]:
+    def decide(self, asked: Asked) -> list[entries.AnyEntry]:
+        """The kernel's decision on the state as it is, with what the run looked at before."""
+        self._tallies.flush(asked.request.run)
         state = self.ledger.state
-        run = state.runs.get(asked.request.run)
-        policy = self._policies.get(run.policy) if run else None
+        policy = self.policy(asked.request.run)
         trouble = self.ledger.log.trouble
         if trouble and asked.facts.problem is None:
             # The log has only its reserved room left: nothing more is admitted into it.
@@ -174,20 +188,20 @@ class Pipeline:
     async def _prepared(self, asked: Asked, reply: Reply) -> None:
         """Look up facts and store long bodies, but only for what would be admitted."""
         request, facts = asked.request, asked.facts
-        verdict = self._decide(asked)[-1]
+        verdict = self.decide(asked)[-1]
         # Without the facts the worst case is reserved, and that alone must not refuse.
         unsure = isinstance(verdict, entries.Denied) and verdict.layer == Layer.BUDGET
         if isinstance(verdict, entries.Admit) or unsure:
             look_up = self._look_up.get(request.effect)
             looked_up = await look_up(request.resource) if look_up else {}
-            body = await self._keep(request, asked.arguments, Label())
+            body = await self.bodies.keep(request.run, asked.arguments, Label())
             asked.facts = msgspec.structs.replace(
                 facts, looked_up=looked_up, body=body, time=clock.wall()
             )
         self._judge(asked, reply)
 
     def _judge(self, asked: Asked, reply: Reply) -> None:
-        decided = self._decide(asked)
+        decided = self.decide(asked)
         receipt = self.ledger.step(decided)
         verdict = decided[-1]
         if isinstance(verdict, entries.Denied):
@@ -198,17 +212,10 @@ class Pipeline:
             task.add_done_callback(lambda _: self._forget(verdict.seq))
 
     def _refuse(self, asked: Asked, denied: entries.Denied, receipt: Receipt, reply: Reply) -> None:
-        code = Code(denied.code)
-        policy = self._policy(asked.request.run)
-        rule = denied.rule if policy and policy.explain == "agent" else None
-        sentence = SENTENCES[code]
-        if denied.layer == Layer.SCHEMA:
-            sentence = denied.reason
-        self._answer(
-            asked, True, receipt, [str(code), denied.layer, sentence, denied.number, rule], reply
-        )
+        self._answer(asked, True, receipt, rendering(denied, self.policy(asked.request.run)), reply)
 
-    def _policy(self, run: str) -> Policy | None:
+    def policy(self, run: str) -> Policy | None:
+        """The policy that a run is under."""
         info = self.ledger.state.runs.get(run)
         return self._policies.get(info.policy) if info else None
 
@@ -228,7 +235,7 @@ class Pipeline:
     async def _perform(self, asked: Asked, admit: entries.Admit, reply: Reply) -> None:
         request, ledger = asked.request, self.ledger
         spec = EFFECTS[request.effect]
-        policy = self._policy(request.run)
+        policy = self.policy(request.run)
         assert policy is not None
         assert request.resource is not None
         if spec.side_effect:
@@ -294,7 +301,7 @@ class Pipeline:
         assert request.resource is not None
         carried = done.carried if done.carried is not None else CLEAN
         label = flows.result_label(policy, request.effect, request.resource, request.verb, carried)
-        body = await self._keep(request, value_bytes(done.value), label)
+        body = await self.bodies.keep(request.run, value_bytes(done.value), label)
         spent = {**admit.reserve, **done.spent}
         if body.kept in {"store", "sealed"}:
             spent["stored_bytes"] = spent.get("stored_bytes", 0) + body.size
@@ -370,6 +377,10 @@ class Pipeline:
     ) -> None:
         if admit.seq not in self.ledger.state.open:
             return  # the run ended meanwhile: what it had in flight is in doubt, and so spent
+        self._answer(asked, refused, self.outcome(admit, outcome), body, reply)
+
+    def outcome(self, admit: entries.Admit, outcome: entries.Outcome) -> Receipt:
+        """Append what came of an admission. More used than was reserved halts everything."""
         new: list[entries.AnyEntry] = [outcome]
         over = {k: v for k, v in outcome.spent.items() if v > admit.reserve.get(k, 0)}
         over.pop("stored_bytes", None)
@@ -380,29 +391,15 @@ class Pipeline:
                 )
             )
             new.append(entries.Halt(reason="an effect used more than was reserved", by="gate"))
-        receipt = self.ledger.step(new)
-        self._answer(asked, refused, receipt, body, reply)
+        return self.ledger.step(new)
 
-    def _secret(self, request: kernel.Request) -> bool:
-        run = self.ledger.state.runs.get(request.run)
-        return bool(run and run.label.secrets)
 
-    async def _keep(self, request: kernel.Request, data: bytes, label: Label) -> Body:
-        """Put a body where its entry will say it is."""
-        run = self.ledger.state.runs.get(request.run)
-        if label.secrets or self._secret(request):
-            return Body(await self._store.seal_durable(data), len(data), "sealed")
-        body = short_body(data)
-        if body.kept != "digest" or run is None:
-            return body
-        account = self.ledger.state.accounts[run.accounts[0]]
-        left = account.left("stored_bytes")
-        if left is None:
-            left = STORED_DEFAULT - account.spent.get("stored_bytes", 0)
-        if left < len(data):
-            return body
-        await self._store.put_durable(data)
-        return msgspec.structs.replace(body, kept="store")
+def rendering(denied: entries.Denied, policy: Policy | None) -> list[Any]:
+    """A denial as the agent gets it: code, layer, one plain sentence, its number, maybe the rule."""
+    code = Code(denied.code)
+    rule = denied.rule if policy and policy.explain == "agent" else None
+    sentence = denied.reason if denied.layer == Layer.SCHEMA else SENTENCES[code]
+    return [str(code), denied.layer, sentence, denied.number, rule]
 
 
 def _held(answer: Answer, room: Room, size: int) -> Answer:

@@ -21,13 +21,14 @@ from typing import Any
 import msgspec
 
 from authority.errors import AuthorityError
+from authority.gate import clock
 from authority.kernel import capabilities, resources
 from authority.kernel.canonical import printable
 from authority.kernel.capabilities import MacKey, Token, TokenError
 from authority.kernel.codes import Code, Layer
 from authority.kernel.decide import Facts, Problem, Request, numbers, request_digest
 from authority.kernel.entries import Body
-from authority.kernel.requests import EFFECTS, HttpRequest
+from authority.kernel.requests import EFFECTS, FsRename, HttpRequest
 from authority.kernel.resources import Resource
 from authority.protocol import Request as WireRequest
 from authority.protocol import checked_arguments
@@ -88,7 +89,7 @@ class Reader:
         raw: bytes = bytes(wire.arguments)
         shown = printable(wire.resource, SHOWN_LIMIT)
         spec = EFFECTS.get(effect)
-        if spec is None or effect == "output":
+        if spec is None or spec.internal:
             problem = _bad(f"no effect {printable(effect, 64)!r}")
         else:
             try:
@@ -136,6 +137,63 @@ class Reader:
             body=short_body(raw),
         )
         return Asked(request, facts, raw, bytes(wire.capability or b""))
+
+    def own(
+        self,
+        run: str,
+        cwd: str,
+        n: int,
+        effect: str,
+        raw: str | bytes | Resource,
+        arguments: msgspec.Struct | None,
+        verb: str,
+        capability: bytes,
+        problem: Problem | None = None,
+    ) -> Asked:
+        """What a service of the gate asks for a run, under the run's own `capability`.
+
+        `problem` is what the service itself found wrong; then nothing else has to be whole.
+        """
+        resource: Resource | None = None
+        if isinstance(raw, Resource):
+            resource, shown = raw, raw.text
+        else:
+            shown = printable(raw, SHOWN_LIMIT)
+            try:
+                resource = resources.parse(effect, raw, cwd=cwd)
+                shown = resource.text
+            except AuthorityError as error:
+                problem = problem or _bad(f"{effect}: {error.message}")
+        target: Resource | None = None
+        if problem is None and isinstance(arguments, FsRename):
+            try:
+                target = resources.parse(effect, arguments.to, cwd=cwd)
+            except AuthorityError as error:
+                problem = _bad(f"{effect}: {error.message}")
+        spec = EFFECTS.get(effect)
+        data = _json(arguments) if arguments is not None else b""
+        token, mac_ok = self.token(capability)
+        request = Request(
+            run=run,
+            stream=0,
+            n=n,
+            effect=effect,
+            shown=shown,
+            digest=request_digest(effect, shown, verb, data, target.text if target else ""),
+            resource=resource,
+            target=target,
+            arguments=arguments,
+            verb=verb,
+            token=token,
+        )
+        facts = Facts(
+            time=clock.wall(),
+            mac_ok=mac_ok,
+            problem=problem,
+            numbers=numbers(spec, arguments) if spec and arguments is not None else {},
+            body=short_body(data),
+        )
+        return Asked(request, facts, data, capability)
 
 
 def _bad(reason: str) -> Problem:

@@ -9,20 +9,26 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import sys
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from authority import protocol
+from authority.compat.base import Service
 from authority.gate import clock
 from authority.gate.channel import Channel
 from authority.gate.pipeline import Answer
+from authority.gate.raw import RawStream
 from authority.gate.terminal import Terminal
 from authority.isolation import Sandbox
+from authority.kernel.canonical import printable
 from authority.kernel.capabilities import Restriction
 from authority.kernel.labels import Label
 from authority.kernel.policy import Policy
+from authority.protocol.packets import LinkOver
 
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
@@ -92,6 +98,9 @@ class Run:
         self.mailbox: deque[tuple[str, bytes, Label]] = deque()
         self.mail = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
+        self.services: Mapping[int, Service] = {}
+        self.over = False
+        self._on_end: list[Callable[[], None]] = []
 
     def emit(self, event: Event) -> None:
         """Tell whoever started the run."""
@@ -129,11 +138,48 @@ class Run:
             self.channel.send_control(protocol.Input(data))
 
     def on_trouble(self, text: str) -> None:
-        self.emit({"event": "trouble", "text": text})
+        self.emit({"event": "trouble", "text": printable(text, 1024)})
 
     def on_closed(self, reason: str) -> None:
         self._output.put_nowait(None)
         self._closed.set()
+
+    def on_connect(self, stream: RawStream) -> None:
+        """Something in the run reached a service; one that the run has not is closed at once."""
+        service = self.services.get(stream.service)
+        if service is None or self.over:
+            stream.abort()
+            return
+        task = asyncio.get_running_loop().create_task(self._serve(service, stream))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _serve(self, service: Service, stream: RawStream) -> None:
+        try:
+            await service.serve(stream)
+        except (OSError, LinkOver) as error:
+            self.on_trouble(f"a connection ended: {error}")
+        except Exception as error:  # a defect in one service: its stream ends, the others go on
+            traceback.print_exception(error, file=sys.stderr)
+            self.on_trouble(f"a service failed: {type(error).__name__}")
+        finally:
+            stream.abort()
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Call back when the run is over; at once if it is already."""
+        if self.over:
+            callback()
+        else:
+            self._on_end.append(callback)
+
+    def end_services(self) -> None:
+        """The run is over: nothing behind its endpoints goes on."""
+        self.over = True
+        callbacks, self._on_end = self._on_end, []
+        for callback in callbacks:
+            callback()
+        for task in self.tasks - {asyncio.current_task()}:
+            task.cancel()
 
     def on_client(self, client: Channel) -> None:
         self.clients.add(client)

@@ -20,10 +20,12 @@ import asyncio
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from authority.audit.writer import Receipt
+from authority.compat import endpoints
+from authority.compat.base import Service
 from authority.errors import AuthorityError
 from authority.gate import clock
 from authority.gate.channel import Channel
@@ -60,6 +62,7 @@ class Runs:
         released: Callable[[str], None],
         checkpoint: Callable[[], Awaitable[None]],
         forbidden: tuple[str, ...],
+        services: Callable[[Run], Mapping[int, Service]],
     ) -> None:
         self.pipeline: Pipeline  # set by the gate once both exist
         self._ledger = ledger
@@ -70,6 +73,7 @@ class Runs:
         self._released = released
         self._checkpoint = checkpoint
         self._forbidden = forbidden
+        self._services = services
         self._users: Counter[str] = Counter()
         self.running: dict[str, Run] = {}
         ledger.listen(self._count)
@@ -202,6 +206,7 @@ class Runs:
         if self._ledger.log.trouble:
             raise StartRefused(self._ledger.log.trouble, "make room for the log")
         run, made = self._new(spec, listener)
+        listeners = endpoints.listeners(policy)
         capability = {"AUTHORITY_CAPABILITY": capabilities.to_text(run.token)}
         planned = plan(
             SandboxSpec(
@@ -214,7 +219,8 @@ class Runs:
                 processes=policy.limits.processes,
                 millicpus=policy.limits.cpus,
                 tmp_bytes=policy.limits.tmp,
-                loopback=bool(policy.network.allow or policy.network.http),
+                loopback=bool(listeners),
+                listeners=listeners,
                 forbidden=self._forbidden,
             ),
             self._host,
@@ -237,6 +243,7 @@ class Runs:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
+            run.services = self._services(run)
             run.sandbox = await start(planned, channel=theirs)
             channel = Channel(self.pipeline, self._reader, run=run.id, cwd=spec.cwd, owner=run)
             run.channel = channel
@@ -322,6 +329,7 @@ class Runs:
         ]:
             child.stop("parent ended")
             await child.ended.wait()
+        run.end_services()
         in_doubt = await self.pipeline.stop(run.id)
         if in_doubt:
             detail = f"{detail} {in_doubt} effects could not be stopped and are in doubt".strip()

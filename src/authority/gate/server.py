@@ -24,22 +24,30 @@ from pathlib import Path
 import uvloop
 
 from authority.audit.errors import LogError
+from authority.compat import endpoints
+from authority.compat.base import Service
 from authority.effects.files import FileEffects
 from authority.effects.http import HttpEffect
 from authority.effects.tools import ToolEffect
 from authority.errors import AuthorityError
 from authority.gate import clock, snapshots, statedir
+from authority.gate.bodies import Bodies
 from authority.gate.channel import Channel
 from authority.gate.control import Control
+from authority.gate.doorway import Doorway
 from authority.gate.family import Messages, Spawn
+from authority.gate.going import Goings
 from authority.gate.opening import Opened, open_state
 from authority.gate.performers import PerPolicy, look_ups, table
 from authority.gate.pipeline import Pipeline
 from authority.gate.policies import Policies
 from authority.gate.reader import Reader
 from authority.gate.routes import Routes
+from authority.gate.run import Run
 from authority.gate.runs import Runs
+from authority.gate.tallies import Tallies
 from authority.gate.toolbox import SandboxStarter
+from authority.gate.workers import Workers
 from authority.isolation import probe
 from authority.kernel import entries
 from authority.kernel.canonical import printable
@@ -77,6 +85,7 @@ class Gate:
             self.release,
             self.checkpoint,
             self._forbidden,
+            self._services,
         )
         files = FileEffects()
         self._files = files
@@ -84,15 +93,21 @@ class Gate:
         self._http, self._tools = PerPolicy(), PerPolicy()
         family = Spawn(self.runs, self.ledger.state, self.policies.for_child, self.give)
         messages = Messages(self.runs, self.ledger.state)
+        tallies = Tallies(self.ledger)
         self.pipeline = Pipeline(
             self.ledger,
-            opened.store,
+            Bodies(self.ledger, opened.store),
+            tallies,
             self.policies.by_digest,
             table(files, self._http, self._tools, family, messages),
             look_ups(files),
             self.fail,
         )
         self.runs.pipeline = self.pipeline
+        self._goings = Goings(self.pipeline)
+        self._tallies = tallies
+        self._workers = Workers(host, self._forbidden)
+        self._secrets: dict[str, Mapping[str, str]] = {}
         self.control = Control(self.ledger, reader, self._touch)
         self.reader = reader
         Routes(self).register(self.control)
@@ -100,6 +115,7 @@ class Gate:
     def give(self, policy: Policy, environment: Mapping[str, str]) -> None:
         """Keep what a run's caller gave for its policy: credentials, the tools' environment."""
         secrets = self.policies.secrets_of(policy, environment)
+        self._secrets[policy.digest] = secrets
         starter = SandboxStarter(self._host, policy, environment.get("PATH", ""), self._forbidden)
         self._http.give(policy.digest, lambda: HttpEffect(secrets=secrets))
         self._tools.give(policy.digest, lambda: ToolEffect(starter, environment=environment))
@@ -111,6 +127,14 @@ class Gate:
         self.policies.forget(digest)
         self._http.drop(digest)
         self._tools.drop(digest)
+        self._secrets.pop(digest, None)
+
+    def _services(self, run: Run) -> Mapping[int, Service]:
+        """What answers at a run's endpoints, each behind the run's own door."""
+        secrets = self._secrets.get(run.spec.policy.digest, {})
+        return endpoints.services(
+            Doorway(run, self.reader, self._goings, self._tallies, self._workers, secrets)
+        )
 
     def fail(self, error: BaseException) -> None:
         """Something that must not be: go down, at once and for good."""

@@ -13,6 +13,7 @@ The stages, in the order of the specification's zero-trust flow. The first that 
 Rules
 - Nothing here reads a clock, a file or a random number; every outside fact is in `Facts` and stands
   in the entry, so an auditor can run the same function on the log.
+- An effect that goes on (a stream) is asked about again for each piece: `chunk`.
 - Exactly one verdict comes out: `Admit` or `Denied`, preceded by `CapDerive` for attenuations that
   were not seen before. An exception is a defect; the gate answers it with `E_INTERNAL` and stops.
 - `decide` changes nothing. `state.apply` folds the entries it returned.
@@ -30,7 +31,7 @@ from authority.kernel import budgets, entries, flows
 from authority.kernel.capabilities import Refusal, Token, scope, use
 from authority.kernel.codes import Code, Layer
 from authority.kernel.entries import AnyEntry, Body
-from authority.kernel.labels import CLEAN
+from authority.kernel.labels import CLEAN, Label
 from authority.kernel.policy import Policy
 from authority.kernel.rates import UsageDelta
 from authority.kernel.requests import EFFECTS, Spec
@@ -144,6 +145,47 @@ def decide(state: State, policy: Policy | None, request: Request, facts: Facts) 
         final=request.effect == "output",
     )
     return [*derived, verdict]
+
+
+def chunk(
+    state: State,
+    policy: Policy | None,
+    request: Request,
+    of: int,
+    way: str,
+    charge: dict[str, int],
+    body: Body,
+    label: Label,
+) -> AnyEntry:
+    """Whether an admitted effect (entry `of`, made by `request`) may go on with one more piece.
+
+    Asked again for each: halt and revocation, the budget, and for what goes out the labels, because
+    the run may have read something since. `label` is that of a piece that comes in.
+    """
+    admission = state.open.get(of)
+    try:
+        run = _halted(state, request)
+        if admission is None or admission.run != request.run:
+            raise _No(Code.HALTED, Layer.HALT, f"entry {of} is not under way")
+        caps = list(request.token.ids) if request.token else []
+        stopped = recheck(state, request.run, caps)
+        if stopped:
+            raise _No(stopped, Layer.CAPABILITY, "the capability was revoked")
+        _fits(state, run, charge)
+        if way == "out":
+            _labels(policy, run, request)
+    except _No as no:
+        return _denied(state, request, Facts(0, body=body), no, [])
+    return entries.Chunk(
+        run=request.run,
+        of=of,
+        way=way,
+        body=body,
+        charge={k: v for k, v in charge.items() if v},
+        sources=sorted(label.sources),
+        secrets=sorted(label.secrets),
+        label_at=run.label_at,
+    )
 
 
 def recheck(state: State, run: str, caps: list[str]) -> Code | None:
@@ -269,6 +311,11 @@ def _budget(state: State, run: Run, spec: Spec, request: Request, facts: Facts) 
     reserve = {k: v for k, v in spec.reserve(request.arguments, facts.looked_up).items() if v}
     if facts.body and facts.body.kept in {"store", "sealed"}:
         reserve["stored_bytes"] = reserve.get("stored_bytes", 0) + facts.body.size
+    _fits(state, run, reserve)
+    return reserve
+
+
+def _fits(state: State, run: Run, reserve: dict[str, int]) -> None:
     try:
         lack = budgets.shortfall(state.accounts, run.accounts, reserve)
     except budgets.BudgetError as error:
@@ -280,7 +327,6 @@ def _budget(state: State, run: Run, spec: Spec, request: Request, facts: Facts) 
             f"{lack.dimension} of {lack.account}: {lack.wanted} wanted, {lack.left} left",
             f"budgets.{lack.dimension}",
         )
-    return reserve
 
 
 def _labels(policy: Policy | None, run: Run, request: Request) -> None:

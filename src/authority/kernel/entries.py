@@ -162,6 +162,28 @@ class Outcome(Entry, tag="outcome", kw_only=True):
     facts: dict[str, Any] = {}
 
 
+class Chunk(Entry, tag="chunk", kw_only=True):
+    """A piece of an effect that goes on (entry `of`): what is sent next (`way` "out"), or delivered
+    next ("in"). `charge` is spent beside what `of` reserved; the label is the piece's own."""
+
+    of: int
+    way: str
+    body: Body
+    charge: dict[str, int] = {}
+    sources: list[str] = []
+    secrets: list[str] = []
+    label_at: int = -1
+
+
+class Tally(Entry, tag="tally", kw_only=True):
+    """What a run looked at since its last entry: judgements by effect, each yes and each no
+    (`!effect`), and the label of what it saw."""
+
+    counts: dict[str, int]
+    sources: list[str] = []
+    secrets: list[str] = []
+
+
 class Denied(Entry, tag="denied", kw_only=True):
     """A request was refused. `number` is the run's own count, which the agent is told."""
 
@@ -251,6 +273,8 @@ AnyEntry = (
     | CapRevoke
     | Admit
     | Outcome
+    | Chunk
+    | Tally
     | Denied
     | Halt
     | Resume

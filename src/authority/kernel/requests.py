@@ -6,6 +6,9 @@ unknown argument, a missing one or one of another type is `E_SCHEMA_INVALID`, ne
 Rules
 - Only reading regular files and directories of this machine, and receiving what already arrived at
   the gate, is a read. Everything else is a side effect: its intent is durable before it happens.
+- An `internal` effect is asked by the gate's own services for a program that does not speak the
+  protocol; no frame can name it. A `flow` is the dimension that the pieces of an effect that goes on
+  are charged to, beside what it reserved.
 - `numbers` lists the arguments that quotas may sum up: non-negative integers.
 - `reserve` is the worst case in each budget dimension, from the arguments and from facts that the
   gate looked up (a file's size). What an effect uses never exceeds it.
@@ -92,6 +95,12 @@ class MsgSend(_Arguments, frozen=True):
     data: bytes
 
 
+class Connect(_Arguments, frozen=True):
+    """A tunnel. `via` names how the program asked for it, for people who read the log."""
+
+    via: Annotated[str, msgspec.Meta(max_length=32)] = ""
+
+
 class Output(_Arguments, frozen=True):
     data: bytes
 
@@ -106,6 +115,8 @@ class Spec(msgspec.Struct, frozen=True):
     numbers: tuple[str, ...] = ()
     control: tuple[str, ...] = ()
     content: tuple[str, ...] = ()
+    internal: bool = False
+    flow: str = ""
 
 
 HTTP_OVERHEAD = 64 * 1024
@@ -158,12 +169,13 @@ EFFECTS: dict[str, Spec] = {
         Spec("fs.mkdir", FsMkdir, True, _one),
         Spec("fs.rename", FsRename, True, _one),
         Spec("fs.delete", Nothing, True, _one),
-        Spec("http.request", HttpRequest, True, _http, ("max_bytes",)),
+        Spec("http.request", HttpRequest, True, _http, ("max_bytes",), flow="network_bytes"),
+        Spec("net.connect", Connect, True, _one, internal=True, flow="network_bytes"),
         Spec("tool.call", ToolCall, True, _tool),
         Spec("agent.spawn", AgentSpawn, True, _spawn),
         Spec("agent.wait", Wait, False, _one),
         Spec("msg.send", MsgSend, True, _message, content=("data",)),
         Spec("msg.receive", Wait, False, _one),
-        Spec("output", Output, True, _output, content=("data",)),
+        Spec("output", Output, True, _output, content=("data",), internal=True),
     )
 }

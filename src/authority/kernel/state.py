@@ -306,14 +306,32 @@ def _outcome(state: State, e: entries.Outcome) -> None:
     if e.status == "aborted":
         for cap, delta in admission.usage.items():
             state.usage[cap] = subtract(state.usage[cap], delta)
-    if e.sources or e.secrets:
-        run.label = run.label.join(Label(frozenset(e.sources), frozenset(e.secrets)))
-        run.label_at = e.seq
+    _raise_label(run, e)
     if e.status == "done":
         if e.facts.get("created") and len(run.created) < CREATED_LIMIT:
             run.created.add(admission.resource)
         elif admission.effect in {"fs.delete", "fs.rename"}:
             run.created.discard(admission.resource)
+
+
+def _raise_label(run: Run, e: entries.Outcome | entries.Chunk | entries.Tally) -> None:
+    """What the program saw joins the run's label."""
+    if e.sources or e.secrets:
+        run.label = run.label.join(Label(frozenset(e.sources), frozenset(e.secrets)))
+        run.label_at = e.seq
+
+
+def _chunk(state: State, e: entries.Chunk) -> None:
+    admission = state.open.get(e.of)
+    if admission is None or admission.run != e.run:
+        raise FoldError(f"entry {e.seq} goes on with {e.of}, which is not open")
+    run = _run(state, e.run)
+    budgets.settle(state.accounts, run.accounts, {}, e.charge)
+    _raise_label(run, e)
+
+
+def _tally(state: State, e: entries.Tally) -> None:
+    _raise_label(_run(state, e.run), e)
 
 
 def _denied(state: State, e: entries.Denied) -> None:
@@ -372,6 +390,8 @@ _FOLDS: dict[type, Callable[[State, Any], None]] = {
     entries.CapRevoke: _cap_revoke,
     entries.Admit: _admit,
     entries.Outcome: _outcome,
+    entries.Chunk: _chunk,
+    entries.Tally: _tally,
     entries.Denied: _denied,
     entries.Halt: _halt,
     entries.Resume: _resume,

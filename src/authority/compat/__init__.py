@@ -1,0 +1,1 @@
+"""Services for programs that know nothing of Authority: see `base`."""

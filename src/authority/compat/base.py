@@ -1,0 +1,213 @@
+"""What a service behind a run's endpoints may ask of the gate: nothing else reaches it.
+
+A program that knows nothing of Authority reaches a listener, a name or a mount inside its run. Each
+arrives here as a raw stream, and a service turns it into requests. The gate gives a service one
+`Door`, which belongs to one run and uses that run's own capability; so a service can do no more than
+the program could by asking itself.
+
+Rules
+- Every act is asked at the door: `ask` for one request and its answer, `open` for an effect that goes
+  on (a tunnel, a streamed answer), `glance` for a look that is tallied.
+- A refusal is `Refused`: it stands in the log already, durably. A service passes its sentence on in
+  the program's own tongue and adds nothing to it.
+- Before bytes of a `Flow` are sent or delivered, `commit` has returned.
+- When a run is halted, ends, or loses its capability, its flows are stopped: `on_stop` callbacks run
+  at once, and cut what they hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from authority.kernel.labels import Label
+from authority.kernel.policy import Policy
+from authority.kernel.policy_sections import Judgement
+from authority.kernel.resources import Resource
+from authority.protocol.packets import Peer
+
+
+class Stream(Protocol):
+    """One raw stream. Bytes for connections; whole messages for the resolver and mounts."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def service(self) -> int: ...
+    @property
+    def detail(self) -> bytes: ...
+
+    async def read(self) -> bytes:
+        """What came next; empty at the end, for good."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send, waiting for room. Raises `ConnectionError` when the other side is gone."""
+        ...
+
+    def write_eof(self) -> None:
+        """Nothing more is written."""
+        ...
+
+    def abort(self) -> None:
+        """End both directions at once."""
+        ...
+
+
+class Refused(Exception):
+    """A request was refused, and the entry that says so is durable."""
+
+    def __init__(
+        self, code: str, layer: str, sentence: str, number: int, rule: str | None, seq: int
+    ) -> None:
+        super().__init__(sentence)
+        self.code, self.layer, self.sentence = code, layer, sentence
+        self.number, self.rule, self.seq = number, rule, seq
+
+
+class Failed(Exception):
+    """An admitted request was tried and failed; the sentence may be shown to the program."""
+
+    def __init__(self, sentence: str, seq: int = -1) -> None:
+        super().__init__(sentence)
+        self.sentence, self.seq = sentence, seq
+
+
+class Flow(Protocol):
+    """An admitted effect that goes on. Its intent is durable, halt and revocation asked again."""
+
+    @property
+    def seq(self) -> int: ...
+    @property
+    def stopped(self) -> bool: ...
+
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        """Call back once when the flow is stopped from outside; at once if it was already."""
+        ...
+
+    async def commit(
+        self,
+        way: str,
+        data: bytes,
+        *,
+        charge: Mapping[str, int] | None = None,
+        label: Label | None = None,
+        keep: bool = True,
+    ) -> None:
+        """Commit a piece before it is sent (`way` "out") or delivered ("in"), durable on return.
+
+        Its length is charged to the effect's dimension unless `charge` says otherwise. A piece that
+        comes in carries the effect's own label unless `label` is given. `keep` puts what is longer
+        than an entry holds into the content store, as far as the run's budget for that goes. Raises
+        `Refused`; the flow is over then, and `finish` still has to be called.
+        """
+        ...
+
+    async def finish(
+        self,
+        status: str,
+        *,
+        code: str = "",
+        spent: Mapping[str, int] | None = None,
+        facts: Mapping[str, Any] | None = None,
+        body: bytes = b"",
+    ) -> int:
+        """Commit the outcome (`done`, `failed`, or `aborted`: nothing was performed); its entry.
+
+        `spent` is what was used of the reservation; what is not named counts as used up.
+        """
+        ...
+
+
+class Door(Protocol):
+    """The gate, as one run's services see it."""
+
+    @property
+    def run(self) -> str: ...
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def cwd(self) -> str: ...
+    @property
+    def secrets(self) -> Mapping[str, str]:
+        """The run's credentials by name, as its caller gave them."""
+        ...
+
+    async def ask(
+        self,
+        effect: str,
+        resource: str | bytes | Resource,
+        arguments: msgspec.Struct,
+        verb: str = "",
+    ) -> Any:
+        """One request through the whole pipeline: the answer's value. Raises `Refused`, `Failed`."""
+        ...
+
+    async def open(
+        self,
+        effect: str,
+        resource: str | bytes | Resource,
+        arguments: msgspec.Struct,
+        verb: str = "",
+    ) -> Flow:
+        """Admit an effect that goes on. Raises `Refused`."""
+        ...
+
+    async def deny(
+        self, effect: str, resource: str, reason: str, *, code: str = "", layer: str = ""
+    ) -> Refused:
+        """Record what a service itself had to refuse (a message that can't be read, a name that
+        does not match); what to raise or pass on. The entry is durable on return."""
+        ...
+
+    def glance(self, effect: str, resource: Resource, verb: str = "") -> Judgement:
+        """Judge a look by the policy. It is tallied, and its label joins the run's with the run's
+        next entry. A run that is halted or over sees nothing."""
+        ...
+
+    async def worker(self) -> Peer:
+        """The run's worker, started when first needed. Raises `Failed` when it can't be."""
+        ...
+
+    def listen(self, address: int, port: int) -> None:
+        """Accept connections at an address (IPv4 as a number) of the run's loopback."""
+        ...
+
+    def trouble(self, text: str) -> None:
+        """A line for whoever watches the run."""
+        ...
+
+
+class Service(Protocol):
+    """What one kind of raw stream leads to, for one run."""
+
+    async def serve(self, stream: Stream) -> None:
+        """Serve a stream to its end. May be called many times side by side."""
+        ...
+
+
+async def pump(stream: Stream, sock: Any) -> None:
+    """Copy between a raw stream and a non-blocking socket until both directions have ended."""
+    loop = asyncio.get_running_loop()
+
+    async def outward() -> None:
+        while data := await stream.read():
+            await loop.sock_sendall(sock, data)
+        sock.shutdown(1)
+
+    async def inward() -> None:
+        while data := await loop.sock_recv(sock, 64 * 1024):
+            await stream.write(data)
+        stream.write_eof()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(outward())
+            group.create_task(inward())
+    except* OSError:
+        stream.abort()
+    finally:
+        sock.close()

@@ -1,0 +1,141 @@
+"""A run's door: how the services behind its endpoints reach the gate. See `compat.base.Door`.
+
+Rules
+- A service asks with the run's own capability, as the program could. Nothing else comes through.
+- What a service asks is read as strictly as what a program asks: a resource without a canonical form
+  is a denial, not an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from authority import protocol
+from authority.compat.base import Failed, Refused
+from authority.gate.going import Going, Goings, refused
+from authority.gate.pipeline import Answer
+from authority.gate.reader import Asked, Reader
+from authority.gate.run import Run
+from authority.gate.tallies import Tallies
+from authority.gate.workers import Worker, Workers
+from authority.kernel import entries
+from authority.kernel.codes import Code, Layer
+from authority.kernel.decide import Problem
+from authority.kernel.policy import Policy
+from authority.kernel.policy_sections import Judgement
+from authority.kernel.resources import Resource
+from authority.protocol.packets import Peer
+
+
+class Doorway:
+    """One run's."""
+
+    def __init__(
+        self,
+        run: Run,
+        reader: Reader,
+        goings: Goings,
+        tallies: Tallies,
+        workers: Workers,
+        secrets: Mapping[str, str],
+    ) -> None:
+        self.run = run.id
+        self.policy: Policy = run.spec.policy
+        self.cwd = run.spec.cwd
+        self.secrets = secrets
+        self._run = run
+        self._reader = reader
+        self._goings = goings
+        self._pipeline = goings.pipeline
+        self._tallies = tallies
+        self._workers = workers
+        self._n = 0
+        self._worker: Worker | None = None
+        self._starting = asyncio.Lock()
+
+    def _asked(
+        self,
+        effect: str,
+        resource: str | bytes | Resource,
+        arguments: msgspec.Struct | None,
+        verb: str,
+        problem: Problem | None = None,
+    ) -> Asked:
+        self._n += 1
+        return self._reader.own(
+            self.run, self.cwd, self._n, effect, resource, arguments, verb, self._run.token, problem
+        )
+
+    async def ask(
+        self,
+        effect: str,
+        resource: str | bytes | Resource,
+        arguments: msgspec.Struct,
+        verb: str = "",
+    ) -> Any:
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def reply(answer: Answer) -> None:
+            if not future.done():
+                future.set_result(answer)
+            if answer.taken is not None:
+                answer.taken()
+
+        self._pipeline.submit(self._asked(effect, resource, arguments, verb), reply)
+        answer = await future
+        if not answer.refused:
+            return answer.body
+        code, layer, sentence, number, rule = answer.body
+        if layer == Layer.EFFECT and code in {Code.EFFECT_FAILED, Code.INTERNAL}:
+            raise Failed(sentence, answer.seq)
+        raise Refused(code, layer, sentence, number, rule, answer.seq)
+
+    async def open(
+        self,
+        effect: str,
+        resource: str | bytes | Resource,
+        arguments: msgspec.Struct,
+        verb: str = "",
+    ) -> Going:
+        return await self._goings.admit(self._asked(effect, resource, arguments, verb))
+
+    async def deny(
+        self,
+        effect: str,
+        resource: str,
+        reason: str,
+        *,
+        code: str = Code.POLICY_DENY,
+        layer: str = Layer.POLICY,
+    ) -> Refused:
+        problem = Problem(Code(code), Layer(layer), reason)
+        asked = self._asked(effect, resource, None, "", problem)
+        ledger = self._pipeline.ledger
+        denied = self._pipeline.decide(asked)[-1]
+        assert isinstance(denied, entries.Denied)
+        receipt = ledger.step([denied])
+        await ledger.durable(receipt.seq)
+        return refused(denied, self._pipeline)
+
+    def glance(self, effect: str, resource: Resource, verb: str = "") -> Judgement:
+        return self._tallies.look(self.run, self.policy, effect, resource, verb)
+
+    async def worker(self) -> Peer:
+        async with self._starting:
+            if self._worker is None or self._worker.peer.reason:
+                if self._run.over:
+                    raise Failed("The run is over.")
+                self._worker = await self._workers.start(self._worker)
+                self._run.on_end(self._worker.stop)
+            return self._worker.peer
+
+    def listen(self, address: int, port: int) -> None:
+        if self._run.channel is not None:
+            self._run.channel.send_control(protocol.Listen(address, port))
+
+    def trouble(self, text: str) -> None:
+        self._run.on_trouble(text)

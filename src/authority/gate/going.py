@@ -1,0 +1,169 @@
+"""Effects that go on: a tunnel, a streamed exchange. Admitted once, asked about again piece by piece.
+
+Rules
+- The intent is durable, and halt and revocation were asked once more, before a flow is given out.
+- A piece is committed and durable before `commit` returns; then halt and revocation are asked once
+  more. A piece that is refused ends nothing by itself: whoever holds the flow closes what it holds,
+  and `finish` commits the outcome.
+- A flow that is stopped from outside calls back at once, in the same step as the stop.
+- A flow whose run ended is in doubt, and in doubt means spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from authority.compat.base import Refused
+from authority.gate.pipeline import Pipeline, rendering
+from authority.gate.reader import Asked, short_body
+from authority.kernel import decide as kernel
+from authority.kernel import entries, flows
+from authority.kernel.codes import SENTENCES, Layer
+from authority.kernel.labels import CLEAN, Label
+from authority.kernel.requests import EFFECTS
+
+KEPT_OF_A_FLOW = 1024 * 1024
+"""Bytes of one flow's pieces that are kept in the content store; then digests alone."""
+
+
+def refused(denied: entries.Denied, pipeline: Pipeline) -> Refused:
+    """The refusal that an entry stands for."""
+    code, layer, sentence, number, rule = rendering(denied, pipeline.policy(denied.run))
+    return Refused(code, layer, sentence, number, rule, denied.seq)
+
+
+class Going:
+    """See `compat.base.Flow`."""
+
+    def __init__(self, goings: Goings, asked: Asked, admit: entries.Admit) -> None:
+        self.seq = admit.seq
+        self.run = admit.run
+        self.caps = admit.caps
+        self.stopped = False
+        self._goings = goings
+        self._asked = asked
+        self._admit = admit
+        self._callbacks: list[Callable[[], None]] = []
+        self._kept = 0
+
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        if self.stopped:
+            callback()
+        else:
+            self._callbacks.append(callback)
+
+    def stop(self) -> None:
+        """Stopped from outside: tell whoever holds something."""
+        self.stopped = True
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+    async def commit(
+        self,
+        way: str,
+        data: bytes,
+        *,
+        charge: Mapping[str, int] | None = None,
+        label: Label | None = None,
+        keep: bool = True,
+    ) -> None:
+        pipeline, request = self._goings.pipeline, self._asked.request
+        policy = pipeline.policy(self.run)
+        spec = EFFECTS[request.effect]
+        amounts = dict(charge) if charge is not None else {spec.flow: len(data)}
+        carried = CLEAN
+        if way == "in" and policy is not None and request.resource is not None:
+            carried = (
+                label
+                if label is not None
+                else flows.result_label(policy, request.effect, request.resource, request.verb)
+            )
+        if keep and self._kept + len(data) <= KEPT_OF_A_FLOW:
+            self._kept += len(data)
+            body = await pipeline.bodies.keep(self.run, data, carried)
+        else:
+            body = short_body(data)
+        if body.kept in {"store", "sealed"}:
+            amounts["stored_bytes"] = amounts.get("stored_bytes", 0) + body.size
+        entry = kernel.chunk(
+            pipeline.ledger.state, policy, request, self.seq, way, amounts, body, carried
+        )
+        receipt = pipeline.ledger.step([entry])
+        await pipeline.ledger.durable(receipt.seq)
+        if isinstance(entry, entries.Denied):
+            raise refused(entry, pipeline)
+        stopped = kernel.recheck(pipeline.ledger.state, self.run, self.caps)
+        if stopped:
+            raise Refused(stopped, Layer.HALT, SENTENCES[stopped], 0, None, receipt.seq)
+
+    async def finish(
+        self,
+        status: str,
+        *,
+        code: str = "",
+        spent: Mapping[str, int] | None = None,
+        facts: Mapping[str, Any] | None = None,
+        body: bytes = b"",
+    ) -> int:
+        ledger, admit = self._goings.pipeline.ledger, self._admit
+        self._goings.over(self)
+        if self.seq not in ledger.state.open:
+            return -1  # the run ended meanwhile: in doubt, and so spent
+        used = {**admit.reserve, **(spent or {})} if status != "aborted" else {}
+        outcome = entries.Outcome(
+            run=self.run,
+            of=self.seq,
+            status=status,
+            code=code,
+            spent={k: v for k, v in used.items() if v},
+            result=short_body(body) if body else None,
+            facts=dict(facts or {}),
+        )
+        receipt = self._goings.pipeline.outcome(admit, outcome)
+        await ledger.durable(receipt.seq)
+        return receipt.seq
+
+
+class Goings:
+    """All flows of one gate."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self._open: dict[int, Going] = {}
+        pipeline.goings = self
+
+    async def admit(self, asked: Asked) -> Going:
+        """Admit an effect that goes on. Raises `Refused`."""
+        pipeline = self.pipeline
+        decided = pipeline.decide(asked)
+        receipt = pipeline.ledger.step(decided)
+        verdict = decided[-1]
+        if isinstance(verdict, entries.Denied):
+            await pipeline.ledger.durable(receipt.seq)
+            raise refused(verdict, pipeline)
+        assert isinstance(verdict, entries.Admit)
+        going = self._open[verdict.seq] = Going(self, asked, verdict)
+        await pipeline.ledger.durable(receipt.seq)
+        stopped = kernel.recheck(pipeline.ledger.state, going.run, going.caps)
+        if stopped:
+            seq = await going.finish("aborted", code=stopped)
+            raise Refused(stopped, Layer.HALT, SENTENCES[stopped], 0, None, seq)
+        return going
+
+    def over(self, going: Going) -> None:
+        """A flow has its outcome."""
+        self._open.pop(going.seq, None)
+
+    def stop_under(self, cap: str) -> None:
+        """Stop what goes on under a revoked capability."""
+        for going in list(self._open.values()):
+            if cap in going.caps:
+                going.stop()
+
+    def stop(self, run: str) -> None:
+        """Stop what a run has going on, and forget it."""
+        for going in [g for g in self._open.values() if g.run == run]:
+            going.stop()
+            self.over(going)

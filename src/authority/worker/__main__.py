@@ -1,0 +1,5 @@
+"""`python -m authority.worker`: the process."""
+
+from authority.worker.main import main
+
+main()
