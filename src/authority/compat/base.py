@@ -131,11 +131,6 @@ class Door(Protocol):
     def policy(self) -> Policy: ...
     @property
     def cwd(self) -> str: ...
-    @property
-    def secrets(self) -> Mapping[str, str]:
-        """The run's credentials by name, as its caller gave them."""
-        ...
-
     async def ask(
         self,
         effect: str,

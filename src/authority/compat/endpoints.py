@@ -1,9 +1,11 @@
 """What a run finds on its own loopback, and what answers there.
 
 Rules
-- Which endpoints a run has follows from its policy alone: without a network, model or MCP section there
-  is no loopback and nothing to reach.
+- Which endpoints a run has follows from its policy alone: without a section that needs one there is no
+  loopback and nothing to reach.
 - The ports are fixed: the run's network is its own, so nobody else can be there first.
+- What is made for a run (its certificate authority, its placeholders) lives here, in the gate's memory,
+  and is gone with it. The program gets it as variables and small files.
 """
 
 from __future__ import annotations
@@ -19,14 +21,28 @@ MODEL_PORT = 48102
 MCP_PORT = 48103
 NAMES_PORT = 53
 
-
-def listeners(policy: Policy) -> tuple[tuple[int, bool, int], ...]:
-    """(service, datagrams, port) of each endpoint; none without a need for one."""
-    if not (policy.network.allow or policy.network.http):
-        return ()
-    return ((int(Kind.PROXY), False, PROXY_PORT), (int(Kind.NAMES), True, NAMES_PORT))
+Listener = tuple[int, bool, int]
+"""(service, datagrams, port)"""
 
 
-def services(_door: Door) -> Mapping[int, Service]:
-    """What answers, by kind of raw stream."""
-    return {}
+class Endpoints:
+    """One run's: `listeners` on its loopback, variables and files that lead its program there.
+
+    `secrets` are the run's credentials by name. `environment` wins over what the policy sets.
+    """
+
+    def __init__(self, policy: Policy, secrets: Mapping[str, str]) -> None:
+        self.secrets = secrets
+        self.listeners: list[Listener] = []
+        self.environment: dict[str, str] = {}
+        self.files: dict[str, bytes] = {}
+        if policy.network.allow or policy.network.http:
+            self._listen(Kind.PROXY, PROXY_PORT)
+            self._listen(Kind.NAMES, NAMES_PORT, datagrams=True)
+
+    def _listen(self, service: Kind, port: int, *, datagrams: bool = False) -> None:
+        self.listeners.append((int(service), datagrams, port))
+
+    def services(self, _door: Door) -> Mapping[int, Service]:
+        """What answers, by kind of raw stream; each asks at the run's door."""
+        return {}

@@ -9,7 +9,6 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -41,12 +40,10 @@ class Doorway:
         goings: Goings,
         tallies: Tallies,
         workers: Workers,
-        secrets: Mapping[str, str],
     ) -> None:
         self.run = run.id
         self.policy: Policy = run.spec.policy
         self.cwd = run.spec.cwd
-        self.secrets = secrets
         self._run = run
         self._reader = reader
         self._goings = goings

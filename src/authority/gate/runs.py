@@ -20,12 +20,12 @@ import asyncio
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from authority.audit.writer import Receipt
-from authority.compat import endpoints
-from authority.compat.base import Service
+from authority.compat.base import Door
+from authority.compat.endpoints import Endpoints
 from authority.errors import AuthorityError
 from authority.gate import clock
 from authority.gate.channel import Channel
@@ -62,7 +62,8 @@ class Runs:
         released: Callable[[str], None],
         checkpoint: Callable[[], Awaitable[None]],
         forbidden: tuple[str, ...],
-        services: Callable[[Run], Mapping[int, Service]],
+        endpoints: Callable[[Run], Endpoints],
+        door: Callable[[Run], Door],
     ) -> None:
         self.pipeline: Pipeline  # set by the gate once both exist
         self._ledger = ledger
@@ -73,7 +74,8 @@ class Runs:
         self._released = released
         self._checkpoint = checkpoint
         self._forbidden = forbidden
-        self._services = services
+        self._endpoints = endpoints
+        self._door = door
         self._users: Counter[str] = Counter()
         self.running: dict[str, Run] = {}
         ledger.listen(self._count)
@@ -202,29 +204,11 @@ class Runs:
     async def start(self, spec: Start, listener: Listener) -> Run:
         """Start a sandboxed run. Raises `IsolationRefused` or `StartRefused`; returns at once."""
         self._refuse_when_halted()
-        policy = spec.policy
         if self._ledger.log.trouble:
             raise StartRefused(self._ledger.log.trouble, "make room for the log")
         run, made = self._new(spec, listener)
-        listeners = endpoints.listeners(policy)
-        capability = {"AUTHORITY_CAPABILITY": capabilities.to_text(run.token)}
-        planned = plan(
-            SandboxSpec(
-                argv=spec.argv,
-                cwd=spec.cwd,
-                env={**spec.environment, **capability},
-                search_path=spec.caller.get("PATH", ""),
-                exec_allowed=policy.process.exec,
-                memory=policy.limits.memory,
-                processes=policy.limits.processes,
-                millicpus=policy.limits.cpus,
-                tmp_bytes=policy.limits.tmp,
-                loopback=bool(listeners),
-                listeners=listeners,
-                forbidden=self._forbidden,
-            ),
-            self._host,
-        )
+        ends = self._endpoints(run)
+        planned = plan(_sandbox(run, ends, self._forbidden), self._host)
         protection = {**planned.protection, "contained": True}
         seq = self._record_start(run, made, protection, attached=False).seq
         await self._ledger.durable(seq)
@@ -243,7 +227,7 @@ class Runs:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
-            run.services = self._services(run)
+            run.services = ends.services(self._door(run))
             run.sandbox = await start(planned, channel=theirs)
             channel = Channel(self.pipeline, self._reader, run=run.id, cwd=spec.cwd, owner=run)
             run.channel = channel
@@ -445,3 +429,26 @@ class Runs:
         for each in pending:
             each.cancel()
         return [r.id for r in waiting if not r.ended.is_set()]
+
+
+def _sandbox(run: Run, ends: Endpoints, forbidden: tuple[str, ...]) -> SandboxSpec:
+    """What a run asks of its sandbox: its policy's limits, its endpoints, its capability."""
+    spec, policy = run.spec, run.spec.policy
+    return SandboxSpec(
+        argv=spec.argv,
+        cwd=spec.cwd,
+        env={
+            **spec.environment,
+            **ends.environment,
+            "AUTHORITY_CAPABILITY": capabilities.to_text(run.token),
+        },
+        search_path=spec.caller.get("PATH", ""),
+        exec_allowed=policy.process.exec,
+        memory=policy.limits.memory,
+        processes=policy.limits.processes,
+        millicpus=policy.limits.cpus,
+        tmp_bytes=policy.limits.tmp,
+        loopback=bool(ends.listeners),
+        listeners=tuple(ends.listeners),
+        forbidden=forbidden,
+    )

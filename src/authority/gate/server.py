@@ -24,8 +24,7 @@ from pathlib import Path
 import uvloop
 
 from authority.audit.errors import LogError
-from authority.compat import endpoints
-from authority.compat.base import Service
+from authority.compat.endpoints import Endpoints
 from authority.effects.files import FileEffects
 from authority.effects.http import HttpEffect
 from authority.effects.tools import ToolEffect
@@ -85,7 +84,8 @@ class Gate:
             self.release,
             self.checkpoint,
             self._forbidden,
-            self._services,
+            self._endpoints,
+            self._door,
         )
         files = FileEffects()
         self._files = files
@@ -129,12 +129,14 @@ class Gate:
         self._tools.drop(digest)
         self._secrets.pop(digest, None)
 
-    def _services(self, run: Run) -> Mapping[int, Service]:
-        """What answers at a run's endpoints, each behind the run's own door."""
-        secrets = self._secrets.get(run.spec.policy.digest, {})
-        return endpoints.services(
-            Doorway(run, self.reader, self._goings, self._tallies, self._workers, secrets)
-        )
+    def _endpoints(self, run: Run) -> Endpoints:
+        """What a run finds on its loopback."""
+        policy = run.spec.policy
+        return Endpoints(policy, self._secrets.get(policy.digest, {}))
+
+    def _door(self, run: Run) -> Doorway:
+        """What the services behind a run's endpoints ask at."""
+        return Doorway(run, self.reader, self._goings, self._tallies, self._workers)
 
     def fail(self, error: BaseException) -> None:
         """Something that must not be: go down, at once and for good."""
