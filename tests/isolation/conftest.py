@@ -20,6 +20,11 @@ SOURCE = HERE.parents[1] / "src"
 NOBODY = 61_234
 SYSTEM_PYTHON = "/usr/bin/python3"
 AUTHORITY = ("errors.py", "__init__.py", "isolation", "agent")
+WITH_FUSE = """
+mknod "$1/fuse" c 10 229 2>/dev/null; chmod 666 "$1/fuse" && mount --bind "$1/fuse" /dev/fuse &&
+user=$2 && shift 2 &&
+exec setpriv --reuid "$user" --regid "$user" --clear-groups "$@"
+"""
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,17 @@ class Caller:
     folder: Path
     drop: int | None
 
-    def popen(self, program: str, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    def popen(
+        self, program: str, *arguments: str, fuse: bool = False, **options: Any
+    ) -> subprocess.Popen[bytes]:
+        """With `fuse` an ordinary user finds a /dev/fuse that it may open, as on most desktops: in
+        a mount name space of its own, so that the machine's stays as it is."""
         ids: dict[str, Any] = {}
-        if self.drop is not None:
+        command = [self.python, str(self.folder / program), *arguments]
+        if self.drop is not None and fuse:
+            command = ["sh", "-c", WITH_FUSE, "sh", str(self.folder), str(self.drop), *command]
+            command = ["unshare", "--mount", *command]
+        elif self.drop is not None:
             ids = {"user": self.drop, "group": self.drop, "extra_groups": []}
         environment = {
             "PATH": "/usr/bin:/bin",
@@ -42,7 +55,7 @@ class Caller:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         return subprocess.Popen(
-            [self.python, str(self.folder / program), *arguments],
+            command,
             env=environment,
             cwd=self.folder,
             close_fds=True,
@@ -62,6 +75,21 @@ class Caller:
 
     def sandbox(self, **case: Any) -> dict[str, Any]:
         return self.sandboxes(case)[0]
+
+    def mounted(self, *cases: dict[str, Any], timeout: int = 60) -> list[dict[str, Any]]:
+        """Runs with mounts, answered for by `toyfs`."""
+        made = [{"cwd": str(self.folder / "work"), "processes": 64, **case} for case in cases]
+        with self.popen(
+            "mounted.py",
+            fuse=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            out, err = process.communicate(json.dumps(made).encode(), timeout=timeout)
+        assert process.returncode == 0, err.decode()
+        answer: list[dict[str, Any]] = json.loads(out)
+        return answer
 
     def script(self, text: str, **case: Any) -> dict[str, Any]:
         """Runs Python source in a sandbox."""
@@ -90,7 +118,7 @@ def make_caller() -> Iterator[Callable[[str], Caller]]:
             else:
                 shutil.copy(source, target)
         (folder / "work").mkdir()
-        for file in ("harness.py", "inside.py", "parent.py"):
+        for file in ("harness.py", "inside.py", "parent.py", "mounted.py", "toyfs.py"):
             shutil.copy(HERE / file, folder / file)
         shutil.copy(HERE / "inside.py", folder / "work" / "inside.py")
         (folder / "work" / "data.txt").write_text("not a module")

@@ -3,8 +3,11 @@
 Rules
 - It is confined exactly as the program is, holds no key, and understands no message: it copies
   frames and writes the stream number. Whoever takes it over has won what the program had anyway.
-- Three things use the trunk: clients that speak the protocol (`clients`), raw streams of the run's
-  own loopback (`services`), and the program's standard streams, here.
+- Four things use the trunk: clients that speak the protocol (`clients`), raw streams of the run's
+  own loopback (`services`), the kernel's questions about mounted files (`mounts`), and the program's
+  standard streams, here.
+- Where there are mounts it serves before the program has begun (`turn`): the program's start itself
+  looks into them.
 - Memory is bounded whatever clients and program do. While `TRUNK_HIGH` bytes wait for the gate,
   neither clients nor connections nor output are read.
 - At most `WINDOW` bytes of output are on their way without an `OUTPUT_ACK`. `INPUT_ACK` tells the
@@ -29,6 +32,7 @@ import time
 
 from authority.agent.buffers import Inbox, Outbox
 from authority.agent.clients import Clients
+from authority.agent.mounts import Mounts
 from authority.agent.services import Services
 
 TYPE_CHECKING = False
@@ -72,11 +76,11 @@ class Supervisor:
         trunk: int,
         accepting: int,
         control: int,
-        child: int,
         streams: "tuple[int, int, int]",
         listeners: "list[tuple[int, int]]",
+        devices: "list[tuple[int, int]]",
     ) -> None:
-        self.trunk, self.control, self.child = trunk, control, child
+        self.trunk, self.control, self.child = trunk, control, 0
         self.stdin, stdout, stderr = streams
         self.epoll = select.epoll()
         self.interest: dict[int, int] = {}
@@ -106,34 +110,44 @@ class Supervisor:
             self.handlers[fd] = lambda _events, fd=fd: self.on_output(fd)  # type: ignore[misc]
         self.clients = Clients(self, accepting)
         self.services = Services(self, listeners)
+        self.mounts = Mounts(self, devices)
+        self.watch(self.wake, _IN)
+        self.watch(control, _IN)
+
+    def begin(self, child: int) -> None:
+        """The program was forked; what ended before was not it."""
+        self.child = child
+        self.childless = False
 
     def run(self) -> "tuple[int, int]":
         """Serves the run; the program's (exit code, signal), the code -1 for a signal."""
-        self.watch(self.wake, _IN)
-        self.watch(self.control, _IN)
         self.send(STARTED, b"")
         self.on_wake(0)
-        while True:
-            self.refresh()
-            if self.finished():
-                if not self.exit_sent:
-                    self.exit_sent = True
-                    code, signal = self.status or (-1, 0)
-                    self.send(
-                        EXIT,
-                        code.to_bytes(4, "big", signed=True)
-                        + signal.to_bytes(4, "big", signed=True),
-                    )
-                    continue
-                if not self.out.size:
-                    return self.status or (-1, 0)
-            timed = self.clients.pool > 0 or self.status is not None
-            for fd, events in self.epoll.poll(0.5 if timed else -1):
-                handler = self.handlers.get(fd)
-                if handler is not None:
-                    handler(events)
-            if timed:
-                self.clients.close_stalled(self.out.size < TRUNK_HIGH)
+        while not self.finished():
+            self.turn()
+        code, signal = self.status or (-1, 0)
+        self.send(
+            EXIT, code.to_bytes(4, "big", signed=True) + signal.to_bytes(4, "big", signed=True)
+        )
+        while self.out.size:
+            self.turn()
+        return code, signal
+
+    def turn(self) -> None:
+        """Waits for something to happen, and serves what did."""
+        self.refresh()
+        timed = self.clients.pool > 0 or self.status is not None
+        for fd, events in self.epoll.poll(0.5 if timed else -1):
+            handler = self.handlers.get(fd)
+            if handler is not None:
+                handler(events)
+        if timed:
+            self.clients.close_stalled(self.out.size < TRUNK_HIGH)
+
+    def serve(self, fd: int, handler: "Callable[[int], None]") -> None:
+        """Serves one more descriptor, until it is released."""
+        self.handlers[fd] = handler
+        self.watch(fd, _IN)
 
     # --- what is watched ---
 
@@ -158,6 +172,7 @@ class Supervisor:
         self.watch(self.trunk, _IN | (_OUT if self.out.size else 0))
         self.clients.refresh(open_trunk)
         self.services.refresh(open_trunk)
+        self.mounts.refresh(open_trunk)
         reads_output = open_trunk and self.unacknowledged < WINDOW
         for fd in self.outputs:
             self.watch(fd, _IN if reads_output else 0)
@@ -238,7 +253,8 @@ class Supervisor:
 
     def obey_raw(self, opcode: int, body: bytes) -> None:
         """For a raw stream; one for a stream that has gone meanwhile means nothing."""
-        stream = self.services.streams.get(int.from_bytes(body[:4], "big"))
+        number = int.from_bytes(body[:4], "big")
+        stream = self.services.streams.get(number) or self.mounts.streams.get(number)
         if stream is None:
             return
         if opcode == EOF:

@@ -4,8 +4,9 @@ bubblewrap starts it as process 1 of the new name spaces, with `python -I -S -B`
 handed over on a descriptor, so nothing is compiled or looked up. In this order:
 
 1. It joins the run's control groups, writes the small files of `/etc`, makes `/proc/sys` read-only,
-   covers what tells about the host, takes execution from the writable folders, and makes the root
-   read-only. Nothing of the program's has run yet; until here it may be root.
+   covers what tells about the host, takes execution from the writable folders, makes the root
+   read-only, and mounts the gate's files (`interior`). Nothing of the program's has run yet; until
+   here it may be root.
 2. It gives up its ids and capabilities. Started by root: no groups, then real, effective and saved
    ids of an unprivileged *host* user, then a user name space of that user's own. It checks that
    nothing is left, and refuses the start if something is.
@@ -14,18 +15,22 @@ handed over on a descriptor, so nothing is compiled or looked up. In this order:
 4. It forks. The child is the program; the parent lets exactly this one execve through (see `bpf`),
    closes the listener, tells the gate, and becomes the supervisor, or a plain reaper for tools.
 
+Where there are mounts it becomes the supervisor before step 4: entering the working folder and
+executing a program below a mount are questions that the gate answers through it.
+
 Any failure on the way is written to the gate and ends the run: nothing is started half confined.
 
-It imports built-in modules and `_ctypes` alone (`ctypes` would cost more than all of the rest):
-numbers go to the kernel as C longs and structures as bytes, through libc's `syscall`. The
-configuration that it reads was written by the gate (`sandbox.start`), never by the program.
+It imports built-in modules and the two beside it (`calls`, `interior`), which `spawn` hands over.
+The configuration that it reads was written by the gate (`sandbox.start`), never by the program.
 """
 
-import _ctypes
 import _signal  # type: ignore[import-not-found]
 import marshal
 import posix
 import sys
+
+from authority.isolation import calls, interior
+from authority.isolation.calls import LaunchError, address, buffer, call, poll
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +41,7 @@ CODE_FD, CONTROL_FD, FIRST_FD = 3, 4, 5
 
 FAILED_TO_START = 125
 
-_MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC = 1, 32, 4096, 16384
+_MS_REMOUNT, _MS_BIND = 32, 4096
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP = 1, 4, 24
 _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = (
     38,
@@ -46,61 +51,13 @@ _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLE
 )
 _CAPABILITY_HEADER = (0x20080522).to_bytes(4, "little") + bytes(4)
 _CLONE_NEWUSER = 0x10000000
-_AF_UNIX, _AF_INET, _SOCK_STREAM, _SOCK_DGRAM, _SOCK_CLOEXEC = 1, 2, 1, 2, 0o2000000
-_LOOPBACK, _BACKLOG = bytes((127, 0, 0, 1)), 512
-_LANDLOCK_RULE_PATH_BENEATH = 1
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_NEW_LISTENER = 1, 8
 _NOTIF_RECV, _NOTIF_SEND, _NOTIF_CONTINUE = 0xC0502100, 0xC0182101, 1
 _NOTIFICATION_BYTES, _RESPONSE_BYTES = 80, 24
-_POLLIN, _POLLFD_BYTES = 1, 8
-_ENOENT, _EINVAL, _EINTR = 2, 22, 4
+_EINVAL = 22
 
 
-class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
-    _type_ = "l"
-
-
-class _Function(_ctypes.CFuncPtr):
-    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
-    _restype_ = _Long
-
-
-class _Byte(_ctypes._SimpleCData):  # type: ignore[type-arg]
-    _type_ = "B"
-
-
-_syscall = _Function(_ctypes.dlsym(_ctypes.dlopen(None, 2), "syscall"))  # type: ignore[arg-type]
-_numbers: "dict[str, int]" = {}
-
-
-class LaunchError(Exception):
-    """The run can't be confined as planned, so it is not started."""
-
-
-def call(name: str, *arguments: "Any") -> int:
-    """A system call by name: integers as longs, bytes and buffers as pointers, None as NULL."""
-    result: int = _syscall(
-        _Long(_numbers[name]),
-        *[_Long(one) if isinstance(one, int) else one for one in arguments],
-    )
-    if result == -1:
-        number = _ctypes.get_errno()
-        raise OSError(number, f"{name}: {posix.strerror(number)}")
-    return result
-
-
-def buffer(size: int) -> "Any":
-    """Zeroed memory that the kernel may write to; `bytes(buffer)` is its content."""
-    kind = type("Buffer", (_ctypes.Array,), {"_type_": _Byte, "_length_": size})
-    return kind()
-
-
-def address(data: bytes) -> int:
-    """Where the bytes of a bytes object lie: behind its header, before its final NUL."""
-    return id(data) + bytes.__basicsize__ - 1
-
-
-# --- 1. the name spaces' insides ---
+# --- 1. what the gate says ---
 
 
 def read_exactly(fd: int, size: int) -> bytes:
@@ -118,71 +75,6 @@ def read_configuration() -> "dict[str, Any]":
     size = int.from_bytes(read_exactly(CONTROL_FD, 4), "big")
     configuration: dict[str, Any] = marshal.loads(read_exactly(CONTROL_FD, size))  # noqa: S302
     return configuration
-
-
-def mount(source: "bytes | None", target: bytes, flags: int) -> None:
-    call("mount", source, target, None, flags, None)
-
-
-def shape_file_system(configuration: "dict[str, Any]") -> None:
-    for fd in configuration["cgroups"]:
-        posix.write(fd, b"0")
-        posix.close(fd)
-    for path, content in configuration["files"]:
-        fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL, 0o644)
-        posix.write(fd, content)
-        posix.close(fd)
-    if configuration["no_more_namespaces"]:
-        # Counts in the run's own user name space: this process was put into it by bubblewrap.
-        fd = posix.open("/proc/sys/user/max_user_namespaces", posix.O_WRONLY)
-        posix.write(fd, b"0")
-        posix.close(fd)
-    for path in configuration["read_only"]:
-        try:
-            mount(path, path, _MS_BIND | _MS_REC)
-        except OSError as error:
-            if error.errno != _ENOENT:
-                raise
-        else:
-            mount(None, path, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | configuration["proc_flags"])
-    for path in configuration["masked"]:
-        try:
-            mount(b"/dev/null", path, _MS_BIND)
-        except OSError as error:
-            if error.errno != _ENOENT:
-                raise
-    for path, flags in configuration["remounts"]:
-        mount(None, path, _MS_REMOUNT | _MS_BIND | flags)
-    for path, uid, gid in configuration["owners"]:
-        posix.chown(path, uid, gid)
-
-
-def make_socket(path: bytes) -> int:
-    """The supervisor's socket: bound while the root may be written, listened to later."""
-    listener = call("socket", _AF_UNIX, _SOCK_STREAM | _SOCK_CLOEXEC, 0)
-    name = _AF_UNIX.to_bytes(2, "little") + path + b"\0"
-    call("bind", listener, name, len(name))
-    posix.chmod(path, 0o666)
-    return listener
-
-
-def make_listeners(addresses: "list[tuple[int, bool, int]]") -> "list[tuple[int, int]]":
-    """(service, descriptor) for each (service, datagrams, port), on the run's own loopback. Done
-    with rights, so that a port below 1024 can be taken; the run may take such ports too."""
-    if addresses:
-        fd = posix.open("/proc/sys/net/ipv4/ip_unprivileged_port_start", posix.O_WRONLY)
-        posix.write(fd, b"0")
-        posix.close(fd)
-    listeners = []
-    for service, datagrams, port in addresses:
-        kind = _SOCK_DGRAM if datagrams else _SOCK_STREAM
-        fd = call("socket", _AF_INET, kind | _SOCK_CLOEXEC, 0)
-        name = _AF_INET.to_bytes(2, "little") + port.to_bytes(2, "big") + _LOOPBACK + bytes(8)
-        call("bind", fd, name, len(name))
-        if not datagrams:
-            call("listen", fd, _BACKLOG)
-        listeners.append((service, fd))
-    return listeners
 
 
 # --- 2. ids and capabilities ---
@@ -257,13 +149,7 @@ def set_limits(limits: "list[tuple[int, int]]") -> None:
         call("prlimit64", 0, resource, both, None)
 
 
-def restrict_files(attribute: bytes, rules: "list[tuple[bytes, int]]") -> None:
-    ruleset = call("landlock_create_ruleset", attribute, len(attribute), 0)
-    for path, rights in rules:
-        fd = posix.open(path, posix.O_PATH | posix.O_CLOEXEC)
-        rule = rights.to_bytes(8, "little") + fd.to_bytes(4, "little")
-        call("landlock_add_rule", ruleset, _LANDLOCK_RULE_PATH_BENEATH, rule, 0)
-        posix.close(fd)
+def restrict_files(ruleset: int) -> None:
     call("landlock_restrict_self", ruleset, 0)
     posix.close(ruleset)
 
@@ -277,25 +163,6 @@ def restrict_calls(code: bytes, *, listen: bool) -> int:
 
 
 # --- 4. the program ---
-
-
-def poll(*fds: int) -> "list[int]":
-    """Blocks until one of `fds` can be read or was hung up on; which ones."""
-    entries = buffer(_POLLFD_BYTES * len(fds))
-    view = memoryview(entries).cast("B")
-    for place, fd in enumerate(fds):
-        start = place * _POLLFD_BYTES
-        view[start : start + 6] = fd.to_bytes(4, "little", signed=True) + _POLLIN.to_bytes(
-            2, "little"
-        )
-    while True:
-        try:
-            call("ppoll", entries, len(fds), None, None, 0)
-            break
-        except OSError as error:
-            if error.errno != _EINTR:
-                raise
-    return [fd for place, fd in enumerate(fds) if any(view[place * 8 + 6 : place * 8 + 8])]
 
 
 def become_program(
@@ -318,34 +185,85 @@ def become_program(
     posix._exit(127)
 
 
-def let_one_execve_through(listener: int, child: int, ready: int) -> None:
-    """Continues the child's first execve and closes the listener: from then on the kernel says
-    ENOSYS. The call that is continued is this launcher's own, in a process with one thread, so
-    nobody can change its arguments meanwhile."""
-    if listener not in poll(listener, ready):
-        posix.close(listener)
-        return
-    notification = buffer(_NOTIFICATION_BYTES)
-    call("ioctl", listener, _NOTIF_RECV, notification)
-    seen = bytes(notification)
-    if int.from_bytes(seen[8:12], "little") != child:
-        raise LaunchError("another process tried to start a program first")
-    response = buffer(_RESPONSE_BYTES)
-    view = memoryview(response).cast("B")
-    view[0:8] = seen[0:8]
-    view[20:24] = _NOTIF_CONTINUE.to_bytes(4, "little")
-    call("ioctl", listener, _NOTIF_SEND, response)
-    posix.close(listener)
+class Start:
+    """The program's start as its parent sees it: one execve to let through, then the word that it
+    was executed, or why not.
+
+    `listener` hands over the child's first execve, which is continued before the listener is
+    closed: from then on the kernel says ENOSYS. The call that is continued is this launcher's own,
+    in a process with one thread, so nobody can change its arguments meanwhile. `ready` closes when
+    the program was executed; what is read before is the error.
+    """
+
+    def __init__(self, listener: int, child: int, ready: int) -> None:
+        self.listener, self.child, self.ready = listener, child, ready
+        self.message = b""
+        self.done = False
+
+    def wait(self) -> None:
+        """Without mounts nothing else has to be served meanwhile."""
+        if self.listener >= 0:
+            if self.listener in poll(self.listener, self.ready):
+                self.on_execve(0)
+            posix.close(self.listener)
+        while not self.done:
+            self.on_ready(0)
+        self.check()
+
+    def serve(self, supervisor: "Any") -> None:
+        """The same while the supervisor answers for the mounts."""
+        handlers = {self.ready: self.on_ready}
+        if self.listener >= 0:
+            handlers[self.listener] = lambda _events: self.on_listener(supervisor)
+        for fd, handler in handlers.items():
+            supervisor.serve(fd, handler)
+        while not self.done:
+            supervisor.turn()
+        for fd in (self.ready, self.listener):
+            supervisor.release(fd)
+        if self.listener >= 0:
+            posix.close(self.listener)
+        self.check()
+
+    def on_listener(self, supervisor: "Any") -> None:
+        supervisor.release(self.listener)
+        self.on_execve(0)
+        posix.close(self.listener)
+        self.listener = -1
+
+    def on_execve(self, _events: int) -> None:
+        notification = buffer(_NOTIFICATION_BYTES)
+        call("ioctl", self.listener, _NOTIF_RECV, notification)
+        seen = bytes(notification)
+        if int.from_bytes(seen[8:12], "little") != self.child:
+            raise LaunchError("another process tried to start a program first")
+        response = buffer(_RESPONSE_BYTES)
+        view = memoryview(response).cast("B")
+        view[0:8] = seen[0:8]
+        view[20:24] = _NOTIF_CONTINUE.to_bytes(4, "little")
+        call("ioctl", self.listener, _NOTIF_SEND, response)
+
+    def on_ready(self, _events: int) -> None:
+        part = posix.read(self.ready, 4096)
+        self.message += part
+        self.done = not part
+
+    def check(self) -> None:
+        posix.close(self.ready)
+        if self.message:
+            text = self.message.decode("utf-8", "replace")
+            raise LaunchError("the program could not be started: " + text)
 
 
-def wait_for_start(ready: int) -> None:
-    """The other end closes when the program was executed; what is read before is the error."""
-    message = b""
-    while part := posix.read(ready, 4096):
-        message += part
-    posix.close(ready)
-    if message:
-        raise LaunchError("the program could not be started: " + message.decode("utf-8", "replace"))
+def wait_for_mover(moved: int, supervisor: "Any") -> None:
+    """Serves the mounts until what lies on them is in place."""
+    said: list[bytes] = []
+    supervisor.serve(moved, lambda _events: said.append(posix.read(moved, 4096)))
+    while not said or said[-1]:
+        supervisor.turn()
+    supervisor.forget(moved)
+    if b"".join(said) != b".":
+        raise LaunchError(b"".join(said).decode("utf-8", "replace") or "a mount was not prepared")
 
 
 def status_of(status: int) -> "tuple[int, int]":
@@ -390,25 +308,30 @@ def load_supervisor(modules: bytes) -> "Any":
     return module
 
 
-def run(supervisor: bytes) -> "NoReturn":
+def run(modules: bytes) -> "NoReturn":
     configuration = read_configuration()
-    _numbers.update(configuration["numbers"])
+    calls.numbers.update(configuration["numbers"])
     channel = configuration["socket"] is not None
     posix.umask(0o022)
     # Out of bubblewrap's process group: kill(0, …) reaches a group across pid name spaces.
     posix.setsid()
     call("close_range", configuration["first_unused_fd"], 0xFFFFFFFF, 0)
     posix.close(CODE_FD)
-    listeners = make_listeners(configuration["listeners"])
-    shape_file_system(configuration)
-    accepting = make_socket(configuration["socket"]) if channel else -1
+    listeners = interior.make_listeners(configuration["listeners"])
+    interior.shape_file_system(configuration)
+    accepting = interior.make_socket(configuration["socket"]) if channel else -1
+    ids = configuration["host_ids"]
+    inside = configuration["inside_id"]
+    ruleset = interior.make_ruleset(configuration["landlock"], configuration["rules"])
+    uid, gid = ids or (inside, inside)
     for path, flags in configuration["last_remounts"]:
-        mount(None, path, _MS_REMOUNT | _MS_BIND | flags)
+        interior.mount(None, path, _MS_REMOUNT | _MS_BIND | flags)
+    devices, clones = interior.mount_files(configuration, uid, gid, ruleset)
+    moved = interior.start_mover(clones, ids) if clones else -1
     set_limits(configuration["limits"])
-    if configuration["host_ids"] is not None:
-        uid, gid = configuration["host_ids"]
-        drop_ids(uid, gid, configuration["inside_id"], configuration["user_namespace"])
-    if configuration["host_ids"] is None or configuration["user_namespace"]:
+    if ids is not None:
+        drop_ids(uid, gid, inside, configuration["user_namespace"])
+    if ids is None or configuration["user_namespace"]:
         drop_capabilities()
     # A change of ids clears the parent-death signal, so it is set again; the gate's end of the
     # control socket is watched as well, for the moment in between.
@@ -417,15 +340,40 @@ def run(supervisor: bytes) -> "NoReturn":
     check_nothing_left()
     if channel:
         call("listen", accepting, 256)
-    restrict_files(configuration["landlock"], configuration["rules"])
+    restrict_files(ruleset)
     listener = restrict_calls(configuration["filter"], listen=configuration["exec_once"])
-    if channel:
-        input_read, input_write = posix.pipe2(posix.O_CLOEXEC)
-        output_read, output_write = posix.pipe2(posix.O_CLOEXEC)
-        error_read, error_write = posix.pipe2(posix.O_CLOEXEC)
-        streams: tuple[int, ...] = (input_read, output_write, error_write)
+    if not channel:
+        run_tool(configuration, listener)
+    pipes = [posix.pipe2(posix.O_CLOEXEC) for _ in range(3)]
+    theirs = (pipes[0][0], pipes[1][1], pipes[2][1])
+    ours = (pipes[0][1], pipes[1][0], pipes[2][0])
+
+    def supervise() -> "Any":
+        kind = load_supervisor(modules).Supervisor
+        return kind(FIRST_FD, accepting, CONTROL_FD, ours, listeners, devices)
+
+    supervisor = supervise() if devices else None
+    if moved >= 0:
+        wait_for_mover(moved, supervisor)
+    start = start_program(configuration, listener, theirs)
+    if supervisor is None:
+        start.wait()
     else:
-        streams = (FIRST_FD, FIRST_FD + 1, FIRST_FD + 2)
+        supervisor.begin(start.child)
+        start.serve(supervisor)
+    call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
+    posix.write(CONTROL_FD, b"S")
+    if supervisor is None:
+        supervisor = supervise()
+        supervisor.begin(start.child)
+    report_exit(*supervisor.run())
+    supervisor.linger()
+    posix._exit(0)
+
+
+def start_program(
+    configuration: "dict[str, Any]", listener: int, streams: "tuple[int, ...]"
+) -> Start:
     ready_read, ready_write = posix.pipe2(posix.O_CLOEXEC)
     child = posix.fork()
     if child == 0:
@@ -433,26 +381,21 @@ def run(supervisor: bytes) -> "NoReturn":
     posix.close(ready_write)
     for fd in streams:
         posix.close(fd)
-    if listener >= 0:
-        let_one_execve_through(listener, child, ready_read)
-    wait_for_start(ready_read)
+    return Start(listener, child, ready_read)
+
+
+def run_tool(configuration: "dict[str, Any]", listener: int) -> "NoReturn":
+    start = start_program(configuration, listener, (FIRST_FD, FIRST_FD + 1, FIRST_FD + 2))
+    start.wait()
     call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
     posix.write(CONTROL_FD, b"S")
-    if not channel:
-        reap_until_done(child)
-    streams = (input_write, output_read, error_read)
-    serving = load_supervisor(supervisor).Supervisor(
-        FIRST_FD, accepting, CONTROL_FD, child, streams, listeners
-    )
-    report_exit(*serving.run())
-    serving.linger()
-    posix._exit(0)
+    reap_until_done(start.child)
 
 
-def main(supervisor: bytes) -> "NoReturn":
+def main(modules: bytes) -> "NoReturn":
     """Runs the above and reports what goes wrong; never returns."""
     try:
-        run(supervisor)
+        run(modules)
     except BaseException as error:
         text = (
             f"{type(error).__name__}: {error}" if not isinstance(error, LaunchError) else str(error)

@@ -3,9 +3,9 @@
 Rules
 - The root is a small file system of its own, read-only once it is set up. Writable are `/tmp`,
   `/home/agent` and `/dev/shm`: private, of limited size, without execution, gone with the run.
-- The working folder has the name that it has outside and holds nothing but the program's modules:
-  files there are reached through the gate. It can't be written, so that a program that tries sees
-  an error instead of a file that nobody will ever find.
+- Mounts and binds (`places`) lie where they lie outside. Without one the working folder holds nothing
+  but the program's modules and can't be written, so that a program that tries sees an error instead
+  of a file that nobody will ever find.
 - `/dev` holds null, zero, full, random and urandom: no terminal, no pts. There is no `/sys`.
 - `/proc` is the run's own; `/proc/sys` and what triggers things are read-only, what tells about the
   host beyond counters is covered.
@@ -14,22 +14,24 @@ Rules
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from authority.isolation import landlock
-from authority.isolation.probe import Host
+from authority.isolation.places import HOME, PRIVATE, RUN, Bind, Mount
+from authority.isolation.probe import FUSE, Host
 from authority.isolation.view import View
 
-HOME: Final = "/home/agent"
-RUN: Final = "/run/authority"
 SOCKET: Final = f"{RUN}/channel.sock"
 PACKAGES: Final = f"{RUN}/lib"
+COVERS: Final = f"{RUN}/covers"
+DEVICE: Final = "/dev/shm/fuse"  # noqa: S108
+"""Where the launcher finds the device that mounts are made with; it is gone before the program."""
 INSIDE_ID: Final = 1000
 
 RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8
-_WRITABLE: Final = ("/tmp", HOME, "/dev/shm")  # noqa: S108
-WRITABLE_REMOUNTS: Final = [(path.encode(), NOSUID | NODEV | NOEXEC) for path in _WRITABLE]
+WRITABLE_REMOUNTS: Final = [(path.encode(), NOSUID | NODEV | NOEXEC) for path in PRIVATE]
+COVER_FLAGS: Final = RDONLY | NOSUID | NODEV | NOEXEC
 ROOT_REMOUNT: Final = [(b"/", RDONLY | NOSUID | NODEV | NOEXEC)]
 _DEVICES: Final = ("null", "zero", "full", "random", "urandom")
 _STREAMS: Final = {
@@ -62,18 +64,29 @@ def read_only(cwd: str) -> list[bytes]:
     """What the launcher makes read-only: parts of /proc, and a working folder that lies in a
     writable one."""
     paths = [f"/proc/{name}" for name in _PROC_READ_ONLY]
-    if any(cwd.startswith(path + "/") for path in _WRITABLE):
+    if cwd and any(cwd.startswith(path + "/") for path in PRIVATE):
         paths.append(cwd)
     return [os.fsencode(path) for path in paths]
 
 
-def etc_files() -> list[tuple[bytes, bytes]]:
+def bind_remounts(binds: Iterable[Bind]) -> list[tuple[bytes, int]]:
+    """The flags of plain binds: nothing can be executed where the run may write."""
+    return [
+        (
+            os.fsencode(bind.path),
+            NOSUID | NODEV | (0 if bind.executable else NOEXEC) | (0 if bind.writable else RDONLY),
+        )
+        for bind in binds
+    ]
+
+
+def etc_files() -> list[tuple[str, bytes]]:
     """The small files of `/etc`, the time zone and the loader's cache as they are here."""
     files = [
-        (b"/etc/passwd", f"agent:x:{INSIDE_ID}:{INSIDE_ID}:agent:{HOME}:/bin/false\n".encode()),
-        (b"/etc/group", f"agent:x:{INSIDE_ID}:\n".encode()),
-        (b"/etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n"),
-        (b"/etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files\n"),
+        ("/etc/passwd", f"agent:x:{INSIDE_ID}:{INSIDE_ID}:agent:{HOME}:/bin/false\n".encode()),
+        ("/etc/group", f"agent:x:{INSIDE_ID}:\n".encode()),
+        ("/etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n"),
+        ("/etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files\n"),
     ]
     for path in ("/etc/localtime", "/etc/timezone", "/etc/ld.so.cache", "/etc/ssl/openssl.cnf"):
         try:
@@ -83,7 +96,7 @@ def etc_files() -> list[tuple[bytes, bytes]]:
             # None of them is needed: without them the C library uses UTC and its own folders.
             continue
         if len(content) <= _MAX_COPY:
-            files.append((path.encode(), content))
+            files.append((path, content))
     return files
 
 
@@ -92,10 +105,12 @@ def landlock_rules(
     view: View,
     executables: Iterable[str],
     cwd: str,
+    binds: Iterable[Bind] = (),
     *,
     channel: bool,
 ) -> list[tuple[bytes, int]]:
-    """(path, rights) for every path that exists inside; rights of one path are joined."""
+    """(path, rights) for every path that exists inside; rights of one path are joined. Mounts have
+    rules of their own (`places`). An executable that is a folder stands for all that it holds."""
     wanted: dict[str, tuple[int, bool]] = {}
 
     def grant(path: str, rights: int, *, directory: bool) -> None:
@@ -105,7 +120,8 @@ def landlock_rules(
     # Folders may be listed wherever they are: importing does, and nothing else is here to be seen.
     grant("/", landlock.READ_DIR, directory=True)
     for path in (*view.trees, "/proc", "/etc", "/dev", cwd, *([RUN] if channel else [])):
-        grant(path, landlock.READ, directory=True)
+        if path:
+            grant(path, landlock.READ, directory=True)
     for path in view.trees:
         # Importing lists the folder that holds a package; inside it holds only what is shown.
         grant(os.path.dirname(path), landlock.READ_DIR, directory=True)
@@ -113,12 +129,18 @@ def landlock_rules(
         # What lies beside them inside was shown too.
         if os.path.dirname(path) != "/":
             grant(os.path.dirname(path), landlock.READ, directory=True)
-    for path in _WRITABLE:
+    for path in PRIVATE:
         grant(path, landlock.WRITE, directory=True)
     for name in _DEVICES:
         grant(f"/dev/{name}", landlock.DEVICE, directory=False)
     for path in executables:
-        grant(path, landlock.EXECUTE | landlock.READ_FILE, directory=False)
+        folder = os.path.isdir(path)
+        grant(path, landlock.EXECUTE | landlock.READ_FILE, directory=folder)
+    for bind in binds:
+        rights = (landlock.WRITE if bind.writable else landlock.READ) | (
+            landlock.EXECUTE if bind.executable else 0
+        )
+        grant(bind.path, rights, directory=os.path.isdir(bind.path))
     return [
         (os.fsencode(path), rules.grant(rights, directory=directory))
         for path, (rights, directory) in wanted.items()
@@ -136,9 +158,17 @@ def _parents(paths: Iterable[str]) -> set[str]:
 
 
 def bubblewrap(
-    view: View, host: Host, tmp_bytes: int, *, cwd: str, packages: dict[str, str]
+    view: View,
+    host: Host,
+    tmp_bytes: int,
+    *,
+    cwd: str,
+    packages: dict[str, str],
+    mounts: Sequence[Mount] = (),
+    binds: Sequence[Bind] = (),
+    files: Iterable[str] = (),
 ) -> list[str]:
-    """bubblewrap's arguments up to the command."""
+    """bubblewrap's arguments up to the command. `files` are paths that the launcher will write."""
     arguments = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     arguments += ["--unshare-cgroup-try", "--die-with-parent", "--as-pid-1", "--hostname", "run"]
     if host.root:
@@ -149,18 +179,24 @@ def bubblewrap(
         arguments += ["--cap-add", f"CAP_{name}"]
     size = str(tmp_bytes)
     arguments += ["--proc", "/proc", "--dir", "/etc/ssl"]
-    for path in _WRITABLE:
+    for path in PRIVATE:
         mode = "0755" if path == HOME else "1777"
         arguments += ["--perms", mode, "--size", size, "--tmpfs", path]
     for name in _DEVICES:
         arguments += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
+    if mounts:
+        arguments += ["--dev-bind", FUSE, DEVICE]
     for path, target in _STREAMS.items():
         arguments += ["--symlink", target, path]
     # bubblewrap makes missing parents private (0700), and the run's user is not its owner.
     targets = [*view.trees, *view.files, *view.links, *view.copies, *packages, f"{RUN}/x"]
-    for path in sorted(_parents(targets) | ({cwd} if cwd else set()), key=len):
-        if not view.covered(path):
+    targets += [*files, *(bind.path for bind in binds)]
+    folders = [mount.path for mount in mounts] + ([cwd] if cwd else [])
+    for path in sorted(_parents([*targets, *folders]) | set(folders), key=len):
+        if not view.covered(path) and path not in PRIVATE:
             arguments += ["--dir", path]
+    for bind in sorted(binds, key=lambda one: len(one.path)):
+        arguments += ["--bind" if bind.writable else "--ro-bind", bind.path, bind.path]
     for path in sorted(view.trees, key=len):
         arguments += ["--ro-bind", path, path]
     for path in sorted(view.files, key=len):

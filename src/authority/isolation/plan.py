@@ -16,13 +16,14 @@ import importlib.util
 import os
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
-from authority.isolation import bpf, landlock, layout, runtime
+from authority.isolation import bpf, landlock, layout, places, runtime
 from authority.isolation.cgroups import Support
+from authority.isolation.places import Bind, Mount
 from authority.isolation.probe import Host, require
 from authority.isolation.refusal import IsolationRefused, shown
 from authority.isolation.syscalls import NUMBERS
@@ -35,6 +36,10 @@ subordinate ids, containers), one for each run, in no passwd."""
 _KERNEL_CALLS: Final = [
     "close_range",
     "mount",
+    "umount2",
+    "open_tree",
+    "move_mount",
+    "openat2",
     "prctl",
     "capget",
     "capset",
@@ -70,6 +75,10 @@ class SandboxSpec:
     supervisor carries to the gate from there. `read_only` are extra files and folders to show;
     `forbidden` are paths that the run must not see whatever else was asked. `channel` chooses
     between a run with a supervisor and a tool with three plain streams.
+
+    `mounts` are folders whose files the gate answers for, `binds` files and folders that the run
+    reaches without it (`places`); `files` are small files with their content that lie in the run
+    read-only, also over ones that are shown.
     """
 
     argv: tuple[str, ...]
@@ -86,11 +95,21 @@ class SandboxSpec:
     read_only: tuple[str, ...] = ()
     forbidden: tuple[str, ...] = ()
     channel: bool = True
+    mounts: tuple[Mount, ...] = ()
+    binds: tuple[Bind, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that `start` needs; `protection` and `missing` are for people and the log."""
+    """Everything that `start` needs; `protection` and `missing` are for people and the log.
+
+    `mounts` are those that will be there, in the order of their numbers (the detail of their
+    streams). Who answers for them shows, beside what the policy allows, the paths of `shown` (what
+    the program is made of, folders with all below them) and lets the paths of `over` be looked up:
+    something is put on them before the program begins. Files have to belong to whoever asks: the
+    user and group in the head of each message.
+    """
 
     spec: SandboxSpec
     host: Host
@@ -99,6 +118,9 @@ class Plan:
     cgroup: Support
     protection: dict[str, Any]
     missing: list[str]
+    mounts: tuple[Mount, ...] = ()
+    shown: tuple[str, ...] = ()
+    over: tuple[str, ...] = ()
 
 
 def _check(spec: SandboxSpec) -> None:
@@ -115,9 +137,11 @@ def _check(spec: SandboxSpec) -> None:
         raise IsolationRefused("the size of /tmp is too small", f"ask for {_MIN_TMP} or more")
     if spec.listeners and not (spec.loopback and spec.channel):
         raise IsolationRefused("listeners need a loopback and a channel")
+    if spec.mounts and not spec.channel:
+        raise IsolationRefused("mounts need a channel")
     if min(spec.processes, spec.millicpus) < 0:
         raise IsolationRefused("a limit is negative")
-    words = [*spec.argv, *spec.env, *spec.env.values(), *spec.read_only, spec.cwd]
+    words = [*spec.argv, *spec.env, *spec.env.values(), *spec.read_only, spec.cwd, *spec.files]
     if any("\0" in word for word in words) or any("=" in name or not name for name in spec.env):
         raise IsolationRefused("the command or the environment holds a NUL, or a bad name")
 
@@ -127,7 +151,7 @@ def _environment(spec: SandboxSpec, *, package: bool) -> dict[str, str]:
         "PATH": runtime.DEFAULT_PATH,
         "LANG": "C.UTF-8",
         **spec.env,
-        "HOME": layout.HOME,
+        "HOME": places.HOME,
         "TMPDIR": "/tmp",  # noqa: S108
     }
     if spec.channel:
@@ -173,12 +197,11 @@ def _show_launcher(view: View, architecture: str) -> str:
 
 
 def _limits(spec: SandboxSpec, cgroup: Support) -> list[tuple[int, int]]:
-    limits = [
-        (_RLIMIT_CORE, 0),
-        (_RLIMIT_MSGQUEUE, 0),
-        (_RLIMIT_FSIZE, spec.tmp_bytes),
-        (_RLIMIT_NOFILE, _OPEN_FILES),
-    ]
+    limits = [(_RLIMIT_CORE, 0), (_RLIMIT_MSGQUEUE, 0), (_RLIMIT_NOFILE, _OPEN_FILES)]
+    if not spec.mounts and not spec.binds:
+        # The private folders have a size of their own; what is written through the gate is budgeted
+        # there, and a limit on every file would be one on that too.
+        limits.append((_RLIMIT_FSIZE, spec.tmp_bytes))
     if spec.processes:
         # The supervisor counts like any other process of the run's user.
         limits.append((_RLIMIT_NPROC, spec.processes + 1))
@@ -208,26 +231,39 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
         raise IsolationRefused(f"the runtime could not be read: {shown(str(error))}") from error
     view.settle()
     view.refuse_forbidden(spec.forbidden)
+    places.check_binds(spec.binds, spec.forbidden)
+    mounts = _usable(spec, host, view)
+    executed = [*program.executables, *listed]
+    split = places.split(view, mounts, executed)
+    written, covers = _extra_files(spec, view)
+    laid = [path for path in written if any(places.inside(path, one.path) for one in mounts)]
+    over = [*split.over, *(path for path in laid if not view.covered(path))]
     execution = bpf.Exec.LISTED if spec.exec_allowed else bpf.Exec.ONCE
     user_namespace = not host.root or host.user_namespaces
-    uncovered = not any(spec.cwd == tree or view.covered(spec.cwd) for tree in view.trees)
+    placed = [one.path for one in (*mounts, *spec.binds)]
+    uncovered = not view.covered(spec.cwd) and not any(places.inside(spec.cwd, p) for p in placed)
     configuration = {
         "numbers": {name: NUMBERS[host.architecture][name] for name in _KERNEL_CALLS},
-        "files": [*layout.etc_files(), *((os.fsencode(p), c) for p, c in view.copies.items())],
+        "files": [(os.fsencode(path), content) for path, content in written.items()],
+        "covers": [(os.fsencode(source), os.fsencode(path)) for source, path in covers],
+        "cover_flags": layout.COVER_FLAGS,
         "no_more_namespaces": not host.root,
-        "read_only": layout.read_only(spec.cwd),
+        "read_only": layout.read_only(spec.cwd if uncovered else ""),
         "proc_flags": layout.NOSUID | layout.NODEV | layout.NOEXEC,
         "masked": layout.MASKED,
-        "remounts": layout.WRITABLE_REMOUNTS,
+        "remounts": [*layout.WRITABLE_REMOUNTS, *layout.bind_remounts(spec.binds)],
         "last_remounts": layout.ROOT_REMOUNT,
         "listeners": list(spec.listeners),
+        "fuse": layout.DEVICE.encode() if mounts else None,
+        "mounts": places.in_order(mounts, rules),
+        "over": [os.fsencode(path) for path in over],
         "socket": layout.SOCKET.encode() if spec.channel else None,
         "limits": _limits(spec, host.cgroup),
         "user_namespace": user_namespace,
         "inside_id": layout.INSIDE_ID,
         "landlock": rules.attribute,
         "rules": layout.landlock_rules(
-            rules, view, [*program.executables, *listed], spec.cwd, channel=spec.channel
+            rules, view, executed, spec.cwd if uncovered else "", spec.binds, channel=spec.channel
         ),
         "filter": bpf.build(host.architecture, execution, loopback=spec.loopback),
         "exec_once": execution is bpf.Exec.ONCE,
@@ -240,7 +276,14 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
         "cwd": os.fsencode(spec.cwd),
     }
     arguments = layout.bubblewrap(
-        view, host, spec.tmp_bytes, cwd=spec.cwd if uncovered else "", packages=packages
+        view,
+        host,
+        spec.tmp_bytes,
+        cwd=spec.cwd if uncovered else "",
+        packages=packages,
+        mounts=mounts,
+        binds=spec.binds,
+        files=written,
     )
     return Plan(
         spec=spec,
@@ -248,9 +291,41 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
         command=(host.bwrap, *arguments, "--", interpreter, "-I", "-S", "-B", "-c"),
         configuration=MappingProxyType(configuration),
         cgroup=host.cgroup,
-        protection=_protection(spec, host, rules, view, program, packages),
+        protection=_protection(spec, host, rules, view, program, packages, mounts),
         missing=list(view.missing),
+        mounts=tuple(mounts),
+        shown=tuple(split.shown),
+        over=tuple(over),
     )
+
+
+def _usable(spec: SandboxSpec, host: Host, view: View) -> list[Mount]:
+    mounts = places.usable(spec.mounts, view)
+    if mounts and host.fuse_problem[0]:
+        cause, fix = host.fuse_problem
+        raise IsolationRefused(f"the policy's files can't be mounted: {cause}", fix)
+    return mounts
+
+
+def _extra_files(spec: SandboxSpec, view: View) -> tuple[dict[str, bytes], list[tuple[str, str]]]:
+    """Files that the launcher writes, by path, and those of them that it puts over others."""
+    written = dict(layout.etc_files())
+    written.update(view.copies)
+    covers = []
+    for number, (path, content) in enumerate(sorted(spec.files.items())):
+        if not os.path.isabs(path) or os.path.normpath(path) != path or path.endswith("/"):
+            raise IsolationRefused(f"{shown(path)} is no plain absolute path of a file")
+        view.files.pop(path, None)
+        view.links.pop(path, None)
+        if view.covered(path):
+            if os.path.realpath(path) != path or not os.path.isfile(path):
+                raise IsolationRefused(f"{shown(path)} is no file that could be covered")
+            source = f"{layout.COVERS}/{number}"
+            written[source] = content
+            covers.append((source, path))
+        else:
+            written[path] = content
+    return written, covers
 
 
 def _show_everything(
@@ -278,6 +353,7 @@ def _protection(
     view: View,
     program: runtime.Program,
     packages: dict[str, str],
+    mounts: Sequence[Mount],
 ) -> dict[str, Any]:
     """What is in force, and what is not, for the run's first entry."""
     cgroup = host.cgroup
@@ -311,6 +387,16 @@ def _protection(
             "a bar on programs that the loader is asked to run (ld.so FILE): listed programs are "
             "limited by Landlock, which does not see that"
         )
+    if any(one.executable for one in (*mounts, *spec.binds)):
+        absent.append(
+            "the list of programs: the policy names folders with execution (process.exec_from), so "
+            "the list is advisory, and the run can execute whatever it writes there"
+        )
+    if spec.binds:
+        absent.append(
+            "mediation of files: they are bound plainly, so reads and writes below the bound paths "
+            "are not judged, not recorded, not counted and not bounded"
+        )
     namespaces = ["mount", "pid", "network", "ipc", "uts", "cgroup"]
     return {
         "isolation": "namespace",
@@ -326,6 +412,13 @@ def _protection(
         "network": "TCP on its own loopback" if spec.loopback else "no sockets but AF_UNIX",
         "file_system": "read-only root; private /tmp, /home/agent, /dev/shm, not executable; no "
         "/sys; /proc/sys read-only",
+        "mounts": [
+            shown(mount.path) + (" (files may be executed)" if mount.executable else "")
+            for mount in mounts
+        ],
+        "binds": [
+            shown(bind.path) + (" (writable)" if bind.writable else "") for bind in spec.binds
+        ],
         "limits": limits,
         "runtime": view.described() + [f"{shown(path)} (agent's side)" for path in packages],
         "program": shown(program.path),

@@ -27,6 +27,7 @@ from authority.isolation.refusal import IsolationRefused, shown
 
 _BWRAP_PLACES: Final = ("/usr/bin/bwrap", "/bin/bwrap", "/usr/local/bin/bwrap")
 _CAP_SYS_ADMIN: Final = 21
+FUSE: Final = "/dev/fuse"
 _INSTALL: Final = (
     "install it: apt-get install -y bubblewrap (or your system's package of that name)"
 )
@@ -36,7 +37,8 @@ _INSTALL: Final = (
 class Host:
     """What a plan rests on. `bwrap` is empty when it is missing or not to be trusted, and then
     `bwrap_problem` says why; `landlock_abi` is 0 when there is none; `user_namespaces` says whether
-    the kernel's settings allow them, not that a start was tried."""
+    the kernel's settings allow them, not that a start was tried. `fuse_problem` is why files can't be
+    mounted through the gate (cause, fix), or two empty texts."""
 
     kernel: str
     architecture: str
@@ -50,6 +52,7 @@ class Host:
     uid: int
     gid: int
     sys_admin: bool
+    fuse_problem: tuple[str, str] = ("", "")
 
     @property
     def root(self) -> bool:
@@ -140,6 +143,27 @@ def _obstacles() -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
+def fuse_problem() -> tuple[str, str]:
+    """Why the gate's files can't be mounted here, and what to do; empty texts when they can."""
+    kinds = {line.split()[-1] for line in _read("/proc/filesystems").splitlines()}
+    if not os.path.exists(FUSE):
+        if "fuse" in kinds:
+            return (
+                f"{FUSE} is not here, though the kernel has FUSE",
+                f"give the container the device: --device {FUSE}",
+            )
+        return (
+            "the kernel has no FUSE",
+            "as root: modprobe fuse, or use a kernel with CONFIG_FUSE_FS",
+        )
+    if not os.access(FUSE, os.R_OK | os.W_OK, effective_ids=True):
+        return (f"{FUSE} can't be opened by this user", f"as root: chmod 666 {FUSE}")
+    release = platform.release().split(".")
+    if os.geteuid() and [int(part) for part in release[:2] if part.isdigit()] < [4, 18]:
+        return ("this kernel has no FUSE in user name spaces", "use Linux 4.18 or later")
+    return "", ""
+
+
 def _status() -> dict[str, str]:
     lines = (line.partition(":") for line in _read("/proc/self/status").splitlines())
     return {key: value.strip() for key, _, value in lines}
@@ -166,6 +190,7 @@ def probe() -> Host:
         uid=os.geteuid(),
         gid=os.getegid(),
         sys_admin=bool(capabilities >> _CAP_SYS_ADMIN & 1),
+        fuse_problem=fuse_problem(),
     )
 
 

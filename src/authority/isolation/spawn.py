@@ -35,7 +35,8 @@ _ABOVE: Final = 64
 
 _DIAGNOSTICS_BYTES: Final = 4096
 _ID_TRIES: Final = 64
-_SUPERVISOR: Final = ("buffers", "clients", "services", "supervisor")
+_LAUNCHER: Final = ("calls", "interior", "launcher")
+_SUPERVISOR: Final = ("buffers", "clients", "services", "mounts", "supervisor")
 _choice: Final = random.SystemRandom()
 
 
@@ -43,15 +44,16 @@ def _compile(path: Path) -> CodeType:
     return compile(path.read_text("utf-8"), f"<{path.stem}>", "exec", dont_inherit=True, optimize=2)
 
 
+def _modules(room: str, names: tuple[str, ...]) -> list[tuple[str, CodeType]]:
+    folder = Path(__file__).resolve().parents[1] / room
+    return [(f"authority.{room}.{name}", _compile(folder / f"{name}.py")) for name in names]
+
+
 @functools.cache
 def launcher_code() -> tuple[int, int]:
     """(descriptor, size) of the memory file with the launcher's and the supervisor's byte code."""
-    here = Path(__file__).resolve().parent
-    modules = [
-        (f"authority.agent.{name}", _compile(here.parent / "agent" / f"{name}.py"))
-        for name in _SUPERVISOR
-    ]
-    code = marshal.dumps((_compile(here / "launcher.py"), marshal.dumps(modules)))
+    supervisor = marshal.dumps(_modules("agent", _SUPERVISOR))
+    code = marshal.dumps((_modules("isolation", _LAUNCHER), supervisor))
     fd = os.memfd_create("authority-launcher", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.write(fd, code)
     seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
@@ -60,11 +62,15 @@ def launcher_code() -> tuple[int, int]:
 
 
 def bootstrap(size: int) -> str:
-    """What `python -c` is given: read the code, run it, hand it the supervisor."""
+    """What `python -c` is given: read the code, put the launcher's modules where their imports look
+    for them, and hand the supervisor's to the last."""
     return (
-        "import marshal,posix\n"
+        "import marshal,posix,sys\n"
         f"a,b=marshal.loads(posix.pread({CODE_FD},{size},0))\n"
-        "g={'__name__':'launcher'}\nexec(a,g)\ng['main'](b)"
+        "p=sys.modules['authority.isolation']=type(sys)('isolation')\n"
+        "for n,c in a:\n"
+        " m=sys.modules[n]=type(sys)(n);exec(c,m.__dict__);setattr(p,n.rpartition('.')[2],m)\n"
+        "m.main(b)"
     )
 
 
