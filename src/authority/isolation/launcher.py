@@ -178,6 +178,9 @@ def become_program(
         for number in (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT):
             _signal.signal(number, _signal.SIG_DFL)
         posix.setsid()
+        for _index, path, *_ in configuration["mounts"]:
+            # Until it was asked, the kernel takes a mount's root for nobody's, and refuses to write.
+            posix.stat(path)
         posix.chdir(configuration["cwd"])
         posix.execve(configuration["program"], configuration["argv"], configuration["env"])
     except BaseException as error:

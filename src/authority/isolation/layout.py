@@ -106,6 +106,7 @@ def landlock_rules(
     executables: Iterable[str],
     cwd: str,
     binds: Iterable[Bind] = (),
+    files: Iterable[str] = (),
     *,
     channel: bool,
 ) -> list[tuple[bytes, int]]:
@@ -136,6 +137,8 @@ def landlock_rules(
     for path in executables:
         folder = os.path.isdir(path)
         grant(path, landlock.EXECUTE | landlock.READ_FILE, directory=folder)
+    for path in files:
+        grant(path, landlock.READ_FILE, directory=False)
     for bind in binds:
         rights = (landlock.WRITE if bind.writable else landlock.READ) | (
             landlock.EXECUTE if bind.executable else 0

@@ -240,7 +240,7 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
     over = [*split.over, *(path for path in laid if not view.covered(path))]
     execution = bpf.Exec.LISTED if spec.exec_allowed else bpf.Exec.ONCE
     user_namespace = not host.root or host.user_namespaces
-    placed = [one.path for one in (*mounts, *spec.binds)]
+    placed = [*(mount.path for mount in mounts), *(bind.path for bind in spec.binds)]
     uncovered = not view.covered(spec.cwd) and not any(places.inside(spec.cwd, p) for p in placed)
     configuration = {
         "numbers": {name: NUMBERS[host.architecture][name] for name in _KERNEL_CALLS},
@@ -263,7 +263,13 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
         "inside_id": layout.INSIDE_ID,
         "landlock": rules.attribute,
         "rules": layout.landlock_rules(
-            rules, view, executed, spec.cwd if uncovered else "", spec.binds, channel=spec.channel
+            rules,
+            view,
+            executed,
+            spec.cwd if uncovered else "",
+            spec.binds,
+            [path for path in spec.files if path in written],
+            channel=spec.channel,
         ),
         "filter": bpf.build(host.architecture, execution, loopback=spec.loopback),
         "exec_once": execution is bpf.Exec.ONCE,
@@ -387,7 +393,7 @@ def _protection(
             "a bar on programs that the loader is asked to run (ld.so FILE): listed programs are "
             "limited by Landlock, which does not see that"
         )
-    if any(one.executable for one in (*mounts, *spec.binds)):
+    if any(m.executable for m in mounts) or any(b.executable for b in spec.binds):
         absent.append(
             "the list of programs: the policy names folders with execution (process.exec_from), so "
             "the list is advisory, and the run can execute whatever it writes there"
