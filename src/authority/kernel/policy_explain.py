@@ -106,6 +106,12 @@ def check_warnings(policy: Policy) -> list[str]:
         out.extend(f"{shown(layer.name)}: {text}" for text in _layer_warnings(layer))
     for name, credential in policy.credentials.items():
         out.extend(_credential_warnings(policy, name, credential.hosts))
+    if policy.filesystem.files == "bind":
+        out.append("filesystem.files: files are not judged, recorded or counted by the gate")
+    out.extend(
+        f"process.exec_from: what lies below {shown(each)} runs whatever process.exec says"
+        for each in policy.process.exec_from
+    )
     out.extend(
         f"process.pass_env: {each} looks like a secret and is shown to the agent; "
         "use [credentials] instead"

@@ -3,7 +3,8 @@
 Pure. Rules
 - Lists of rules are not merged: each policy of the chain judges for itself (`policy`). Here they
   are put together for display: a list that was left out shows the base's, denials add up.
-- `exec` and `pass_env`: only what both name. `env`: a name that both set must have one value.
+- `exec`, `exec_from` and `pass_env`: only what both name. `env`: a name that both set must have one
+  value. A home, and files that are bound plainly, only where both say so.
 - Tools, agents and credentials: only those that the base defines. A table that is left out keeps
   all of them, a table that is given keeps those it names. What it says of one may leave anything
   out; a command, variable, header or format that differs is another program or secret, so that
@@ -13,12 +14,13 @@ Pure. Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
+from authority.kernel.addresses import ResourceError
 from authority.kernel.policy_sections import (
     Agent,
     Approvals,
@@ -30,12 +32,13 @@ from authority.kernel.policy_sections import (
     Sections,
     Tool,
 )
+from authority.kernel.resource_files import file_segments
 
 
 class MergeError(Exception):
     """What can't be said in a policy that extends: `path` and why."""
 
-    def __init__(self, path: tuple[str, ...], message: str, hint: str) -> None:
+    def __init__(self, path: tuple[str | int, ...], message: str, hint: str) -> None:
         super().__init__(message)
         self.path = path
         self.message = message
@@ -48,10 +51,12 @@ def own_sections(doc: Mapping[str, Any], base: str) -> Sections:
     process = doc.get("process", {})
     return Sections(
         explain=doc.get("explain", "operator"),
-        filesystem=Filesystem(**_tuples(doc.get("filesystem", {}))),
+        filesystem=_filesystem(doc.get("filesystem", {})),
         network=Network(**_tuples(doc.get("network", {}))),
         process=Process(
             exec=tuple(process.get("exec", ())),
+            exec_from=_absolute(process.get("exec_from", ()), base),
+            home=process.get("home", ""),
             pass_env=tuple(process.get("pass_env", ())),
             env=_frozen(process.get("env", {})),
         ),
@@ -86,7 +91,7 @@ def extend(doc: Mapping[str, Any], base: str, parents: list[Sections]) -> Sectio
             "agents", agents, first.agents, lambda one, b: _tighter_agent(one, b, base)
         ),
         credentials=_refined("credentials", credentials, first.credentials, _tighter_credential),
-        process=_shown_process(doc.get("process", {}), result.process, first.process),
+        process=_shown(doc.get("process", {}), result.process, first.process, ("env",)),
         filesystem=_shown(doc.get("filesystem", {}), result.filesystem, first.filesystem),
         network=_shown(doc.get("network", {}), result.network, first.network),
         labels=_shown(doc.get("labels", {}), result.labels, first.labels),
@@ -97,6 +102,7 @@ def extend(doc: Mapping[str, Any], base: str, parents: list[Sections]) -> Sectio
             raise MergeError(
                 ("process", "env", clash[0]), "has another value in the base", "leave it out"
             )
+        _refuse_wider(result, parent)
         result = tighten(parent, result, shown=index == 0)
     return result
 
@@ -113,13 +119,17 @@ def tighten(parent: Sections, child: Sections, *, shown: bool = False) -> Sectio
     return Sections(
         explain="agent" if parent.explain == child.explain == "agent" else "operator",
         filesystem=msgspec.structs.replace(
-            child.filesystem, deny=_union(parent.filesystem.deny, child.filesystem.deny)
+            child.filesystem,
+            deny=_union(parent.filesystem.deny, child.filesystem.deny),
+            files=_mediated(parent.filesystem.files, child.filesystem.files),
         ),
         network=msgspec.structs.replace(
             child.network, deny=_union(parent.network.deny, child.network.deny)
         ),
         process=Process(
             exec=_both(child.process.exec, parent.process.exec),
+            exec_from=_both(child.process.exec_from, parent.process.exec_from),
+            home=child.process.home if child.process.home == parent.process.home else "",
             pass_env=_both(child.process.pass_env, parent.process.pass_env),
             env=_frozen(env),
         ),
@@ -159,18 +169,47 @@ def _union(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*one, *other)))
 
 
-def _shown(given: Mapping[str, Any], own: Any, parent: Any) -> Any:
-    """A section for display: what was left out shows the base's."""
-    fields = {n: getattr(parent, n) for n in own.__struct_fields__ if n not in given}
+def _shown(given: Mapping[str, Any], own: Any, parent: Any, merged: tuple[str, ...] = ()) -> Any:
+    """A section for display: what was left out shows the base's, but for what is merged later."""
+    fields = {
+        n: getattr(parent, n) for n in own.__struct_fields__ if n not in given and n not in merged
+    }
     return msgspec.structs.replace(own, **fields)
 
 
-def _shown_process(given: Mapping[str, Any], own: Process, parent: Process) -> Process:
-    return Process(
-        exec=own.exec if "exec" in given else parent.exec,
-        pass_env=own.pass_env if "pass_env" in given else parent.pass_env,
-        env=own.env,
-    )
+def _filesystem(section: Mapping[str, Any]) -> Filesystem:
+    lists = {key: value for key, value in section.items() if key != "files"}
+    return Filesystem(**_tuples(lists), files=section.get("files", ""))
+
+
+def _absolute(folders: Sequence[str], base: str) -> tuple[str, ...]:
+    """Folders as absolute paths; relative ones belong to the policy's folder."""
+    found = []
+    for index, folder in enumerate(folders):
+        try:
+            found.append("/" + "/".join(file_segments(folder, base)))
+        except ResourceError as error:
+            raise MergeError(("process", "exec_from", index), error.message, error.hint) from None
+    return tuple(dict.fromkeys(found))
+
+
+def _mediated(parent: str, child: str) -> str:
+    """Plain binds only where both say so."""
+    if "bind" not in (parent, child) or parent == child:
+        return child
+    return parent if child == "bind" else child
+
+
+def _refuse_wider(own: Sections, parent: Sections) -> None:
+    """What a policy that extends says of its own and its base does not: an error, not silence."""
+    if own.process.home not in ("", parent.process.home):
+        raise MergeError(("process", "home"), "is not the base's", "define it in the base")
+    if own.filesystem.files == "bind" != parent.filesystem.files:
+        raise MergeError(
+            ("filesystem", "files"),
+            "would take the files from the gate, which the base does not",
+            "define it in the base",
+        )
 
 
 def _tool(one: Mapping[str, Any], base: str) -> Tool:

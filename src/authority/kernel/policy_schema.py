@@ -228,6 +228,28 @@ def _exec(context: Context, path: Path, value: Any) -> list[str]:
     return found
 
 
+def _folders(context: Context, path: Path, value: Any) -> list[str]:
+    found = _texts(context, path, value)
+    for index, item in enumerate(found):
+        if any(char in item for char in "*?[]{}\\") or {".."} & set(item.split("/")):
+            raise context.error(
+                (*path, index),
+                f"{shown(item)!r} is no plain folder",
+                "write ./.venv or /opt/build, without wildcards and without ..",
+                item,
+            )
+    return found
+
+
+def _home(context: Context, path: Path, value: Any) -> str:
+    text = _text(context, path, value)
+    if not NAME.match(text) or len(text) > 64 or text.startswith("."):
+        raise context.error(
+            path, f"{shown(text)!r} is not the name of a home", "write a plain name"
+        )
+    return text
+
+
 def _arguments(context: Context, path: Path, value: Any) -> list[str]:
     found = _texts(context, path, value)
     if "*" in found:
@@ -293,9 +315,24 @@ _TOP: Final[dict[str, Checker]] = {
     "version": _version,
     "extends": _extends,
     "explain": _one_of("operator", "agent"),
-    "filesystem": _section({"read": _texts, "write": _texts, "deny": _texts}),
+    "filesystem": _section(
+        {
+            "read": _texts,
+            "write": _texts,
+            "deny": _texts,
+            "files": _one_of("mount", "calls", "requests", "bind"),
+        }
+    ),
     "network": _section({"allow": _texts, "http": _texts, "deny": _texts, "private": _texts}),
-    "process": _section({"exec": _exec, "pass_env": _env_names, "env": _env}),
+    "process": _section(
+        {
+            "exec": _exec,
+            "exec_from": _folders,
+            "home": _home,
+            "pass_env": _env_names,
+            "env": _env,
+        }
+    ),
     "limits": _section(
         {
             "memory": _SIZE,

@@ -39,9 +39,13 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Filesystem(msgspec.Struct, frozen=True):
+    """`files`: how the program reaches them: mount, calls, requests or bind; empty: the best that
+    the machine has of the first two."""
+
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
+    files: str = ""
 
 
 class Network(msgspec.Struct, frozen=True):
@@ -54,9 +58,13 @@ class Network(msgspec.Struct, frozen=True):
 
 
 class Process(msgspec.Struct, frozen=True):
-    """`exec`: programs the agent may start. `pass_env`: variables of the caller it sees."""
+    """`exec`: programs the agent may start. `exec_from`: folders (absolute) whose files may be run
+    and loaded though the run writes them. `home`: the name of a home folder that outlives the run.
+    `pass_env`: variables of the caller it sees."""
 
     exec: tuple[str, ...] = ()
+    exec_from: tuple[str, ...] = ()
+    home: str = ""
     pass_env: tuple[str, ...] = ()
     env: Mapping[str, str] = EMPTY
 
