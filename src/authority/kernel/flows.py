@@ -8,6 +8,9 @@ Rules
   child, and GET and HEAD take untrusted content. Everything else wants a trusted run: other HTTP
   methods, spawning, deleting what the run did not make, and tools, except for those arguments that
   the policy lists as content.
+- A tunnel is opaque: all that a run says into one is control, until the policy lists the tunnel
+  itself (`tcp://host:443`) as content. Asking for a name says nothing to anybody: it is answered
+  from the policy alone.
 - A secret goes only where the policy releases it. Reading something else is no release; whatever
   leaves the run (the network, tools, messages, children, the output, files) needs one by name.
 - The program has seen every answer it got, so an answer's label joins the run's own.
@@ -24,10 +27,11 @@ from authority.kernel.policy import Policy
 from authority.kernel.resources import Resource
 
 _READS = frozenset({"fs.read", "fs.list", "fs.stat"})
-_INWARD = frozenset({"fs.read", "fs.list", "fs.stat", "msg.receive", "agent.wait"})
+_INWARD = frozenset({*_READS, "msg.receive", "agent.wait", "net.resolve"})
 _OPEN_SINKS = frozenset(
     {"fs.write", "fs.append", "fs.mkdir", "fs.rename", "output", "msg.send"} | _INWARD
 )
+_NETWORK = frozenset({"http.request", "net.connect"})
 _ANY = frozenset({ANY_SOURCE})
 
 
@@ -84,7 +88,7 @@ def result_label(
     if effect in _READS:
         sources = frozenset() if policy.trusted(resource, verb) else frozenset({resource.text})
         label = label.join(Label(sources, policy.secrets(resource)))
-    elif effect == "http.request" and not policy.trusted(resource, verb):
+    elif effect in _NETWORK and not policy.trusted(resource, verb):
         label = label.join(Label(frozenset({f"{resource.scheme}://{resource.host}"})))
     elif effect == "tool.call" and not policy.trusted(resource, verb):
         label = label.join(Label(frozenset({resource.text})))

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+import msgspec
+
 from authority.kernel import canonical
 from authority.kernel.addresses import ResourceError, is_address, shown
 from authority.kernel.pattern_match import Pattern, literal_prefix
+from authority.kernel.policy_network import Reach
 from authority.kernel.policy_protect import Protection, path_text
 from authority.kernel.policy_rules import RuleList, Rules, private_key
 from authority.kernel.policy_sections import (
@@ -42,7 +45,7 @@ _MOVES: Final = frozenset({"fs.rename", "fs.delete"})
 _LISTS: Final = frozenset({"fs.list", "fs.stat"})
 _OPEN_SINKS: Final = frozenset(
     {"fs.write", "fs.append", "fs.mkdir", "fs.rename", "output", "msg.send", "msg.receive"}
-    | {"agent.wait", *READS}
+    | {"agent.wait", "net.resolve", *READS}
 )
 _ALL: Final = frozenset({"*"})
 _URLS: Final = frozenset({"http", "https"})
@@ -52,15 +55,16 @@ class Policy:
     """A compiled policy. Immutable; made by `load`, `narrow`, `from_canonical`.
 
     `layers` are the rules of every file in the chain, its own first; `parents` the names of the
-    others.
+    others. `reach` says which hosts and ports they leave open.
     """
 
-    __slots__ = ("_node", "_protection", "_sections", "canonical", "digest", "layers")
+    __slots__ = ("_node", "_protection", "_sections", "canonical", "digest", "layers", "reach")
 
     def __init__(self, node: Node, protection: Protection) -> None:
         layers: list[Rules] = []
         self._sections = assemble(node, layers)
         self.layers = tuple(layers)
+        self.reach = Reach(self.layers)
         self._node = node
         self._protection = protection
         try:
@@ -78,6 +82,7 @@ class Policy:
         for layer in self.layers:
             self._refuse_protected(layer.name, layer.read, writes=False)
             self._refuse_protected(layer.name, layer.write, writes=True)
+        self._refuse_hidden_credentials()
 
     @property
     def name(self) -> str:
@@ -154,6 +159,9 @@ class Policy:
         elif effect == "net.connect":
             if scheme == "tcp":
                 return self._judge_network(resource, "", lambda layer: layer.tunnel)
+        elif effect == "net.resolve":
+            if scheme == "dns":
+                return self._judge_name(resource)
         elif effect == "tool.call":
             if scheme == "tool":
                 return _defined("tools", resource.name, self.tools)
@@ -227,6 +235,11 @@ class Policy:
         if "metadata" in why and not is_address(host):
             return False
         return all(layer.names_private(host, port) for layer in self.layers)
+
+    @property
+    def needs_network(self) -> bool:
+        """Whether a run under this policy has a loopback of its own, and services on it."""
+        return self.reach.anything
 
     def credentials_for(self, resource: Resource) -> tuple[str, ...]:
         """Names of the credentials for a request: over https, or to a host that is private."""
@@ -315,6 +328,17 @@ class Policy:
             first = first or self._in(rule, layer)
         return Judgement(True, first)
 
+    def _judge_name(self, resource: Resource) -> Judgement:
+        """A name is there for the run when some rule could allow something at its host."""
+        for layer in self.layers:
+            if rule := layer.net_deny.find(msgspec.structs.replace(resource, scheme="tcp")):
+                return self._denied(rule, layer, resource)
+        if ports := self.reach.ports(resource.host):
+            return Judgement(True, f"network names it on port {', '.join(map(str, ports[:8]))}")
+        return Judgement(
+            False, "", f"no rule of network.allow or network.http names {shown(resource.host)}"
+        )
+
     def _denied(self, rule: str, layer: Rules, resource: Resource) -> Judgement:
         rule = self._in(rule, layer)
         return Judgement(False, rule, f"{rule} forbids {shown(resource.text)}")
@@ -334,6 +358,23 @@ class Policy:
             layer.abstains(pick(layer)) or bool(pick(layer).find(resource, verb))
             for layer in self.layers
         )
+
+    def _refuse_hidden_credentials(self) -> None:
+        """A credential is put into requests; in an opaque tunnel nobody sees one."""
+        for name, credential in self.credentials.items():
+            for number, text in enumerate(credential.hosts):
+                host, port = private_key(text)
+                port = port or 443
+                hidden = port in self.reach.tunnel_ports(host)
+                if hidden and port not in self.reach.http_ports(host):
+                    raise PolicyError(
+                        self.name,
+                        f"credentials.{name}.hosts[{number}]",
+                        0,
+                        f'"{shown(text)}" is only an opaque tunnel (network.allow), so no '
+                        "credential can be put in",
+                        f'write http = ["GET https://{shown(host)}/**"] instead of the tunnel',
+                    )
 
     def _refuse_protected(self, name: str, rules: RuleList, *, writes: bool) -> None:
         for number, pattern in enumerate(rules.index.patterns):

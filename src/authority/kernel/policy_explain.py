@@ -52,6 +52,8 @@ def explain(
         return Explanation(
             judgement.reason, f'[agents.{_key(name)}]\ncommand = ["path/to/program"]\n'
         )
+    if effect == "net.resolve":
+        return Explanation(judgement.reason, _name_snippet(policy, resource))
     files = policy.missing(effect, resource, verb)
     if not files:
         return Explanation(judgement.reason)
@@ -88,6 +90,12 @@ def _snippet(layer: Rules, effect: str, resource: Resource, verb: str) -> str:
         return f"[network]\nallow = [{toml_text(target)}]\n"
     rule = f"{verb} {literal(resource)}" if verb else literal(resource)
     return f"[network]\nhttp = [{toml_text(rule)}]\n"
+
+
+def _name_snippet(policy: Policy, resource: Resource) -> str:
+    """A name is there when a rule uses it; which rule, only a person knows."""
+    target = toml_text(f"GET https://{resource.host}/**")
+    return f"[network]\nhttp = [{target}]\n"
 
 
 def _file_rule(base: str, resource: Resource) -> str:

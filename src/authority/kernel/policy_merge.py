@@ -9,6 +9,7 @@ Pure. Rules
   all of them, a table that is given keeps those it names. What it says of one may leave anything
   out; a command, variable, header or format that differs is another program or secret, so that
   extending with it is an error, and a child that was written with it does not have it.
+- The company's proxy and the certificates that are trusted: the base's, or fewer certificates.
 - Numbers: the smaller. `explain = "agent"` only where both say it.
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 import msgspec
 
 from authority.kernel.addresses import ResourceError
+from authority.kernel.policy_network import narrowed, network
 from authority.kernel.policy_sections import (
     Agent,
     Approvals,
@@ -52,7 +54,7 @@ def own_sections(doc: Mapping[str, Any], base: str) -> Sections:
     return Sections(
         explain=doc.get("explain", "operator"),
         filesystem=_filesystem(doc.get("filesystem", {})),
-        network=Network(**_tuples(doc.get("network", {}))),
+        network=network(doc.get("network", {}), base),
         process=Process(
             exec=tuple(process.get("exec", ())),
             exec_from=_absolute(process.get("exec_from", ()), base),
@@ -97,6 +99,7 @@ def extend(doc: Mapping[str, Any], base: str, parents: list[Sections]) -> Sectio
         labels=_shown(doc.get("labels", {}), result.labels, first.labels),
     )
     for index, parent in enumerate(parents):
+        _same_way_out(doc.get("network", {}), result.network, parent.network)
         clash = [k for k, v in parent.process.env.items() if result.process.env.get(k, v) != v]
         if clash:
             raise MergeError(
@@ -123,9 +126,7 @@ def tighten(parent: Sections, child: Sections, *, shown: bool = False) -> Sectio
             deny=_union(parent.filesystem.deny, child.filesystem.deny),
             files=_mediated(parent.filesystem.files, child.filesystem.files),
         ),
-        network=msgspec.structs.replace(
-            child.network, deny=_union(parent.network.deny, child.network.deny)
-        ),
+        network=narrowed(parent.network, child.network),
         process=Process(
             exec=_both(child.process.exec, parent.process.exec),
             exec_from=_both(child.process.exec_from, parent.process.exec_from),
@@ -210,6 +211,20 @@ def _refuse_wider(own: Sections, parent: Sections) -> None:
             "would take the files from the gate, which the base does not",
             "define it in the base",
         )
+
+
+def _same_way_out(given: Mapping[str, Any], own: Network, parent: Network) -> None:
+    """Refuse a way out, or trust in it, that the base does not have."""
+    if "proxy" in given and own.proxy != parent.proxy:
+        raise MergeError(
+            ("network", "proxy"), "is not the proxy of the base", "leave it out, or change the base"
+        )
+    if "ca" in given and not set(own.ca) <= set(parent.ca):
+        raise MergeError(
+            ("network", "ca"), "trusts what the base does not", "name it in the base as well"
+        )
+
+
 
 
 def _tool(one: Mapping[str, Any], base: str) -> Tool:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 from authority.kernel import policy_values as values
-from authority.kernel.addresses import shown
+from authority.kernel.addresses import ResourceError, host_text, shown, split_host_port
 from authority.kernel.budgets import DIMENSIONS
 from authority.kernel.policy_sections import PolicyError, Source
 from authority.kernel.policy_text import Float, locate
@@ -241,6 +241,36 @@ def _folders(context: Context, path: Path, value: Any) -> list[str]:
     return found
 
 
+def _proxy(context: Context, path: Path, value: Any) -> str:
+    text = _text(context, path, value)
+    scheme, separator, rest = text.partition("://")
+    hint = 'write "http://proxy.example:3128"'
+    if scheme.lower() != "http" or not separator:
+        raise context.error(path, f"{shown(text)!r} is not an http:// proxy", hint)
+    if "@" in rest:
+        raise context.error(path, "holds user information, which a policy is no place for", hint)
+    try:
+        host, port = split_host_port(rest.removesuffix("/"))
+    except ResourceError as error:
+        raise context.error(path, error.message, error.hint) from None
+    if port is None:
+        raise context.error(path, "names no port", hint)
+    return f"http://{host_text(host)}:{port}"
+
+
+def _files(context: Context, path: Path, value: Any) -> list[str]:
+    """Paths of files without wildcards: one text or a list."""
+    found = (
+        [_text(context, path, value)] if isinstance(value, str) else _texts(context, path, value)
+    )
+    for item in found:
+        if any(char in item for char in "*?[]{}") or item.endswith("/") or "://" in item:
+            raise context.error(
+                path, f"{shown(item)!r} is not the path of a file", 'write "./corp-ca.pem"', item
+            )
+    return found
+
+
 def _home(context: Context, path: Path, value: Any) -> str:
     text = _text(context, path, value)
     if not NAME.match(text) or len(text) > 64 or text.startswith("."):
@@ -323,7 +353,16 @@ _TOP: Final[dict[str, Checker]] = {
             "files": _one_of("mount", "calls", "requests", "bind"),
         }
     ),
-    "network": _section({"allow": _texts, "http": _texts, "deny": _texts, "private": _texts}),
+    "network": _section(
+        {
+            "allow": _texts,
+            "http": _texts,
+            "deny": _texts,
+            "private": _texts,
+            "proxy": _proxy,
+            "ca": _files,
+        }
+    ),
     "process": _section(
         {
             "exec": _exec,

@@ -49,12 +49,18 @@ class Filesystem(msgspec.Struct, frozen=True):
 
 
 class Network(msgspec.Struct, frozen=True):
-    """`allow`: opaque tunnels. `http`: judged per request. `private`: may be not public."""
+    """`allow`: opaque tunnels. `http`: judged per request. `private`: may be not public.
+
+    `proxy`: the company's own, as `http://host:port`, or nothing. `ca`: absolute paths of
+    certificates that are trusted beside the system's.
+    """
 
     allow: tuple[str, ...] = ()
     http: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     private: tuple[str, ...] = ()
+    proxy: str = ""
+    ca: tuple[str, ...] = ()
 
 
 class Process(msgspec.Struct, frozen=True):

@@ -6,7 +6,8 @@ is no second reading that could come to another result. Rules of each family sta
 
     fs.*                                  fs:/absolute/path
     http.*                                https://host:443/path?query, http://…
-    net.*                                 tcp://host:port
+    net.connect                           tcp://host:port
+    net.resolve                           dns:host
     tool.*  agent.spawn  model.*          tool:NAME  agent:NAME  model:NAME
     agent.*  msg.*                        run:ID
     output                                output:stdout, output:stderr
@@ -98,6 +99,8 @@ def parse(effect: str, raw: str | bytes, *, cwd: str | bytes | None = None) -> R
     text = _text(raw)
     if family == "http":
         return _url(text)
+    if effect == "net.resolve":
+        return _dns(text)
     if family == "net":
         return _tcp(text)
     if effect == "output":
@@ -120,6 +123,8 @@ def parse_text(text: str) -> Resource:
         return _url(text)
     if scheme == "tcp":
         return _tcp(text)
+    if scheme == "dns":
+        return _dns(text)
     if scheme == "output":
         return _output(text)
     if scheme in _NAMES:
@@ -162,6 +167,14 @@ def _tcp(raw: str) -> Resource:
     if port is None:
         raise ResourceError(f"{shown(raw)!r} names no port", "write tcp://host:port")
     return Resource("tcp", f"tcp://{host_text(host)}:{port}", (), host, port)
+
+
+def _dns(raw: str) -> Resource:
+    check_characters(raw)
+    host = canonical_host(raw.removeprefix("dns:"))
+    if is_address(host):
+        raise ResourceError(f"{shown(raw)!r} is an address, not a name to be looked up")
+    return Resource("dns", f"dns:{host}", (), host)
 
 
 def _output(raw: str) -> Resource:
