@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from authority.effects.base import EffectFailed, EffectRefused
 from authority.effects.http import HttpEffect
-from authority.effects.http_secrets import _forms, known_secrets, redact
+from authority.effects.http_secrets import known_secrets
+from authority.effects.secret_forms import _forms, redact
 from authority.kernel import canonical
 from authority.kernel.policy import Policy
 

@@ -33,7 +33,8 @@ import httpcore
 
 from authority.effects.base import Call, EffectFailed, EffectRefused, Performed
 from authority.effects.http_dial import Dialler, Meter, Resolver, TooMuch, judged_addresses, resolve
-from authority.effects.http_secrets import Injection, injections, known_secrets, redact
+from authority.effects.http_secrets import Injection, injections, known_secrets
+from authority.effects.secret_forms import redact
 from authority.kernel.addresses import host_text
 from authority.kernel.canonical import printable
 from authority.kernel.codes import Code
