@@ -171,6 +171,7 @@ EFFECTS: dict[str, Spec] = {
         Spec("fs.delete", Nothing, True, _one),
         Spec("http.request", HttpRequest, True, _http, ("max_bytes",), flow="network_bytes"),
         Spec("net.connect", Connect, True, _one, internal=True, flow="network_bytes"),
+        Spec("net.resolve", Nothing, False, _one, internal=True),
         Spec("tool.call", ToolCall, True, _tool),
         Spec("agent.spawn", AgentSpawn, True, _spawn),
         Spec("agent.wait", Wait, False, _one),
