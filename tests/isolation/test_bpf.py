@@ -19,10 +19,12 @@ PERM, NOSYS = fails_with(errno.EPERM), fails_with(errno.ENOSYS)
 WORD = 0xFFFFFFFF
 
 FILTERS = {
-    (arch, execution, loopback): bpf.build(arch, execution, loopback=loopback)
+    (arch, execution, network): bpf.build(
+        arch, execution, loopback=network != "none", datagrams=network == "both"
+    )
     for arch in ARCHITECTURES
     for execution in Exec
-    for loopback in (False, True)
+    for network in ("none", "tcp", "both")
 }
 
 
@@ -54,7 +56,7 @@ def interpret(code: bytes, number: int, arch: int, arguments: tuple[int, ...]) -
 
 
 def expected(
-    architecture: str, execution: Exec, loopback: bool, name: str, a: tuple[int, ...]
+    architecture: str, execution: Exec, network: str, name: str, a: tuple[int, ...]
 ) -> int:
     """The rules again, in the plainest words there are."""
     low = [value & WORD for value in a]
@@ -62,7 +64,9 @@ def expected(
     if name == "execve":
         return USER_NOTIF if execution is Exec.ONCE else ALLOW
     if name == "socket":
-        internet = loopback and low[0] in (2, 10) and stream and low[2] in (0, 6)
+        internet = network != "none" and low[0] in (2, 10) and stream and low[2] in (0, 6)
+        datagram = low[1] & ~0o2004000 == 2 and low[0] == 2 and low[2] in (0, 17)
+        internet = internet or (network == "both" and datagram)
         return ALLOW if low[0] == 1 or internet else PERM
     verdicts = {
         "clone3": NOSYS,
@@ -80,7 +84,28 @@ def expected(
 
 
 interesting = st.sampled_from(
-    [0, 1, 2, 3, 5, 6, 8, 10, 16, 26, 262, 0x5412, 0x541C, 0x5401, 0x10000000, 0x1002, WORD]
+    [
+        0,
+        1,
+        2,
+        3,
+        5,
+        6,
+        8,
+        10,
+        16,
+        17,
+        26,
+        262,
+        0o2004002,
+        0o4001,
+        0x5412,
+        0x541C,
+        0x5401,
+        0x10000000,
+        0x1002,
+        WORD,
+    ]
 )
 argument = st.one_of(
     interesting, st.integers(0, (1 << 64) - 1), interesting.map(lambda n: n | 1 << 32)
@@ -92,13 +117,13 @@ kinds = st.sampled_from(sorted(FILTERS, key=str))
 @given(kind=kinds, number=st.integers(0, 600), a=arguments)
 @settings(max_examples=300)
 def test_every_number_meets_its_rule(
-    kind: tuple[str, Exec, bool], number: int, a: tuple[int, ...]
+    kind: tuple[str, Exec, str], number: int, a: tuple[int, ...]
 ) -> None:
-    architecture, execution, loopback = kind
+    architecture, execution, network = kind
     names = {n: name for name, n in NUMBERS[architecture].items()}
     verdict, steps = interpret(FILTERS[kind], number, bpf.AUDIT_ARCH[architecture], a)
     wanted = (
-        expected(architecture, execution, loopback, names[number], a) if number in names else NOSYS
+        expected(architecture, execution, network, names[number], a) if number in names else NOSYS
     )
     assert verdict == wanted
     assert steps < 64
@@ -107,20 +132,20 @@ def test_every_number_meets_its_rule(
 @given(kind=kinds, data=st.data(), a=arguments)
 @settings(max_examples=300)
 def test_calls_judged_by_their_arguments(
-    kind: tuple[str, Exec, bool], data: st.DataObject, a: tuple[int, ...]
+    kind: tuple[str, Exec, str], data: st.DataObject, a: tuple[int, ...]
 ) -> None:
-    architecture, execution, loopback = kind
+    architecture, execution, network = kind
     table = NUMBERS[architecture]
     judged = [*bpf.RULES, "socket", "execve", "clone3"]
     name = data.draw(st.sampled_from([name for name in judged if name in table]))
     verdict, _ = interpret(FILTERS[kind], table[name], bpf.AUDIT_ARCH[architecture], a)
-    assert verdict == expected(architecture, execution, loopback, name, a)
+    assert verdict == expected(architecture, execution, network, name, a)
 
 
 @given(kind=kinds, number=st.integers(0, WORD), arch=st.integers(0, WORD), a=arguments)
 @settings(max_examples=100)
 def test_other_architectures_are_killed(
-    kind: tuple[str, Exec, bool], number: int, arch: int, a: tuple[int, ...]
+    kind: tuple[str, Exec, str], number: int, arch: int, a: tuple[int, ...]
 ) -> None:
     if arch != bpf.AUDIT_ARCH[kind[0]]:
         assert interpret(FILTERS[kind], number, arch, a)[0] == KILL_PROCESS
@@ -128,14 +153,14 @@ def test_other_architectures_are_killed(
 
 @given(kind=kinds, number=st.integers(600, WORD))
 @settings(max_examples=100)
-def test_unknown_numbers(kind: tuple[str, Exec, bool], number: int) -> None:
+def test_unknown_numbers(kind: tuple[str, Exec, str], number: int) -> None:
     verdict, _ = interpret(FILTERS[kind], number, bpf.AUDIT_ARCH[kind[0]], (0,) * 6)
     x32 = kind[0] == X86_64 and number >= 0x40000000
     assert verdict == (KILL_PROCESS if x32 else NOSYS)
 
 
 @pytest.mark.parametrize("kind", FILTERS, ids=str)
-def test_the_filter_is_one_that_the_kernel_takes(kind: tuple[str, Exec, bool]) -> None:
+def test_the_filter_is_one_that_the_kernel_takes(kind: tuple[str, Exec, str]) -> None:
     """Every jump goes forward to an instruction that is there, and the last one returns."""
     program = list(struct.iter_unpack("=HBBI", FILTERS[kind]))
     assert len(program) <= 4096
@@ -226,7 +251,7 @@ DANGEROUS = [
 
 
 @pytest.mark.parametrize("kind", FILTERS, ids=str)
-def test_what_must_never_pass(kind: tuple[str, Exec, bool]) -> None:
+def test_what_must_never_pass(kind: tuple[str, Exec, str]) -> None:
     table = NUMBERS[kind[0]]
     for name in DANGEROUS:
         if name in table:

@@ -99,8 +99,8 @@ class Rule:
 
 
 AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
-SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC = 1, 0o4000, 0o2000000
-IPPROTO_TCP = 6
+SOCK_STREAM, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_CLOEXEC = 1, 2, 0o4000, 0o2000000
+IPPROTO_TCP, IPPROTO_UDP = 6, 17
 CLONE_NEW_ANY: Final = 0x7E020000
 """NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET (NEWTIME exists only in clone3)."""
 MFD_NOEXEC_SEAL: Final = 0x8
@@ -204,33 +204,41 @@ def _rule(rule: Rule) -> Code:
     return [*code, *_ret(ALLOW)]
 
 
-def _socket(loopback: bool) -> Code:
-    """AF_UNIX of every type; AF_INET and AF_INET6 only as TCP streams, only with `loopback`."""
+def _socket(loopback: bool, datagrams: bool) -> Code:
+    """AF_UNIX of every type; AF_INET and AF_INET6 only as TCP streams, only with `loopback`, and
+    AF_INET as UDP with `datagrams`. Raw sockets and other protocols (ICMP) never."""
     if not loopback:
         return _rule(_SOCKET_LOCAL)
-    streams = tuple(
-        SOCK_STREAM | flags
-        for flags in (0, SOCK_NONBLOCK, SOCK_CLOEXEC, SOCK_NONBLOCK | SOCK_CLOEXEC)
-    )
-    internet = _rule(
-        Rule((OneOf(0, (AF_INET, AF_INET6)), OneOf(1, streams), OneOf(2, (0, IPPROTO_TCP))))
-    )
-    return [
-        *_load(_OFFSET_ARGUMENTS),
-        Instruction(_JEQ, 0, 1, AF_UNIX),
-        *_ret(ALLOW),
-        *internet,
-    ]
+    code = [*_load(_OFFSET_ARGUMENTS), Instruction(_JEQ, 0, 1, AF_UNIX), *_ret(ALLOW)]
+    streams = Rule((OneOf(0, (AF_INET, AF_INET6)), _kinds(SOCK_STREAM), OneOf(2, (0, IPPROTO_TCP))))
+    if datagrams:
+        kinds = _kinds(SOCK_DGRAM)
+        plain = _rule(Rule((OneOf(0, (AF_INET,)), kinds, OneOf(2, (0, IPPROTO_UDP)))))
+        # A datagram socket is judged here, and its rule ends; everything else goes on behind it.
+        code += _load(_OFFSET_ARGUMENTS + 8)
+        code += [
+            Instruction(_JEQ, len(kinds.values) - place, 0, value)
+            for place, value in enumerate(kinds.values)
+        ]
+        code += [Instruction(_JUMP, 0, 0, len(plain)), *plain]
+    return [*code, *_rule(streams)]
 
 
-def fates(architecture: str, execution: Exec, *, loopback: bool) -> dict[int, Code]:
+def _kinds(kind: int) -> OneOf:
+    flags = (0, SOCK_NONBLOCK, SOCK_CLOEXEC, SOCK_NONBLOCK | SOCK_CLOEXEC)
+    return OneOf(1, tuple(kind | flag for flag in flags))
+
+
+def fates(
+    architecture: str, execution: Exec, *, loopback: bool, datagrams: bool = False
+) -> dict[int, Code]:
     """For each known number the code that ends every call with that number."""
     found: dict[int, Code] = {}
     for name, number in NUMBERS[architecture].items():
         if name == "execve":
             code = _ret(USER_NOTIF if execution is Exec.ONCE else ALLOW)
         elif name == "socket":
-            code = _socket(loopback)
+            code = _socket(loopback, datagrams)
         elif name == "clone3":
             code = _ret(fails_with(errno.ENOSYS))
         elif name in RULES:
@@ -272,7 +280,7 @@ def _tree(ranges: Sequence[Range]) -> Code:
     return [*jump, *below, *above]
 
 
-def build(architecture: str, execution: Exec, *, loopback: bool) -> bytes:
+def build(architecture: str, execution: Exec, *, loopback: bool, datagrams: bool = False) -> bytes:
     """The filter as an array of `struct sock_filter`, at most 4,096 of them (a kernel limit)."""
     code: Code = [
         *_load(_OFFSET_ARCH),
@@ -282,7 +290,7 @@ def build(architecture: str, execution: Exec, *, loopback: bool) -> bytes:
     ]
     if architecture == X86_64:
         code += [Instruction(_JGE, 0, 1, X32_BIT), *_ret(KILL_PROCESS)]
-    code += _tree(_ranges(fates(architecture, execution, loopback=loopback)))
+    code += _tree(_ranges(fates(architecture, execution, loopback=loopback, datagrams=datagrams)))
     if len(code) > 4096:
         raise AssertionError(f"a filter of {len(code)} instructions would not load")
     return _pack(code)

@@ -71,9 +71,10 @@ class SandboxSpec:
     (default: PATH in `env`). `exec_allowed` lists programs that the run may start besides; empty
     means that it can start none. `memory` and `tmp_bytes` are bytes, `millicpus` thousandths of a
     processor; 0 sets no limit (`tmp_bytes` must be set). `loopback` allows TCP inside the run's own
-    network, which has the loopback device alone; `listeners` are (service, datagrams, port) that the
-    supervisor carries to the gate from there. `read_only` are extra files and folders to show;
-    `forbidden` are paths that the run must not see whatever else was asked. `channel` chooses
+    network, which has the loopback device alone, and UDP when a listener takes datagrams;
+    `listeners` are (service, datagrams, port) that the supervisor carries to the gate from there.
+    `read_only` are extra files and folders to show; `forbidden` are paths that the run must not see
+    whatever else was asked. `channel` chooses
     between a run with a supervisor and a tool with three plain streams.
 
     `mounts` are folders whose files the gate answers for, `binds` files and folders that the run
@@ -144,6 +145,17 @@ def _check(spec: SandboxSpec) -> None:
     words = [*spec.argv, *spec.env, *spec.env.values(), *spec.read_only, spec.cwd, *spec.files]
     if any("\0" in word for word in words) or any("=" in name or not name for name in spec.env):
         raise IsolationRefused("the command or the environment holds a NUL, or a bad name")
+
+
+def _datagrams(spec: SandboxSpec) -> bool:
+    """Whether something listens for datagrams (the resolver); else there is no use for UDP."""
+    return any(datagrams for _, datagrams, _ in spec.listeners)
+
+
+def _network(spec: SandboxSpec) -> str:
+    if not spec.loopback:
+        return "no sockets but AF_UNIX"
+    return f"TCP {'and UDP ' if _datagrams(spec) else ''}on its own loopback"
 
 
 def _environment(spec: SandboxSpec, *, package: bool) -> dict[str, str]:
@@ -271,7 +283,9 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
             [path for path in spec.files if path in written],
             channel=spec.channel,
         ),
-        "filter": bpf.build(host.architecture, execution, loopback=spec.loopback),
+        "filter": bpf.build(
+            host.architecture, execution, loopback=spec.loopback, datagrams=_datagrams(spec)
+        ),
         "exec_once": execution is bpf.Exec.ONCE,
         "program": os.fsencode(program.path),
         "argv": [os.fsencode(word) for word in program.arguments],
@@ -415,7 +429,7 @@ def _protection(
         "execution": f"listed programs: {', '.join(map(shown, spec.exec_allowed))}"
         if spec.exec_allowed
         else "none after the first",
-        "network": "TCP on its own loopback" if spec.loopback else "no sockets but AF_UNIX",
+        "network": _network(spec),
         "file_system": "read-only root; private /tmp, /home/agent, /dev/shm, not executable; no "
         "/sys; /proc/sys read-only",
         "mounts": [

@@ -24,7 +24,7 @@ WITH_NETWORK = POLICY + '[network]\nallow = ["example.com:443"]\n'
 LISTED = "/bin/echo"
 WITH_PROGRAM = POLICY + f'[process]\nexec = ["{LISTED}"]\n'
 
-LOOPBACK_ONLY = frozenset({"socket INET STREAM", "socket INET6 STREAM"})
+LOOPBACK_ONLY = frozenset({"socket INET STREAM", "socket INET6 STREAM", "socket INET DGRAM"})
 """With a network section these exist, in a namespace that holds `lo` alone."""
 LOADER = "ld.so FILE"
 """A stated limit where programs are listed: see `not_in_force` in a run's first entry."""
@@ -77,7 +77,7 @@ def direct_socket(live: Live) -> Result:
             Attempt("the host's listeners count", before >= len(wanted), f"{before} came"),
             *ended(without),
             *ended(loopback),
-            *named(inside, ["socket INET STREAM"]),
+            *named(inside, ["socket INET STREAM", "socket INET DGRAM"]),
         ]
         return SOCKET.judge(
             attempts,
