@@ -20,7 +20,7 @@ HOUR_US = 3_600_000_000
 
 
 def authority(*hosts: str, lifetime_us: int = HOUR_US) -> RunCA:
-    return RunCA("r1", hosts or ("api.example",), now=NOW, lifetime_us=lifetime_us)
+    return RunCA(hosts or ("api.example",), now=NOW, lifetime_us=lifetime_us)
 
 
 def handshake(bundle: bytes, leaf: Leaf, host: str, tmp_path: object) -> None:

@@ -58,9 +58,7 @@ class RunCA:
     `now` and `lifetime_us` (the longest that the run can take) bound everything that it signs.
     """
 
-    def __init__(
-        self, run: str, hosts: Sequence[str], *, now: datetime.datetime, lifetime_us: int
-    ) -> None:
+    def __init__(self, hosts: Sequence[str], *, now: datetime.datetime, lifetime_us: int) -> None:
         self._names = frozenset(host for host in hosts if not is_address(host))
         self._addresses = frozenset(host for host in hosts if is_address(host))
         self.constrained = len(self._names) + len(self._addresses) <= MAX_NAMES
@@ -69,7 +67,7 @@ class RunCA:
         longest = datetime.timedelta(days=MAX_DAYS)
         self._end = now + min(datetime.timedelta(microseconds=lifetime_us), longest) + _MARGIN
         self._leaves: OrderedDict[str, Leaf] = OrderedDict()
-        self._certificate = self._root(run)
+        self._certificate = self._root()
         self.pem = self._certificate.public_bytes(serialization.Encoding.PEM)
 
     def vouches(self, host: str) -> bool:
@@ -100,11 +98,11 @@ class RunCA:
         separator = b"" if not system_pem or system_pem.endswith(b"\n") else b"\n"
         return system_pem + separator + self.pem
 
-    def _root(self, run: str) -> x509.Certificate:
+    def _root(self) -> x509.Certificate:
         name = x509.Name(
             [
                 x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Authority"),
-                x509.NameAttribute(NameOID.COMMON_NAME, f"Authority run {run}"[:64]),
+                x509.NameAttribute(NameOID.COMMON_NAME, f"Authority run {secrets.token_hex(8)}"),
             ]
         )
         builder = self._builder(name, self._key.public_key()).issuer_name(name)

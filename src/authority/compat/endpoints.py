@@ -10,9 +10,15 @@ Rules
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
+from secrets import token_hex
 
+from authority.compat import environment, trust
 from authority.compat.base import Door, Service
+from authority.compat.ca import RunCA
+from authority.compat.credentials import Keyring
+from authority.compat.names import Names
 from authority.kernel.policy import Policy
 from authority.protocol import Service as Kind
 
@@ -36,13 +42,37 @@ class Endpoints:
         self.listeners: list[Listener] = []
         self.environment: dict[str, str] = {}
         self.files: dict[str, bytes] = {}
-        if policy.network.allow or policy.network.http:
+        self.keyring = Keyring(policy, secrets, lambda: token_hex(16))
+        self.ca: RunCA | None = None
+        self.anchors = b""
+        """Certificates, as PEM, by which servers outside are verified."""
+        if policy.needs_network:
             self._listen(Kind.PROXY, PROXY_PORT)
             self._listen(Kind.NAMES, NAMES_PORT, datagrams=True)
+            self._lead(policy)
+        self.environment |= self.keyring.environment
 
     def _listen(self, service: Kind, port: int, *, datagrams: bool = False) -> None:
         self.listeners.append((int(service), datagrams, port))
 
-    def services(self, _door: Door) -> Mapping[int, Service]:
+    def _lead(self, policy: Policy) -> None:
+        """Variables and files that lead a program to the proxy and the resolver, and let it trust
+        what the proxy says."""
+        self.anchors = trust.system_bundle() + trust.extra_certificates(policy.network.ca)
+        bundle = b""
+        if hosts := policy.reach.judged_hosts():
+            now = datetime.datetime.now(datetime.UTC)
+            self.ca = RunCA(hosts, now=now, lifetime_us=policy.budgets["wall_time"])
+            bundle = self.ca.bundle(self.anchors)
+        self.environment |= environment.variables(
+            proxy_port=PROXY_PORT,
+            trust=self.ca is not None,
+            own=policy.process.env,
+        )
+        self.files |= environment.files(bundle)
+
+    def services(self, door: Door) -> Mapping[int, Service]:
         """What answers, by kind of raw stream; each asks at the run's door."""
-        return {}
+        if not self.listeners:
+            return {}
+        return {int(Kind.NAMES): Names(door)}

@@ -4,7 +4,8 @@ Rules
 - The gate judges by the text that it parsed itself, never by a file that may change meanwhile. A policy
   that a run started under is kept in the content store under its digest, durable before the run.
 - Authority's own places are protected in every policy: the state directory, the policy files of the
-  chain, this installation; tools' commands and the folders of their files may not be written.
+  chain, this installation; tools' commands and the folders of their files, and the certificates that
+  `network.ca` trusts, may not be written.
 - A policy from a path that is wider than the last one used from there needs the person's word.
 - Secrets that `credentials` name come from the caller's environment, stay in memory as long as runs
   under the policy do, and go nowhere but into requests to their hosts.
@@ -60,6 +61,7 @@ class Policies:
                     folder = os.path.dirname(path)
                     # Modules beside a tool's file are the tool's; the policy's folder is not.
                     fixed.append(path if folder == tool.base else folder)
+        fixed += [os.path.realpath(path) for path in policy.network.ca]
         return policy.protect(nowhere, sorted(set(fixed)))
 
     def _compare(self, policy: Policy, path: str, state: State, accepted: str) -> None:

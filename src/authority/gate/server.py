@@ -24,6 +24,7 @@ from pathlib import Path
 import uvloop
 
 from authority.audit.errors import LogError
+from authority.compat import trust
 from authority.compat.endpoints import Endpoints
 from authority.effects.files import FileEffects
 from authority.effects.http import HttpEffect
@@ -117,7 +118,8 @@ class Gate:
         secrets = self.policies.secrets_of(policy, environment)
         self._secrets[policy.digest] = secrets
         starter = SandboxStarter(self._host, policy, environment.get("PATH", ""), self._forbidden)
-        self._http.give(policy.digest, lambda: HttpEffect(secrets=secrets))
+        tls = trust.upstream(trust.extra_certificates(policy.network.ca))
+        self._http.give(policy.digest, lambda: HttpEffect(secrets=secrets, tls=tls))
         self._tools.give(policy.digest, lambda: ToolEffect(starter, environment=environment))
 
     def release(self, digest: str) -> None:

@@ -113,6 +113,12 @@ def assemble(node: Node, layers: list[Rules]) -> Sections:
             except ResourceError as error:
                 path = ("credentials", name, "hosts", number)
                 raise context.error(path, error.message, error.hint, text) from None
+        if credential.from_env in sections.process.env:
+            raise context.error(
+                ("credentials", name, "from_env"),
+                "is set by process.env, but the run finds a placeholder under this name",
+                "take it out of process.env",
+            )
         if credential.from_env in sections.process.pass_env:
             raise context.error(
                 ("credentials", name, "from_env"),
