@@ -148,10 +148,11 @@ def test_judgement(effect: str, raw: str, verb: str, allowed: bool, rule: str | 
 def test_an_empty_policy_allows_only_printing_and_talking() -> None:
     empty = make("version = 1")
     samples = {"fs": "/x", "http": "https://h.example/", "tool": "tool:x", "agent": "run:x"}
-    samples |= {"msg": "run:x", "output": "output:stdout"}
+    samples |= {"msg": "run:x", "output": "output:stdout", "net": "h.example:443"}
     allowed = set()
     for effect in EFFECTS:
-        raw = "agent:x" if effect == "agent.spawn" else samples[effect.partition(".")[0]]
+        special = {"agent.spawn": "agent:x", "net.resolve": "h.example"}
+        raw = special.get(effect) or samples[effect.partition(".")[0]]
         if ask(empty, effect, raw, "GET" if effect == "http.request" else ""):
             allowed.add(effect)
     assert allowed == {"output", "msg.send", "msg.receive", "agent.wait"}

@@ -173,9 +173,10 @@ class Names:
         if not name.endswith(".in-addr.arpa") or len(labels) != 4:
             return None
         try:
-            return self._book.host(int(IPv4Address(".".join(reversed(labels)))))
+            address = IPv4Address(".".join(reversed(labels)))
         except ValueError:
             return None
+        return "localhost" if address.packed == _LOCALHOST else self._book.host(int(address))
 
     def _once(self, text: str) -> None:
         if text not in self._told:

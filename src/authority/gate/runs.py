@@ -450,5 +450,6 @@ def _sandbox(run: Run, ends: Endpoints, forbidden: tuple[str, ...]) -> SandboxSp
         tmp_bytes=policy.limits.tmp,
         loopback=bool(ends.listeners),
         listeners=tuple(ends.listeners),
+        files=ends.files,
         forbidden=forbidden,
     )

@@ -225,8 +225,6 @@ def _same_way_out(given: Mapping[str, Any], own: Network, parent: Network) -> No
         )
 
 
-
-
 def _tool(one: Mapping[str, Any], base: str) -> Tool:
     content = one.get("content")
     return Tool(
