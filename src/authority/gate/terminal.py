@@ -1,11 +1,13 @@
-"""What a program prints, made harmless for a terminal.
+"""What a program prints to a pipe, made harmless for a terminal that may show it.
+
+A program that has a terminal of its own is heard by `screen`, which lets more through.
 
 Rules
 - Printable Unicode, newline, tab and carriage return pass, and so do complete colour sequences
   (`ESC [ digits and semicolons m`, ECMA-48 SGR). Nothing else that a terminal would act on does.
-- Every other control character (C0, DEL, C1), bidirectional control, line or paragraph separator
-  and byte that is not UTF-8 is written out as `\\xNN` or `\\uNNNN`, so that it is seen and does
-  nothing.
+- Every other control character (C0, DEL, C1), bidirectional control, line or paragraph separator,
+  character that is never seen, and byte that is not UTF-8 is written out as `\\xNN`, `\\uNNNN` or
+  `\\UNNNNNNNN`, so that it is seen and does nothing.
 - Text arrives in pieces. A character or a colour sequence cut by the end of a piece waits for the
   next one, never longer than `HELD` bytes; `flush` gives out what waits.
 """
@@ -18,8 +20,9 @@ import re
 HELD = 32
 _OPEN_COLOUR = re.compile(r"\x1b(\[[0-9;]{0,24})?\Z")
 _BAD = re.compile(
-    r"\x1b\[[0-9;]{0,24}m|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e"
-    r"\u2066-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
+    "\x1b\\[[0-9;]{0,24}m|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f"
+    "\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f\U000e0100-\U000e01ef]"
 )
 
 
@@ -30,7 +33,9 @@ def _harmless(match: re.Match[str]) -> str:
     point = ord(text)
     if 0xDC80 <= point <= 0xDCFF:
         return f"\\x{point - 0xDC00:02x}"
-    return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}"
+    if point < 0x100:
+        return f"\\x{point:02x}"
+    return f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
 
 
 class Terminal:
