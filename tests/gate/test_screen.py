@@ -1,7 +1,8 @@
-"""What a program's terminal may show: every allowed sequence whole, every other one gone, at any cut."""
+"""What a program's terminal may show: allowed sequences whole, every other one gone, at any cut."""
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
@@ -19,7 +20,7 @@ def shown(data: bytes, *cuts: int) -> str:
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     return "".join(
         screen.feed(data[a:b], final=b == len(data) and a != b)
-        for a, b in zip(edges, edges[1:], strict=False)
+        for a, b in itertools.pairwise(edges)
     )
 
 
@@ -238,7 +239,7 @@ def test_the_filter_for_pipes_is_cut_anywhere_too(data: bytes, cuts: list[int]) 
     wanted = whole.feed(data) + whole.flush()
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     pieces = Terminal()
-    got = "".join(pieces.feed(data[a:b]) for a, b in zip(edges, edges[1:], strict=False))
+    got = "".join(pieces.feed(data[a:b]) for a, b in itertools.pairwise(edges))
     assert got + pieces.flush() == wanted
     assert not re.search(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x7f-\x9f\U000e0000-\U000e007f]", wanted)
 

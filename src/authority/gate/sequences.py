@@ -107,10 +107,9 @@ class Modes:
     def escape(self, body: str) -> str:
         """What passes of `ESC body`: all of it, or nothing."""
         if body in CHARACTER_SETS:
-            slot, name = body
-            self.characters.pop(slot, None)
-            if name != "B":
-                self.characters[slot] = name
+            self.characters.pop(body[0], None)
+            if body[1] != "B":
+                self.characters[body[0]] = body[1]
         elif body in PLAIN_ESCAPES:
             if body in "=>":
                 self.keypad = body == "="
