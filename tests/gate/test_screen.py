@@ -145,15 +145,15 @@ def test_the_end_undoes_what_is_set_and_nothing_else() -> None:
     screen.feed(
         b"\x1b[?1049h\x1b[?25l\x1b[?1000;1006h\x1b[?2004h\x1b[1;31m\x1b=\x1b[2;5r\x1b(0\x1b["
     )
-    undone = screen.end()
+    undone = screen.flush()
     for part in ("\x1b[?1049l", "\x1b[?25h", "\x1b[?1000l", "\x1b[?1006l", "\x1b[?2004l", "\x1b[0m",
                  "\x1b>", "\x1b[r", "\x1b(B"):  # fmt: skip
         assert part in undone
     assert undone.endswith("\x1b[?1049l")
-    assert screen.end() == ""
+    assert screen.flush() == ""
     tidy = Screen()
     tidy.feed(b"\x1b[?1049h\x1b[?25l\x1b[31mx\x1b[0m\x1b[?25h\x1b[?1049l")
-    assert tidy.end() == ""
+    assert tidy.flush() == ""
 
 
 # --- for any bytes ---
@@ -225,7 +225,7 @@ def test_only_what_is_listed_comes_out(data: bytes) -> None:
 def test_after_the_end_no_mode_is_left(data: bytes) -> None:
     screen = Screen()
     text = screen.feed(data)
-    text += screen.end()
+    text += screen.flush()
     again = Screen()
     again.feed(text.encode())
     assert again.modes == Modes(changed=dict(again.modes.changed))

@@ -13,6 +13,9 @@ Rules
 - At most `WINDOW` bytes of output are on their way without an `OUTPUT_ACK`. `INPUT_ACK` tells the
   gate how much of its input the program took; a gate that sends more than `INPUT_QUEUE` ahead loses
   the rest, and a `TROUBLE` says so.
+- A program that has a terminal has it in place of the three pipes: what it writes there is output 1,
+  typed input is written to it as it comes, and `RESIZE` sets the window's size. Its other end is held
+  open here until the program ends, so that a program may close it and come back.
 - When the program ends, everything else in the run is killed, what was still in pipes and sockets
   is forwarded, then `EXIT` is sent and our half of the channel ended. When the gate has ended its
   half, process 1 ends, and with it the pid name space.
@@ -26,6 +29,7 @@ and opcodes: `docs/protocol.md`.
 
 import _signal  # type: ignore[import-not-found]
 import _socket
+import fcntl
 import posix
 import select
 import time
@@ -48,7 +52,7 @@ if TYPE_CHECKING:
 
 
 OUTPUT, EXIT, INPUT, INPUT_EOF, STARTED, INPUT_ACK, OUTPUT_ACK, TROUBLE = range(3, 11)
-CLOSE, EOF, GRANT, LISTEN = 2, 12, 13, 14
+CLOSE, EOF, GRANT, LISTEN, RESIZE = 2, 12, 13, 14, 15
 
 MAX_FRAME = 16 << 20
 TRUNK_READ_BYTES = 256 << 10
@@ -58,6 +62,9 @@ WINDOW = 256 << 10
 INPUT_QUEUE = 16 << 20
 LINGER_SECONDS = 5.0
 MAX_TROUBLES = 100
+TIOCSWINSZ = 0x5414
+END_OF_INPUT = b"\x04"
+"""What a person types to say that no more input comes."""
 
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 _GONE = select.EPOLLHUP | select.EPOLLERR
@@ -79,8 +86,10 @@ class Supervisor:
         streams: "tuple[int, int, int]",
         listeners: "list[tuple[int, int]]",
         devices: "list[tuple[int, int]]",
+        terminal: int = -1,
     ) -> None:
-        self.trunk, self.control, self.child = trunk, control, 0
+        """`terminal` is the program's end of its terminal; `streams` then is the other, twice."""
+        self.trunk, self.control, self.child, self.terminal = trunk, control, 0, terminal
         self.stdin, stdout, stderr = streams
         self.epoll = select.epoll()
         self.interest: dict[int, int] = {}
@@ -89,7 +98,7 @@ class Supervisor:
         self.inbox = Inbox()
         self.streams: dict[int, Stream] = {}
         self.last_number = 0
-        self.outputs = {stdout: 1, stderr: 2}
+        self.outputs = {fd: name for fd, name in ((stdout, 1), (stderr, 2)) if fd >= 0}
         self.unacknowledged = 0
         self.input = Outbox()
         self.input_ends = False
@@ -100,7 +109,7 @@ class Supervisor:
         self.wake, wake_write = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
         _signal.signal(_signal.SIGCHLD, lambda _number, _frame: None)
         _signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        for fd in (trunk, self.stdin, stdout, stderr):
+        for fd in (trunk, self.stdin, *self.outputs):
             posix.set_blocking(fd, False)
         self.handlers[trunk] = self.on_trunk
         self.handlers[control] = self.on_control
@@ -246,8 +255,9 @@ class Supervisor:
         elif opcode == INPUT:
             self.take_input(body)
         elif opcode == INPUT_EOF and not body:
-            self.input_ends = True
-            self.write_input()
+            self.end_input()
+        elif opcode == RESIZE and len(body) == 4:
+            self.resize(body)
         else:
             raise GateProtocolError(f"the gate sent the unknown opcode {opcode}")
 
@@ -275,6 +285,8 @@ class Supervisor:
             data = posix.read(fd, room)
         except BlockingIOError:
             return
+        except OSError:
+            data = b""  # EIO: nobody has the terminal any more
         if not data:
             del self.outputs[fd]
             self.forget(fd)
@@ -292,8 +304,21 @@ class Supervisor:
             self.input.add(data)
         self.write_input()
 
+    def end_input(self) -> None:
+        if self.terminal < 0:
+            self.input_ends = True
+        else:
+            self.take_input(END_OF_INPUT)
+        self.write_input()
+
+    def resize(self, body: bytes) -> None:
+        """The kernel tells the program; without a terminal, or after its end, it means nothing."""
+        if self.terminal >= 0:
+            size = [body[at : at + 2][::-1] for at in (0, 2)]
+            fcntl.ioctl(self.terminal, TIOCSWINSZ, b"".join(size) + bytes(4))
+
     def on_stdin(self, events: int) -> None:
-        if events & select.EPOLLERR:
+        if events & _GONE:
             self.close_input()
         else:
             self.write_input()
@@ -338,6 +363,9 @@ class Supervisor:
                 )
                 self.close_input()
                 self.kill_the_rest()
+                if self.terminal >= 0:
+                    posix.close(self.terminal)
+                    self.terminal = -1
 
     def empty_wake_pipe(self) -> None:
         try:

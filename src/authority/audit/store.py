@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from authority.audit.errors import BodyMissing, LogCorrupt
 from authority.audit.files import FileLayer, OsLayer, write_new
+from authority.audit.sealed import Sealer
 from authority.kernel.canonical import digest as digest_of
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -110,6 +111,19 @@ class ContentStore:
             return AESGCM(key).decrypt(body[:_NONCE], body[_NONCE:], _CONTEXT)
         except (InvalidTag, ValueError) as error:
             raise LogCorrupt(-1, f"the key does not open the body {digest}") from error
+
+    def sealer(self) -> Sealer:
+        """A key of its own for many small bodies, durable on return. Raises `OSError`. Blocks."""
+        made = Sealer(os.urandom(32).hex(), AESGCM.generate_key(256))
+        write_new(self._layer, self._key_path(made.name), made.key)
+        return made
+
+    def opener(self, name: str) -> Sealer:
+        """The key of that name. Raises `BodyMissing` when it was destroyed."""
+        try:
+            return Sealer(name, self._layer.read(self._key_path(name)), 0)
+        except FileNotFoundError as error:
+            raise BodyMissing(f"the key {name} was destroyed") from error
 
     def destroy(self, digest: str) -> bool:
         """Remove the key of a sealed body, durably; whether there was one. Raises `OSError`."""

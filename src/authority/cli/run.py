@@ -1,6 +1,8 @@
 """`authority run`: a program under a policy, from its first instruction to the closing table.
 
 Rules
+- With a person at all three standard streams the program gets a terminal of its own (`terminal`), and
+  what we have to say waits until it has ended. Otherwise it gets three pipes.
 - What the program prints goes to where it meant it: standard output to ours, errors to ours. The live
   line and the table go to standard error, and the live line only to a terminal.
 - With `--json` the program's whole output goes to standard error and standard output gets one object.
@@ -16,9 +18,11 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
+from authority.cli import terminal
 from authority.errors import AuthorityError
 from authority.gate import policyfile, statedir
 from authority.gate.client import Client, GateError, client, token_of
@@ -26,6 +30,7 @@ from authority.gate.statedir import StateDir
 
 REFUSED = 125
 _INPUT_CHUNK = 16 * 1024
+_UNSAID = 20
 
 
 def options_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -41,6 +46,10 @@ def options_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
         help="what contains the program (auto: namespaces)",
     )  # fmt: skip
     made.add_argument("--quiet", action="store_true", help="no live line and no closing table")
+    made.add_argument(
+        "--tty", action=argparse.BooleanOptionalAction, default=None,
+        help="a terminal for the program (default: when a person is at this one)",
+    )  # fmt: skip
     rest = list(arguments)
     program: list[str] = []
     if "--" in rest:
@@ -52,6 +61,8 @@ def options_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     program = [*more, *program]
     if not program:
         made.error("name the program to run, after --")
+    if options.tty and options.json:
+        made.error("--tty shows what the program draws, and --json prints one object: choose one")
     return options, program
 
 
@@ -71,7 +82,10 @@ def main(arguments: Sequence[str]) -> int:
     options, program = options_of(arguments)
     directory = statedir.open_existing((options.state or statedir.default_root()).absolute())
     body = request(options, program)
-    follower = Follower(directory, quiet=options.quiet, as_json=options.json)
+    wanted = not options.json and terminal.is_ours() if options.tty is None else options.tty
+    if wanted:
+        body["terminal"] = terminal.window()
+    follower = Follower(directory, quiet=options.quiet, as_json=options.json, has_terminal=wanted)
     return follower.follow("/v1/runs", body, accept=options.accept_policy)
 
 
@@ -87,12 +101,17 @@ def request(options: argparse.Namespace, program: list[str]) -> dict[str, Any]:
 class Follower:
     """Starts a run at the gate and shows what comes of it."""
 
-    def __init__(self, directory: StateDir, *, quiet: bool, as_json: bool) -> None:
+    def __init__(
+        self, directory: StateDir, *, quiet: bool, as_json: bool, has_terminal: bool = False
+    ) -> None:
         self._directory = directory
         self._quiet = quiet
         self._json = as_json
         self._line = False
-        self._live = sys.stderr.isatty() and not quiet and not as_json
+        self._live = sys.stderr.isatty() and not (quiet or as_json or has_terminal)
+        self._terminal = terminal.PersonsTerminal(self._resize) if has_terminal else None
+        self._drawing = False
+        self._unsaid: list[str] = []
         self._run = ""
         self._stopping = False
         self.started: dict[str, Any] = {}
@@ -130,6 +149,7 @@ class Follower:
                 if code is not None:
                     return code
         finally:
+            self._give_back()
             signal.signal(signal.SIGINT, before)
         raise GateError("the gate ended the answer without the run's end")
 
@@ -153,6 +173,9 @@ class Follower:
             self._run, self.started = event["run"], event
             self.on_started(event)
         elif kind == "output":
+            if self._terminal is not None:
+                self._terminal.show(event["text"])
+                return None
             self._clear()
             out = sys.stderr if self._json or event["fd"] == 2 else sys.stdout
             out.write(event["text"])
@@ -165,6 +188,7 @@ class Follower:
             self._progress(event)
         elif kind == "end" and "child" not in event:
             self._clear()
+            self._give_back()
             self._closing(event)
             return int(event["code"])
         return None
@@ -173,13 +197,23 @@ class Follower:
         """The run exists: say what was not found, and begin to pass standard input on."""
         for missing in event["missing"]:
             self._say(f"not found for the sandbox: {missing}")
+        if self._terminal is not None:
+            if not self._quiet:
+                self._say("the program has this terminal; Ctrl-\\ three times stops the run")
+            self._terminal.take()
+            self._drawing = True
         threading.Thread(target=self._pass_input, daemon=True).start()
 
     def _pass_input(self) -> None:
         try:
             if os.isatty(0) and os.tcgetpgrp(0) != os.getpgrp():
                 return
+            stop = terminal.StopKey()
             while data := os.read(0, _INPUT_CHUNK):
+                if self._terminal is not None and stop.pressed(data, time.monotonic()):
+                    self._stopping = True
+                    self._stop_run()
+                    return
                 self._call(f"/v1/runs/{self._run}/input", {"data": base64.b64encode(data).decode()})
             self._call(f"/v1/runs/{self._run}/input", {"eof": True})
         except (OSError, AuthorityError):
@@ -190,7 +224,26 @@ class Follower:
             "POST", path, body
         )
 
+    def _resize(self, size: dict[str, int]) -> None:
+        try:
+            self._call(f"/v1/runs/{self._run}/resize", size)
+        except (OSError, AuthorityError):
+            return  # the run is over
+
+    def _give_back(self) -> None:
+        """The person's terminal is theirs again, and what waited is said."""
+        if self._terminal is not None and self._drawing:
+            self._drawing = False
+            self._terminal.give_back()
+        unsaid, self._unsaid = self._unsaid, []
+        for text in unsaid:
+            self._say(text)
+
     def _say(self, text: str) -> None:
+        if self._drawing:
+            if len(self._unsaid) < _UNSAID:
+                self._unsaid.append(text)
+            return
         self._clear()
         print(f"authority: {text}", file=sys.stderr)
 

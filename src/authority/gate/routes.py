@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import secrets
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from authority import protocol
 from authority.gate import clock, opening
 from authority.gate.control import Asking, Control, ControlRefused
 from authority.gate.run import Run, Start
+from authority.gate.typing import Typing
 from authority.kernel import capabilities, entries
 from authority.kernel.canonical import printable
 from authority.tokens import restriction_from_plain
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 PROGRESS_SECONDS = 0.5
 GRACE_DEFAULT_US = 60 * 60 * 1_000_000
+LARGEST_WINDOW = 4096
+_TERM = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]{0,63}")
 
 
 class Routes:
@@ -37,6 +41,7 @@ class Routes:
         self._gate = gate
         self._ledger = gate.ledger
         self._runs = gate.runs
+        self._typing = Typing(gate.ledger, gate.opened.store)
 
     def register(self, control: Control) -> None:
         """Put every call into the table."""
@@ -44,6 +49,7 @@ class Routes:
         control.route("GET", "/v1/status", "status", self._status)
         control.route("POST", "/v1/runs", "run", self._run)
         control.route("POST", "/v1/runs/*/input", "run", self._input)
+        control.route("POST", "/v1/runs/*/resize", "run", self._resize)
         control.route("POST", "/v1/runs/*/stop", "run", self._stop_run)
         control.route("POST", "/v1/attach", "attach", self._attach)
         control.route("POST", "/v1/halt", "halt", self._halt)
@@ -98,6 +104,10 @@ class Routes:
             **policy.process.env,
             **{k: environment[k] for k in policy.process.pass_env if k in environment},
         }
+        terminal = _window(body["terminal"]) if "terminal" in body else None
+        kind = environment.get("TERM", "")
+        if terminal is not None:
+            passed.setdefault("TERM", kind if _TERM.fullmatch(kind) else "xterm-256color")
         return Start(
             argv=tuple(argv),
             cwd=cwd,
@@ -106,6 +116,7 @@ class Routes:
             budgets=dict(policy.budgets),
             policy_path=str(body.get("policy_path", "")),
             caller=caller,
+            terminal=terminal,
         )
 
     async def _run(self, asking: Asking) -> None:
@@ -173,10 +184,21 @@ class Routes:
             raise ControlRefused(400, "data is not base64") from error
         if not await run.connected() or run.channel is None:
             raise ControlRefused(409, "the run has ended")
-        if data:
+        if data and run.spec.terminal is not None:
+            await self._typing.give(run, data)
+        elif data:
             await run.give_input(data)
         if asking.body.get("eof"):
             run.channel.send_control(protocol.InputEof())
+        return {}
+
+    async def _resize(self, asking: Asking) -> dict[str, Any]:
+        run = self._running(asking.path[0])
+        rows, columns = _window(asking.body)
+        if run.spec.terminal is None:
+            raise ControlRefused(409, "the run has no terminal")
+        if await run.connected() and run.channel is not None:
+            run.channel.send_control(protocol.Resize(rows, columns))
         return {}
 
     async def _stop_run(self, asking: Asking) -> dict[str, Any]:
@@ -314,3 +336,14 @@ class Routes:
         self._control.record(asking)
         asyncio.get_running_loop().call_later(0.05, self._gate.leave)
         return {"stopping": True}
+
+
+def _window(value: Any) -> tuple[int, int]:
+    """Rows and columns of a terminal's window. Raises `ControlRefused`."""
+    if isinstance(value, dict):
+        rows, columns = value.get("rows"), value.get("columns")
+        if isinstance(rows, int) and isinstance(columns, int):
+            size = (int(rows), int(columns))
+            if min(size) > 0 and max(size) <= LARGEST_WINDOW:
+                return size
+    raise ControlRefused(400, f"a terminal has rows and columns, 1 to {LARGEST_WINDOW}")

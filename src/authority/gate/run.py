@@ -1,6 +1,9 @@
 """One run while it lives: sandbox, channel, output, tally, and whoever listens to it.
 
 Rules
+- A program with a terminal writes pictures, a byte or a screen at a time. The first piece after a pause
+  is committed at once; what follows is gathered until `FRAME_SECONDS` have passed since the last
+  commit, or `FRAME_BYTES` are there, and is then one entry.
 - Output goes on in the order in which it was printed, a piece only when its entry is durable; the
   supervisor gets room for more only then, so a program can't print faster than the log takes it.
 - The first reason to stop a run is the one that its last entry gives.
@@ -17,11 +20,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from authority import protocol
+from authority.audit.sealed import Sealer
 from authority.compat.base import Service
 from authority.gate import clock
 from authority.gate.channel import Channel
 from authority.gate.pipeline import Answer
 from authority.gate.raw import RawStream
+from authority.gate.screen import Screen
 from authority.gate.terminal import Terminal
 from authority.isolation import Sandbox
 from authority.kernel.canonical import printable
@@ -34,6 +39,8 @@ Event = dict[str, Any]
 Listener = Callable[[Event], None]
 INPUT_WINDOW = 1024 * 1024
 """Bytes of standard input on their way into a run."""
+FRAME_SECONDS = 0.016
+FRAME_BYTES = 60 * 1024
 AskOutput = Callable[["Run", int, bytes, int, Callable[[Answer], None]], None]
 
 
@@ -66,6 +73,7 @@ class Start:
     label: Label = field(default_factory=Label)
     policy_path: str = ""
     caller: Mapping[str, str] = field(default_factory=dict)
+    terminal: tuple[int, int] | None = None
 
 
 class Run:
@@ -88,12 +96,18 @@ class Run:
         self._ask = ask
         self._listener = listener
         self._exit: tuple[int, int] | None = None
-        self._terminals = {1: Terminal(), 2: Terminal()}
+        screen = Terminal() if spec.terminal is None else Screen()
+        self._terminals: dict[int, Terminal | Screen] = {1: screen, 2: Terminal()}
         self._output: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
+        self._ahead: deque[tuple[int, bytes] | None] = deque()
+        self._output_waits = 0
+        self._frame = 0.0
         self._output_n = 0
         self._closed = asyncio.Event()
         self._input_waiting = 0
         self._input_room = asyncio.Event()
+        self.typing = asyncio.Lock()
+        self.sealer: Sealer | None = None
         self.stop_reason = ""
         self.mailbox: deque[tuple[str, bytes, Label]] = deque()
         self.mail = asyncio.Event()
@@ -107,6 +121,7 @@ class Run:
         self._listener(event)
 
     def on_output(self, fd: int, data: bytes) -> None:
+        self._output_waits += len(data)
         self._output.put_nowait((fd, data))
 
     def on_exit(self, code: int, signal: int) -> None:
@@ -210,7 +225,7 @@ class Run:
 
     async def carry_output(self) -> None:
         """Commit what the program prints, chunk by chunk in order, and hand it on."""
-        while (item := await self._output.get()) is not None:
+        while (item := await self._next_output()) is not None:
             fd, data = item
             self._output_n += 1
             gone: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -225,6 +240,28 @@ class Run:
         for fd, terminal in self._terminals.items():
             if text := terminal.flush():
                 self.emit({"event": "output", "fd": fd, "text": text, "seq": -1})
+
+    async def _next_output(self) -> tuple[int, bytes] | None:
+        """The next piece; of a terminal's all that makes one picture."""
+        item = self._ahead.popleft() if self._ahead else await self._output.get()
+        if item is None or self.spec.terminal is None:
+            return item
+        fd, data = item
+        self._output_waits -= len(data)
+        loop = asyncio.get_running_loop()
+        pause = self._frame + FRAME_SECONDS - loop.time()
+        if pause > 0 and len(data) + self._output_waits < FRAME_BYTES:
+            await asyncio.sleep(pause)
+        picture = bytearray(data)
+        while not self._output.empty():
+            more = self._output.get_nowait()
+            if more is None or more[0] != fd or len(picture) + len(more[1]) > FRAME_BYTES:
+                self._ahead.append(more)
+                break
+            picture += more[1]
+            self._output_waits -= len(more[1])
+        self._frame = loop.time()
+        return fd, bytes(picture)
 
     async def closed(self) -> None:
         await self._closed.wait()

@@ -451,5 +451,6 @@ def _sandbox(run: Run, ends: Endpoints, forbidden: tuple[str, ...]) -> SandboxSp
         loopback=bool(ends.listeners),
         listeners=tuple(ends.listeners),
         files=ends.files,
+        terminal=spec.terminal,
         forbidden=forbidden,
     )

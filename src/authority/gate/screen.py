@@ -16,7 +16,7 @@ Rules
   string ends with ST, with any other escape, with CAN or SUB, an OSC with BEL too; and one longer than
   `LONGEST_STRING` at the next line, so that no program's output disappears for good behind an opening
   that was never closed.
-- `end` drops what is unfinished and gives the sequence that undoes what the program switched.
+- `flush` drops what is unfinished and gives the sequence that undoes what the program switched.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Screen:
                 at = self._sequence(text, at, out)
         return "".join(out)
 
-    def end(self) -> str:
+    def flush(self) -> str:
         """Nothing more comes: what undoes the modes that are still set."""
         shown = self.feed(b"", final=True)
         self._state, self._held = _State.GROUND, ""

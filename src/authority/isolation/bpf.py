@@ -114,6 +114,14 @@ SAFE_IOCTLS: Final = (
     *(0xC0502100, 0xC0182101),
 )
 
+# TCSETS, TCSETSW, TCSETSF, TCSBRK, TCXONC, TCFLSH, TIOCSCTTY, TIOCSPGRP, TIOCSWINSZ, TIOCNOTTY,
+# TCGETS2, TCSETS2, TCSETSW2, TCSETSF2. Not here: TIOCSTI (types into the terminal), TIOCLINUX (pastes
+# into it), TIOCSETD (loads line disciplines), TIOCCONS, and everything that makes another terminal.
+TERMINAL_IOCTLS: Final = (
+    *(0x5402, 0x5403, 0x5404, 0x5409, 0x540A, 0x540B, 0x540E, 0x5410, 0x5414, 0x5422),
+    *(0x802C542A, 0x402C542B, 0x402C542C, 0x402C542D),
+)
+
 # PDEATHSIG (1, 2), DUMPABLE (3, 4), NAME (15, 16), GET_SECCOMP, CAPBSET_READ, TIMERSLACK (29, 30),
 # CHILD_SUBREAPER (36, 37), NO_NEW_PRIVS (38, 39), GET_TID_ADDRESS, THP_DISABLE (41, 42), 47 is
 # CAP_AMBIENT (there is nothing left to raise), SPECULATION_CTRL (52, 53), MDWE (65, 66), SET_VMA.
@@ -147,6 +155,7 @@ RULES: Final[dict[str, Rule]] = {
 be executed; `prlimit64` reaches the caller alone."""
 
 _SOCKET_LOCAL: Final = Rule((OneOf(0, (AF_UNIX,)),))
+_IOCTL_TERMINAL: Final = Rule((OneOf(1, (*SAFE_IOCTLS, *TERMINAL_IOCTLS)),), errno.ENOTTY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +239,12 @@ def _kinds(kind: int) -> OneOf:
 
 
 def fates(
-    architecture: str, execution: Exec, *, loopback: bool, datagrams: bool = False
+    architecture: str,
+    execution: Exec,
+    *,
+    loopback: bool,
+    datagrams: bool = False,
+    terminal: bool = False,
 ) -> dict[int, Code]:
     """For each known number the code that ends every call with that number."""
     found: dict[int, Code] = {}
@@ -239,6 +253,8 @@ def fates(
             code = _ret(USER_NOTIF if execution is Exec.ONCE else ALLOW)
         elif name == "socket":
             code = _socket(loopback, datagrams)
+        elif name == "ioctl" and terminal:
+            code = _rule(_IOCTL_TERMINAL)
         elif name == "clone3":
             code = _ret(fails_with(errno.ENOSYS))
         elif name in RULES:
@@ -280,8 +296,18 @@ def _tree(ranges: Sequence[Range]) -> Code:
     return [*jump, *below, *above]
 
 
-def build(architecture: str, execution: Exec, *, loopback: bool, datagrams: bool = False) -> bytes:
-    """The filter as an array of `struct sock_filter`, at most 4,096 of them (a kernel limit)."""
+def build(
+    architecture: str,
+    execution: Exec,
+    *,
+    loopback: bool,
+    datagrams: bool = False,
+    terminal: bool = False,
+) -> bytes:
+    """The filter as an array of `struct sock_filter`, at most 4,096 of them (a kernel limit).
+
+    `terminal`: the run has one, and may set its modes.
+    """
     code: Code = [
         *_load(_OFFSET_ARCH),
         Instruction(_JEQ, 1, 0, AUDIT_ARCH[architecture]),
@@ -290,7 +316,10 @@ def build(architecture: str, execution: Exec, *, loopback: bool, datagrams: bool
     ]
     if architecture == X86_64:
         code += [Instruction(_JGE, 0, 1, X32_BIT), *_ret(KILL_PROCESS)]
-    code += _tree(_ranges(fates(architecture, execution, loopback=loopback, datagrams=datagrams)))
+    table = fates(
+        architecture, execution, loopback=loopback, datagrams=datagrams, terminal=terminal
+    )
+    code += _tree(_ranges(table))
     if len(code) > 4096:
         raise AssertionError(f"a filter of {len(code)} instructions would not load")
     return _pack(code)

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 CODE_FD, CONTROL_FD, FIRST_FD = 3, 4, 5
-"""This code; the socket to the gate; the channel, or the program's three standard streams."""
+"""This code; the socket to the gate; the channel and, if there is one, the controlling end of the
+program's terminal, or the program's three standard streams."""
 
 FAILED_TO_START = 125
 
@@ -55,6 +56,7 @@ _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_NEW_LISTENER = 1, 8
 _NOTIF_RECV, _NOTIF_SEND, _NOTIF_CONTINUE = 0xC0502100, 0xC0182101, 1
 _NOTIFICATION_BYTES, _RESPONSE_BYTES = 80, 24
 _EINVAL = 22
+_TIOCSCTTY = 0x540E
 
 
 # --- 1. what the gate says ---
@@ -178,6 +180,8 @@ def become_program(
         for number in (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT):
             _signal.signal(number, _signal.SIG_DFL)
         posix.setsid()
+        if configuration["terminal"] is not None:
+            call("ioctl", 0, _TIOCSCTTY, 0)
         for _index, path, *_ in configuration["mounts"]:
             # Until it was asked, the kernel takes a mount's root for nobody's, and refuses to write.
             posix.stat(path)
@@ -343,17 +347,16 @@ def run(modules: bytes) -> "NoReturn":
     check_nothing_left()
     if channel:
         call("listen", accepting, 256)
+    terminal = open_terminal(configuration["terminal"])
     restrict_files(ruleset)
     listener = restrict_calls(configuration["filter"], listen=configuration["exec_once"])
     if not channel:
         run_tool(configuration, listener)
-    pipes = [posix.pipe2(posix.O_CLOEXEC) for _ in range(3)]
-    theirs = (pipes[0][0], pipes[1][1], pipes[2][1])
-    ours = (pipes[0][1], pipes[1][0], pipes[2][0])
+    theirs, ours = make_streams(terminal)
 
     def supervise() -> "Any":
         kind = load_supervisor(modules).Supervisor
-        return kind(FIRST_FD, accepting, CONTROL_FD, ours, listeners, devices)
+        return kind(FIRST_FD, accepting, CONTROL_FD, ours, listeners, devices, terminal)
 
     supervisor = supervise() if devices else None
     if moved >= 0:
@@ -372,6 +375,25 @@ def run(modules: bytes) -> "NoReturn":
     report_exit(*supervisor.run())
     supervisor.linger()
     posix._exit(0)
+
+
+def open_terminal(path: "bytes | None") -> int:
+    """The program's end of its terminal; -1 when it has none."""
+    if path is None:
+        return -1
+    return posix.open(path, posix.O_RDWR | posix.O_NOCTTY | posix.O_CLOEXEC)
+
+
+def make_streams(terminal: int) -> "tuple[tuple[int, ...], tuple[int, ...]]":
+    """(the program's standard streams, the supervisor's ends of them): pipes, or the terminal."""
+    if terminal >= 0:
+        master = FIRST_FD + 1
+        return tuple(posix.dup(terminal) for _ in range(3)), (master, posix.dup(master), -1)
+    pipes = [posix.pipe2(posix.O_CLOEXEC) for _ in range(3)]
+    return (
+        (pipes[0][0], pipes[1][1], pipes[2][1]),
+        (pipes[0][1], pipes[1][0], pipes[2][0]),
+    )
 
 
 def start_program(

@@ -6,7 +6,8 @@ Rules
 - Mounts and binds (`places`) lie where they lie outside. Without one the working folder holds nothing
   but the program's modules and can't be written, so that a program that tries sees an error instead
   of a file that nobody will ever find.
-- `/dev` holds null, zero, full, random and urandom: no terminal, no pts. There is no `/sys`.
+- `/dev` holds null, zero, full, random and urandom. A run with a terminal has that one too, as
+  `/dev/pts/0` and `/dev/tty`, and nothing with which another could be made. There is no `/sys`.
 - `/proc` is the run's own; `/proc/sys` and what triggers things are read-only, what tells about the
   host beyond counters is covered.
 """
@@ -23,6 +24,10 @@ from authority.isolation.probe import FUSE, Host
 from authority.isolation.view import View
 
 SOCKET: Final = f"{RUN}/channel.sock"
+TERMINAL: Final = "/dev/pts/0"
+TTY: Final = "/dev/tty"
+OUTER_TERMINAL: Final = "<terminal>"
+"""Stands in a plan's command for the terminal's name on the host, which is known at the start."""
 PACKAGES: Final = f"{RUN}/lib"
 COVERS: Final = f"{RUN}/covers"
 DEVICE: Final = "/dev/shm/fuse"  # noqa: S108
@@ -109,6 +114,7 @@ def landlock_rules(
     files: Iterable[str] = (),
     *,
     channel: bool,
+    terminal: bool = False,
 ) -> list[tuple[bytes, int]]:
     """(path, rights) for every path that exists inside; rights of one path are joined. Mounts have
     rules of their own (`places`). An executable that is a folder stands for all that it holds."""
@@ -134,6 +140,8 @@ def landlock_rules(
         grant(path, landlock.WRITE, directory=True)
     for name in _DEVICES:
         grant(f"/dev/{name}", landlock.DEVICE, directory=False)
+    for path in (TERMINAL, TTY) if terminal else ():
+        grant(path, landlock.DEVICE | landlock.IOCTL_DEV, directory=False)
     for path in executables:
         folder = os.path.isdir(path)
         grant(path, landlock.EXECUTE | landlock.READ_FILE, directory=folder)
@@ -170,6 +178,7 @@ def bubblewrap(
     mounts: Sequence[Mount] = (),
     binds: Sequence[Bind] = (),
     files: Iterable[str] = (),
+    terminal: bool = False,
 ) -> list[str]:
     """bubblewrap's arguments up to the command. `files` are paths that the launcher will write."""
     arguments = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
@@ -189,6 +198,9 @@ def bubblewrap(
         arguments += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
     if mounts:
         arguments += ["--dev-bind", FUSE, DEVICE]
+    if terminal:
+        arguments += ["--dev-bind", TTY, TTY, "--dir", os.path.dirname(TERMINAL)]
+        arguments += ["--dev-bind", OUTER_TERMINAL, TERMINAL]
     for path, target in _STREAMS.items():
         arguments += ["--symlink", target, path]
     # bubblewrap makes missing parents private (0700), and the run's user is not its owner.

@@ -74,8 +74,9 @@ class SandboxSpec:
     network, which has the loopback device alone, and UDP when a listener takes datagrams;
     `listeners` are (service, datagrams, port) that the supervisor carries to the gate from there.
     `read_only` are extra files and folders to show; `forbidden` are paths that the run must not see
-    whatever else was asked. `channel` chooses
-    between a run with a supervisor and a tool with three plain streams.
+    whatever else was asked. `channel` chooses between a run with a supervisor and a tool with three
+    plain streams; `terminal` (rows, columns) gives a run with a supervisor a terminal in place of its
+    three pipes.
 
     `mounts` are folders whose files the gate answers for, `binds` files and folders that the run
     reaches without it (`places`); `files` are small files with their content that lie in the run
@@ -99,6 +100,7 @@ class SandboxSpec:
     mounts: tuple[Mount, ...] = ()
     binds: tuple[Bind, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
+    terminal: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,8 @@ def _check(spec: SandboxSpec) -> None:
         raise IsolationRefused("listeners need a loopback and a channel")
     if spec.mounts and not spec.channel:
         raise IsolationRefused("mounts need a channel")
+    if spec.terminal and not spec.channel:
+        raise IsolationRefused("a terminal needs a channel")
     if min(spec.processes, spec.millicpus) < 0:
         raise IsolationRefused("a limit is negative")
     words = [*spec.argv, *spec.env, *spec.env.values(), *spec.read_only, spec.cwd, *spec.files]
@@ -282,10 +286,16 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
             spec.binds,
             [path for path in spec.files if path in written],
             channel=spec.channel,
+            terminal=spec.terminal is not None,
         ),
         "filter": bpf.build(
-            host.architecture, execution, loopback=spec.loopback, datagrams=_datagrams(spec)
+            host.architecture,
+            execution,
+            loopback=spec.loopback,
+            datagrams=_datagrams(spec),
+            terminal=spec.terminal is not None,
         ),
+        "terminal": layout.TERMINAL.encode() if spec.terminal else None,
         "exec_once": execution is bpf.Exec.ONCE,
         "program": os.fsencode(program.path),
         "argv": [os.fsencode(word) for word in program.arguments],
@@ -304,6 +314,7 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
         mounts=mounts,
         binds=spec.binds,
         files=written,
+        terminal=spec.terminal is not None,
     )
     return Plan(
         spec=spec,
@@ -352,6 +363,8 @@ def _show_everything(
     view: View, spec: SandboxSpec, host: Host
 ) -> tuple[runtime.Program, list[str], str]:
     runtime.show_system(view)
+    if spec.terminal:
+        runtime.show_terminals(view)
     environment = dict(spec.env)
     if spec.search_path:
         environment["PATH"] = spec.search_path
@@ -439,6 +452,9 @@ def _protection(
         "binds": [
             shown(bind.path) + (" (writable)" if bind.writable else "") for bind in spec.binds
         ],
+        "terminal": "one of its own; no typing into it (TIOCSTI), no other can be made"
+        if spec.terminal
+        else "none",
         "limits": limits,
         "runtime": view.described() + [f"{shown(path)} (agent's side)" for path in packages],
         "program": shown(program.path),

@@ -23,6 +23,7 @@ from authority.isolation.refusal import IsolationRefused, shown
 from authority.isolation.view import View, is_program
 
 _LIBRARY_FOLDERS: Final = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/share/zoneinfo")
+_TERMINALS: Final = ("/usr/share/terminfo", "/usr/lib/terminfo", "/lib/terminfo", "/etc/terminfo")
 _LOCAL_LIBRARIES: Final = "/usr/local/lib"
 _NODE_LIBRARY: Final = "/usr/share/nodejs"
 _CERTIFICATES: Final = (
@@ -67,6 +68,13 @@ def show_system(view: View) -> None:
         ".so" in name for name in os.listdir(_LOCAL_LIBRARIES)
     ):
         view.trees[view.follow(_LOCAL_LIBRARIES)] = "system"
+
+
+def show_terminals(view: View) -> None:
+    """What terminals can do, for programs that draw on one."""
+    for folder in _TERMINALS:
+        if os.path.isdir(folder) and not view.covered(os.path.realpath(folder)):
+            view.tree(folder, "terminals")
 
 
 def _links_alone(folder: str) -> dict[str, str]:

@@ -11,6 +11,8 @@ Rules
   end of file on the channel. Each ends process 1, and with it, by the kernel, all of the run.
 - `start` takes over `channel` (the run's end of it) and closes this process's copy; standard streams
   stay the caller's.
+- A run's terminal is a pair made here. Its controlling end goes to process 1 and to nobody else; the
+  other is shown inside under a name of its own, so the run can reach no terminal but this one.
 - Control groups and host ids are given back when the run has ended.
 """
 
@@ -25,14 +27,16 @@ import select
 import signal
 import socket
 import struct
+import termios
 import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from authority.isolation import cgroups, processes, spawn
+from authority.isolation import cgroups, layout, processes, spawn
 from authority.isolation.launcher import FIRST_FD
+from authority.isolation.places import HOME
 from authority.isolation.plan import Plan
 from authority.isolation.probe import explain
 from authority.isolation.refusal import IsolationRefused, shown
@@ -362,6 +366,7 @@ async def _start(
     sandbox: Sandbox | None = None
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     entrances: list[int] = []
+    pair: tuple[int, ...] = ()
     diagnostics = spawn.diagnostics_file()
     try:
         host_id = plan.host.uid
@@ -374,7 +379,12 @@ async def _start(
             if channel is not None
             else [null if fd is None else fd for fd in streams]
         )
-        outer = spawn.spawn(plan.command, diagnostics, theirs.fileno(), own, entrances)
+        command = plan.command
+        if plan.spec.terminal is not None:
+            pair, name = _terminal(*plan.spec.terminal)
+            own.append(pair[0])
+            command = tuple(name if word == layout.OUTER_TERMINAL else word for word in command)
+        outer = spawn.spawn(command, diagnostics, theirs.fileno(), own, entrances)
         sandbox = Sandbox(plan, outer, ours, diagnostics)
         sandbox.uid = host_id
         sandbox._group, sandbox._claim = group, claim
@@ -387,7 +397,11 @@ async def _start(
                 "cgroups": list(range(first_entrance, unused)),
                 "first_unused_fd": unused,
                 "host_ids": (host_id, host_id) if plan.host.root else None,
-                "owners": [(b"/home/agent", host_id, host_id)] if plan.host.root else [],
+                "owners": [
+                    (path.encode(), host_id, host_id)
+                    for path in (HOME, *([layout.TERMINAL] if pair else []))
+                    if plan.host.root
+                ],
             }
         )
         async with asyncio.timeout(START_SECONDS):
@@ -411,6 +425,21 @@ async def _start(
     finally:
         theirs.close()
         os.close(null)
-        for fd in entrances:
+        for fd in (*entrances, *pair):
             os.close(fd)
     return sandbox
+
+
+def _terminal(rows: int, columns: int) -> tuple[tuple[int, int], str]:
+    """(controlling end, program's end) and the latter's name. Raises `IsolationRefused`."""
+    pair: tuple[int, ...] = ()
+    try:
+        ours, theirs = pair = os.openpty()
+        termios.tcsetwinsize(ours, (rows, columns))
+        return (ours, theirs), os.ttyname(theirs)
+    except OSError as error:
+        for fd in pair:
+            os.close(fd)
+        raise IsolationRefused(
+            f"no terminal could be made: {error.strerror}", "--no-tty runs without one"
+        ) from error

@@ -7,7 +7,8 @@ Rules
   default are left out.
 - A capability is named by its ids; token bytes, keys and secrets never stand in an entry.
 - What a program sent or got is a `Body`: the digest and size of its bytes, the text itself when it
-  is short and harmless, and how it is kept (`inline`, `store`, `sealed`, `digest` alone).
+  is short and harmless, and how it is kept (`inline`, `store`, `sealed`, `sealed-inline`, `digest`
+  alone).
 - `RULES` names the version of the rules under which the gate decided and folded. A change to either
   that would judge or fold an old log differently takes a new number.
 """
@@ -208,6 +209,13 @@ class Denied(Entry, tag="denied", kw_only=True):
     again: bool = False
 
 
+class Input(Entry, tag="input", kw_only=True):
+    """A person typed to the run; `body` is sealed under the key named `key`, which is not here."""
+
+    key: str
+    body: Body
+
+
 class Halt(Entry, tag="halt", kw_only=True):
     """`run` empty: everything. All capabilities concerned are revoked with it."""
 
@@ -276,6 +284,7 @@ AnyEntry = (
     | Chunk
     | Tally
     | Denied
+    | Input
     | Halt
     | Resume
     | Approval

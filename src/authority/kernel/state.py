@@ -393,6 +393,7 @@ _FOLDS: dict[type, Callable[[State, Any], None]] = {
     entries.Chunk: _chunk,
     entries.Tally: _tally,
     entries.Denied: _denied,
+    entries.Input: _nothing,
     entries.Halt: _halt,
     entries.Resume: _resume,
     entries.Approval: _approval,

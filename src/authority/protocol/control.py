@@ -18,6 +18,7 @@ _U32 = struct.Struct(">I")
 _EXIT = struct.Struct(">ii")
 _TWO = struct.Struct(">II")
 _ADDRESS = struct.Struct(">IH")
+_SIZE = struct.Struct(">HH")
 
 MAX_DETAIL = 64
 RAW_WINDOW = 256 * 1024
@@ -119,6 +120,13 @@ class Window(msgspec.Struct, frozen=True):
     count: int
 
 
+class Resize(msgspec.Struct, frozen=True):
+    """The person's window has this many rows and columns now; for a run with a terminal."""
+
+    rows: int
+    columns: int
+
+
 class Listen(msgspec.Struct, frozen=True):
     """Accept connections at this address of the run's own loopback: IPv4 as a number, port."""
 
@@ -141,6 +149,7 @@ Control: TypeAlias = (
     | Eof
     | Window
     | Listen
+    | Resize
 )
 
 
@@ -173,6 +182,8 @@ def encode_control(control: Control) -> bytes:
             return b"\x0d" + _TWO.pack(stream, count)
         case Listen(address, port):
             return b"\x0e" + _ADDRESS.pack(address, port)
+        case Resize(rows, columns):
+            return b"\x0f" + _SIZE.pack(rows, columns)
         case Trouble(text):
             return b"\x0a" + text.encode("utf-8", "backslashreplace")[:4096]
 
@@ -209,4 +220,6 @@ def decode_control(payload: bytes) -> Control:
         return Window(*_TWO.unpack(body))
     if opcode == b"\x0e" and size == 6:
         return Listen(*_ADDRESS.unpack(body))
+    if opcode == b"\x0f" and size == 4:
+        return Resize(*_SIZE.unpack(body))
     raise ProtocolError(INVALID, "A message of the supervisor's stream can't be read.")
