@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+
+import certifi
 
 from gate.lab import OPEN, Lab
 
@@ -128,3 +131,20 @@ found["resolv"] = open("/etc/resolv.conf").read()
     assert found["bundle"] is True
     assert found["key"] is False
     assert found["resolv"] == "nameserver 127.0.0.1\noptions timeout:10 attempts:1\n"
+
+
+def test_certificates_lie_over_those_that_packages_bring(lab: Lab) -> None:
+    source = """
+import certifi, os, pip._vendor.certifi as pips
+ours = open(os.environ["SSL_CERT_FILE"]).read()
+found["certifi"] = open(certifi.where()).read() == ours
+found["pip"] = open(pips.where()).read() == ours
+tell("write", lambda: open(certifi.where(), "w"))
+"""
+    found, _ = ran(lab, source)
+    assert found["certifi"] is True
+    assert found["pip"] is True
+    assert str(found["write"]).startswith(("PermissionError", "OSError 30"))
+    only_tunnels = OPEN + '[network]\nallow = ["db.example:5432"]\n'
+    found, _ = ran(lab, 'import certifi\nfound["all"] = open(certifi.where()).read()', only_tunnels)
+    assert found["all"] == Path(certifi.where()).read_text(), "no requests, no authority"

@@ -46,6 +46,8 @@ class Endpoints:
         self.ca: RunCA | None = None
         self.anchors = b""
         """Certificates, as PEM, by which servers outside are verified."""
+        self.bundle = b""
+        """What programs of the run trust: these and the run's own; empty without an authority."""
         if policy.needs_network:
             self._listen(Kind.PROXY, PROXY_PORT)
             self._listen(Kind.NAMES, NAMES_PORT, datagrams=True)
@@ -59,17 +61,16 @@ class Endpoints:
         """Variables and files that lead a program to the proxy and the resolver, and let it trust
         what the proxy says."""
         self.anchors = trust.system_bundle() + trust.extra_certificates(policy.network.ca)
-        bundle = b""
         if hosts := policy.reach.judged_hosts():
             now = datetime.datetime.now(datetime.UTC)
             self.ca = RunCA(hosts, now=now, lifetime_us=policy.budgets["wall_time"])
-            bundle = self.ca.bundle(self.anchors)
+            self.bundle = self.ca.bundle(self.anchors)
         self.environment |= environment.variables(
             proxy_port=PROXY_PORT,
             trust=self.ca is not None,
             own=policy.process.env,
         )
-        self.files |= environment.files(bundle)
+        self.files |= environment.files(self.bundle)
 
     def services(self, door: Door) -> Mapping[int, Service]:
         """What answers, by kind of raw stream; each asks at the run's door."""

@@ -41,7 +41,6 @@ TRUST: Final = (
 
 PROXIES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 NOT_PROXIED: Final = "localhost,127.0.0.1"
-SYSTEM_BUNDLE: Final = "/etc/ssl/certs/ca-certificates.crt"
 
 _RESOLVER: Final = b"nameserver 127.0.0.1\noptions timeout:10 attempts:1\n"
 _SWITCH: Final = b"passwd: files\ngroup: files\nhosts: files dns\n"
@@ -65,5 +64,5 @@ def files(bundle: bytes) -> dict[str, bytes]:
     """Small files of the run by path. `bundle` is empty for a run without an authority."""
     found = {"/etc/resolv.conf": _RESOLVER, "/etc/nsswitch.conf": _SWITCH}
     if bundle:
-        found[BUNDLE] = found[SYSTEM_BUNDLE] = bundle
+        found[BUNDLE] = bundle
     return found

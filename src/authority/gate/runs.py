@@ -452,5 +452,6 @@ def _sandbox(run: Run, ends: Endpoints, forbidden: tuple[str, ...]) -> SandboxSp
         listeners=tuple(ends.listeners),
         files=ends.files,
         terminal=spec.terminal,
+        certificates=ends.bundle,
         forbidden=forbidden,
     )

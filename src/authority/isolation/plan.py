@@ -80,7 +80,8 @@ class SandboxSpec:
 
     `mounts` are folders whose files the gate answers for, `binds` files and folders that the run
     reaches without it (`places`); `files` are small files with their content that lie in the run
-    read-only, also over ones that are shown.
+    read-only, also over ones that are shown. `certificates` (PEM) lies over every bundle of trusted
+    certificates that the runtime brings along.
     """
 
     argv: tuple[str, ...]
@@ -101,6 +102,7 @@ class SandboxSpec:
     binds: tuple[Bind, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
     terminal: tuple[int, int] | None = None
+    certificates: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +286,7 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
             executed,
             spec.cwd if uncovered else "",
             spec.binds,
-            [path for path in spec.files if path in written],
+            [path for path in (*spec.files, *runtime.CERTIFICATES) if path in written],
             channel=spec.channel,
             terminal=spec.terminal is not None,
         ),
@@ -343,7 +345,9 @@ def _extra_files(spec: SandboxSpec, view: View) -> tuple[dict[str, bytes], list[
     written = dict(layout.etc_files())
     written.update(view.copies)
     covers = []
-    for number, (path, content) in enumerate(sorted(spec.files.items())):
+    bundles = runtime.certificate_bundles(view) if spec.certificates else []
+    files = {**dict.fromkeys(bundles, spec.certificates), **spec.files}
+    for number, (path, content) in enumerate(sorted(files.items())):
         if not os.path.isabs(path) or os.path.normpath(path) != path or path.endswith("/"):
             raise IsolationRefused(f"{shown(path)} is no plain absolute path of a file")
         view.files.pop(path, None)

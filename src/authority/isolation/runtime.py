@@ -12,6 +12,7 @@ Rules
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -26,10 +27,18 @@ _LIBRARY_FOLDERS: Final = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/sha
 _TERMINALS: Final = ("/usr/share/terminfo", "/usr/lib/terminfo", "/lib/terminfo", "/etc/terminfo")
 _LOCAL_LIBRARIES: Final = "/usr/local/lib"
 _NODE_LIBRARY: Final = "/usr/share/nodejs"
-_CERTIFICATES: Final = (
+CERTIFICATES: Final = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
+)
+_PYTHON_BUNDLES: Final = tuple(
+    f"{folder}{vendor}certifi/cacert.pem"
+    for folder in (
+        *("", "site-packages/", "dist-packages/", "python3/dist-packages/"),
+        *("python3*/site-packages/", "lib/python3*/site-packages/"),
+    )
+    for vendor in ("", "pip/_vendor/")
 )
 _FEW: Final = 8
 DEFAULT_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
@@ -51,6 +60,17 @@ class Program:
     kind: str
 
 
+def certificate_bundles(view: View) -> list[str]:
+    """Files of trusted certificates that the run will see: the system's, and those that Python's
+    packages bring along (certifi, alone and inside pip)."""
+    found = {path for path in CERTIFICATES if path in view.files or view.covered(path)}
+    found |= {path for path in view.files if path.endswith("/certifi/cacert.pem")}
+    for tree in view.trees:
+        for pattern in _PYTHON_BUNDLES:
+            found.update(glob.glob(f"{glob.escape(tree)}/{pattern}"))
+    return sorted(path for path in found if os.path.realpath(path) == path and os.path.isfile(path))
+
+
 def show_system(view: View) -> None:
     """The system's libraries, time zones and CA certificates."""
     for folder in _LIBRARY_FOLDERS:
@@ -61,7 +81,7 @@ def show_system(view: View) -> None:
                 view.links.update(links)
             else:
                 view.trees[real] = "system"
-    for path in _CERTIFICATES:
+    for path in CERTIFICATES:
         if os.path.isfile(path):
             view.file(path, "CA certificates")
     if os.path.isdir(_LOCAL_LIBRARIES) and any(
