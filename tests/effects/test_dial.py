@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from authority.effects import dial as dialling
 from authority.effects.base import EffectFailed, EffectRefused
 from authority.effects.dial import Dialled, dial
+from authority.effects.http import HttpEffect
 from authority.kernel.policy import Policy
 from authority.kernel.resources import parse
 
-from .support import policy, run
+from .support import call, policy, run
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -268,4 +268,51 @@ def test_a_slow_proxy_is_given_up() -> None:
                 )
 
     run(main())
-    assert dialling.MAX_HEAD < 65_536
+
+
+# --- the gate's own client goes the same way ---
+
+
+def requested(url: str, answers: list[bytes], credential: str = "") -> tuple[Any, list[bytes]]:
+    seen: list[bytes] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answer in answers:
+            seen.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(answer)
+            await writer.drain()
+        writer.close()
+
+    async def main() -> Any:
+        async with served(handle) as port:
+            rules = policy(
+                f'[network]\nhttp = ["http://far.test/**", "http://10.0.0.1/**"]\n'
+                f'proxy = "http://proxy.test:{port}"\n{credential}'
+            )
+            effect = HttpEffect(secrets={"hub": "a-real-secret"}, resolver=resolver(["127.0.0.1"]))
+            return await effect.perform(call("http.request", url, under=rules))
+
+    return run(main()), seen
+
+
+def test_a_request_goes_through_the_proxy_as_a_tunnel() -> None:
+    ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    done, seen = requested("http://far.test/x", [b"HTTP/1.1 200 OK\r\n\r\n", ok])
+    assert done.value["body"] == b"ok"
+    assert done.facts["resolved_by"] == "proxy"
+    assert seen[0] == b"CONNECT far.test:80 HTTP/1.1\r\nHost: far.test:80\r\n\r\n"
+    assert seen[1].startswith(b"GET /x HTTP/1.1\r\nHost: far.test\r\n")
+
+
+def test_a_request_that_the_proxy_refuses_fails() -> None:
+    with pytest.raises(EffectFailed, match="does not open") as caught:
+        requested("http://far.test/x", [b"HTTP/1.1 403 No\r\n\r\n"])
+    assert caught.value.spent["requests"] == 1
+    with pytest.raises(EffectRefused):
+        requested("http://10.0.0.1/x", [])
+
+
+def test_no_secret_goes_through_a_proxy_in_the_clear() -> None:
+    table = '[credentials.hub]\nfrom_env = "HUB"\nhosts = ["far.test:80"]\n'
+    with pytest.raises(EffectRefused, match="https"):
+        requested("http://far.test/x", [], table)

@@ -26,12 +26,13 @@ import asyncio
 import hashlib
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import httpcore
 
 from authority.effects.base import Call, EffectFailed, EffectRefused, Performed
+from authority.effects.company_proxy import goes_through, open_tunnel, proxy_addresses
 from authority.effects.http_dial import Dialler, Meter, Resolver, TooMuch, judged_addresses, resolve
 from authority.effects.http_secrets import Injection, injections, known_secrets
 from authority.effects.secret_forms import redact
@@ -110,9 +111,8 @@ class HttpEffect:
         sentence = ""
         try:
             async with asyncio.timeout(self._timeout_us / 1e6):
-                addresses = await judged_addresses(self._resolver, call.policy, call.resource)
-                _check_transport(call.resource, addresses, put_in)
-                return await self._exchange(call, request, addresses, meter, put_in)
+                dialler = await self._dialler(call, meter, put_in)
+                return await self._exchange(call, request, dialler, meter, put_in)
         except TimeoutError:
             sentence = f"The exchange took longer than {self._timeout_us // 1_000_000} s."
         except TooMuch:
@@ -121,7 +121,7 @@ class HttpEffect:
                 if meter.head_done or meter.limit <= meter.total
                 else "The server's headers have no end."
             )
-        except _Unacceptable as error:
+        except (_Unacceptable, EffectFailed) as error:
             sentence = error.sentence
         except httpcore.LocalProtocolError:
             raise EffectRefused(Code.SCHEMA_INVALID, "The request is not valid HTTP.") from None
@@ -139,11 +139,29 @@ class HttpEffect:
             sentence = "The host's name could not be resolved."
         raise EffectFailed(sentence, spent=_spent(meter), facts=_facts(meter, put_in)) from None
 
+    async def _dialler(self, call: Call, meter: Meter, put_in: tuple[Injection, ...]) -> Dialler:
+        """The way to the server: its judged addresses, or the company's proxy."""
+        policy, resource = call.policy, call.resource
+        if not goes_through(policy, resource):
+            addresses = await judged_addresses(self._resolver, policy, resource)
+            _check_transport(resource, addresses, put_in)
+            return Dialler(addresses, resource.port, meter, self._connect_us)
+        addresses, port = await proxy_addresses(policy, resource, self._resolver)
+        _check_transport(resource, ["unknown"], put_in)
+        meter.proxy = policy.network.proxy
+
+        async def opening(
+            write: Callable[[bytes], Awaitable[None]], read: Callable[[int], Awaitable[bytes]]
+        ) -> None:
+            await open_tunnel(resource, write, read)
+
+        return Dialler(addresses, resource.port, meter, self._connect_us, via=port, opening=opening)
+
     async def _exchange(
         self,
         call: Call,
         request: httpcore.Request,
-        addresses: list[str],
+        dialler: Dialler,
         meter: Meter,
         put_in: tuple[Injection, ...],
     ) -> Performed:
@@ -153,7 +171,7 @@ class HttpEffect:
             http1=True,
             http2=False,
             retries=0,
-            network_backend=Dialler(addresses, call.resource.port, meter, self._connect_us),
+            network_backend=dialler,
         )
         try:
             response = await connection.handle_async_request(request)
@@ -332,6 +350,8 @@ def _facts(meter: Meter, put_in: tuple[Injection, ...]) -> dict[str, Any]:
     facts: dict[str, Any] = {"bytes_in": meter.bytes_in, "bytes_out": meter.bytes_out}
     if meter.address:
         facts["address"] = meter.address
+    if meter.proxy:
+        facts |= {"proxy": meter.proxy, "resolved_by": "proxy"}
     if put_in:
         facts["credentials"] = [one.name for one in put_in]
     return facts

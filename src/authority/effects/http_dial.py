@@ -87,6 +87,7 @@ class Meter:
     bytes_in: int = 0
     bytes_out: int = 0
     address: str = ""
+    proxy: str = ""
     head_done: bool = False
 
     @property
@@ -103,12 +104,30 @@ class Meter:
         return room
 
 
-class Dialler(httpcore.AsyncNetworkBackend):
-    """A network that leads to the judged addresses only, whatever host it is asked for."""
+Opening = Callable[[Callable[[bytes], Awaitable[None]], Callable[[int], Awaitable[bytes]]], Any]
+"""What is done on a new connection before it is used (asking a proxy): it gets write and read."""
 
-    def __init__(self, addresses: Sequence[str], port: int, meter: Meter, connect_us: int) -> None:
+
+class Dialler(httpcore.AsyncNetworkBackend):
+    """A network that leads to the judged addresses only, whatever host it is asked for.
+
+    With `via` the addresses are those of a proxy, at that port, and `opening` asks it.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        port: int,
+        meter: Meter,
+        connect_us: int,
+        *,
+        via: int = 0,
+        opening: Opening | None = None,
+    ) -> None:
         self._addresses = addresses
         self._port = port
+        self._via = via or port
+        self._opening = opening
         self._meter = meter
         self._connect = connect_us / 1e6
         self._inner = httpcore.AnyIOBackend()
@@ -128,16 +147,32 @@ class Dialler(httpcore.AsyncNetworkBackend):
         for address in self._addresses[:MAX_DIALLED]:
             self._meter.address = address
             try:
-                stream = await self._inner.connect_tcp(address, port, timeout=self._connect)
+                stream = await self._inner.connect_tcp(address, self._via, timeout=self._connect)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failed = error
                 continue
             peer = stream.get_extra_info("server_addr")
-            if not peer or not _same(str(peer[0]), address) or peer[1] != port:
+            if not peer or not _same(str(peer[0]), address) or peer[1] != self._via:
                 await stream.aclose()
                 raise httpcore.ConnectError("another peer than the judged one")
+            if self._opening is not None:
+                await self._open(stream)
             return _Metered(stream, self._meter)
         raise failed
+
+    async def _open(self, stream: httpcore.AsyncNetworkStream) -> None:
+        assert self._opening is not None
+        try:
+            await self._opening(
+                lambda data: stream.write(data, self._connect),
+                lambda size: stream.read(size, self._connect),
+            )
+        except OSError as error:
+            await stream.aclose()
+            raise httpcore.ConnectError("the proxy broke off") from error
+        except BaseException:
+            await stream.aclose()
+            raise
 
     async def connect_unix_socket(
         self,

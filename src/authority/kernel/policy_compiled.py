@@ -158,7 +158,7 @@ class Policy:
                 return self._judge_network(resource, verb, lambda layer: layer.http)
         elif effect == "net.connect":
             if scheme == "tcp":
-                return self._judge_network(resource, "", lambda layer: layer.tunnel)
+                return self._judge_tunnel(resource)
         elif effect == "net.resolve":
             if scheme == "dns":
                 return self._judge_name(resource)
@@ -327,6 +327,16 @@ class Policy:
                 return self._not_covered(rules, layer, resource, verb)
             first = first or self._in(rule, layer)
         return Judgement(True, first)
+
+    def _judge_tunnel(self, resource: Resource) -> Judgement:
+        """No tunnel leads around the rules that judge requests to the same host and port."""
+        judgement = self._judge_network(resource, "", lambda layer: layer.tunnel)
+        if judgement.allowed and resource.port in self.reach.http_ports(resource.host):
+            where = f"{shown(resource.host)}:{resource.port}"
+            return Judgement(
+                False, "network.http", f"network.http judges requests to {where}: no tunnel there"
+            )
+        return judgement
 
     def _judge_name(self, resource: Resource) -> Judgement:
         """A name is there for the run when some rule could allow something at its host."""

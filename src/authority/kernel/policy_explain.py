@@ -29,6 +29,7 @@ _SECRET_WORDS = (
     "PRIVATE",
     "CREDENTIAL",
 )
+_PROXY_VARIABLES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
 
 
 def explain(
@@ -114,6 +115,17 @@ def check_warnings(policy: Policy) -> list[str]:
         out.extend(f"{shown(layer.name)}: {text}" for text in _layer_warnings(layer))
     for name, credential in policy.credentials.items():
         out.extend(_credential_warnings(policy, name, credential.hosts))
+    if policy.network.proxy:
+        out.append(
+            f"network.proxy {policy.network.proxy} resolves names and makes the connections: where "
+            "they lead is not seen here"
+        )
+    out.extend(
+        f"process.pass_env: {each} is set by the gate in the run; name a company's proxy in "
+        "network.proxy"
+        for each in policy.process.pass_env
+        if each.upper() in _PROXY_VARIABLES and policy.needs_network
+    )
     if policy.filesystem.files == "bind":
         out.append("filesystem.files: files are not judged, recorded or counted by the gate")
     out.extend(
@@ -143,6 +155,9 @@ def _layer_warnings(layer: Rules) -> list[str]:
                 out.append(f"{where} has no effect: {denied} forbids all of it")
     for number, pattern in enumerate(layer.http.index.patterns):
         out.extend(_url_warnings(layer, f'network.http[{number}] "{shown(pattern.text)}"', pattern))
+    for number, pattern in enumerate(layer.tunnel.index.patterns):
+        where = f'network.allow[{number}] "{shown(pattern.text)}"'
+        out.extend(_tunnel_warnings(layer, where, pattern))
     for rules in (layer.read, layer.write, layer.deny, layer.http, layer.tunnel, layer.net_deny):
         twice = (
             {text for text in rules.texts if rules.texts.count(text) > 1}
@@ -163,17 +178,38 @@ def _always_denied(layer: Rules, pattern: Pattern) -> str:
     return layer.deny.find(probe)
 
 
-def _url_warnings(layer: Rules, where: str, pattern: Pattern) -> list[str]:
+def _tunnel_warnings(layer: Rules, where: str, pattern: Pattern) -> list[str]:
+    out = _host_warnings(layer, where, pattern)
+    if any(
+        rule.port == pattern.port
+        and (pattern.covers_host(rule.host) or rule.covers_host(pattern.host))
+        for rule in layer.http.index.patterns
+    ):
+        out.append(
+            f"{where}: http rules judge requests there; whoever asks for a tunnel meets those"
+        )
+    probe = Resource("tcp", "", (), pattern.host, pattern.port)
+    if not pattern.subdomains and (denied := layer.net_deny.find(probe)):
+        out.append(f"{where} has no effect: {denied} forbids it")
+    return out
+
+
+def _host_warnings(layer: Rules, where: str, pattern: Pattern) -> list[str]:
     out = []
     if pattern.subdomains and "." not in pattern.host:
         out.append(f"{where} covers every host of a top-level domain")
+    why = judge_address(pattern.host) if is_address(pattern.host) else None
+    if why and not layer.names_private(pattern.host, pattern.port):
+        out.append(f"{where} has no effect: the address is {why}; name it in network.private")
+    return out
+
+
+def _url_warnings(layer: Rules, where: str, pattern: Pattern) -> list[str]:
+    out = _host_warnings(layer, where, pattern)
     if pattern.parts == ("",):
         out.append(f"{where} covers the root page only; end it in /** for what is below")
     if "http" in pattern.schemes and not layer.names_private(pattern.host, pattern.port):
         out.append(f"{where} is not encrypted: whoever is on the way reads and changes it")
-    why = judge_address(pattern.host) if is_address(pattern.host) else None
-    if why and not layer.names_private(pattern.host, pattern.port):
-        out.append(f"{where} has no effect: the address is {why}; name it in network.private")
     probe = Resource(
         next(iter(pattern.schemes)),
         "",
