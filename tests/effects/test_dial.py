@@ -197,7 +197,7 @@ def test_the_proxy_is_asked_by_name_and_the_facts_say_that_it_resolved() -> None
     assert data == b"from afar", "not one byte of the tunnel was read with the head"
     assert facts == {
         "proxy": f"http://proxy.test:{port}",
-        "address": "127.0.0.1",
+        "proxy_address": "127.0.0.1",
         "resolved_by": "proxy",
     }
 

@@ -57,8 +57,9 @@ async def proxy_addresses(
 
 
 def proxy_facts(policy: Policy, address: str) -> dict[str, Any]:
-    """What the log says of a connection that the proxy made; `address` is the proxy's."""
-    return {"proxy": policy.network.proxy, "address": address, "resolved_by": "proxy"}
+    """What the log says of a connection that the proxy made. The server's address is not known: what
+    asks for one (`address`) finds none."""
+    return {"proxy": policy.network.proxy, "proxy_address": address, "resolved_by": "proxy"}
 
 
 async def open_tunnel(

@@ -348,10 +348,10 @@ def _spent(meter: Meter) -> dict[str, int]:
 
 def _facts(meter: Meter, put_in: tuple[Injection, ...]) -> dict[str, Any]:
     facts: dict[str, Any] = {"bytes_in": meter.bytes_in, "bytes_out": meter.bytes_out}
-    if meter.address:
-        facts["address"] = meter.address
     if meter.proxy:
-        facts |= {"proxy": meter.proxy, "resolved_by": "proxy"}
+        facts |= {"proxy": meter.proxy, "proxy_address": meter.address, "resolved_by": "proxy"}
+    elif meter.address:
+        facts["address"] = meter.address
     if put_in:
         facts["credentials"] = [one.name for one in put_in]
     return facts
