@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
-from authority.isolation import bpf, landlock, layout, places, runtime
+from authority.isolation import bpf, extra_files, landlock, layout, places, runtime
 from authority.isolation.cgroups import Support
 from authority.isolation.places import Bind, Mount
 from authority.isolation.probe import Host, require
@@ -253,7 +253,7 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
     mounts = _usable(spec, host, view)
     executed = [*program.executables, *listed]
     split = places.split(view, mounts, executed)
-    written, covers = _extra_files(spec, view)
+    written, covers = extra_files.lay(spec.files, spec.certificates, view)
     laid = [path for path in written if any(places.inside(path, one.path) for one in mounts)]
     over = [*split.over, *(path for path in laid if not view.covered(path))]
     execution = bpf.Exec.LISTED if spec.exec_allowed else bpf.Exec.ONCE
@@ -338,29 +338,6 @@ def _usable(spec: SandboxSpec, host: Host, view: View) -> list[Mount]:
         cause, fix = host.fuse_problem
         raise IsolationRefused(f"the policy's files can't be mounted: {cause}", fix)
     return mounts
-
-
-def _extra_files(spec: SandboxSpec, view: View) -> tuple[dict[str, bytes], list[tuple[str, str]]]:
-    """Files that the launcher writes, by path, and those of them that it puts over others."""
-    written = dict(layout.etc_files())
-    written.update(view.copies)
-    covers = []
-    bundles = runtime.certificate_bundles(view) if spec.certificates else []
-    files = {**dict.fromkeys(bundles, spec.certificates), **spec.files}
-    for number, (path, content) in enumerate(sorted(files.items())):
-        if not os.path.isabs(path) or os.path.normpath(path) != path or path.endswith("/"):
-            raise IsolationRefused(f"{shown(path)} is no plain absolute path of a file")
-        view.files.pop(path, None)
-        view.links.pop(path, None)
-        if view.covered(path):
-            if os.path.realpath(path) != path or not os.path.isfile(path):
-                raise IsolationRefused(f"{shown(path)} is no file that could be covered")
-            source = f"{layout.COVERS}/{number}"
-            written[source] = content
-            covers.append((source, path))
-        else:
-            written[path] = content
-    return written, covers
 
 
 def _show_everything(
