@@ -1,0 +1,228 @@
+"""A compiled policy as formulas: what `Policy` answers, for all paths of a cell at once.
+
+Rules
+- `Encoded` reads the rules from the compiled policy itself: its layers, the patterns in their
+  indexes, its protection. It parses no text and holds no rules of its own.
+- Each method is one question of `policy_compiled` with the same name and the same order of layers;
+  the difference is that the path is left open. A property test (`tests/proof/test_encoding.py`)
+  holds the two against each other on generated policies and requests, for every effect; a wrong
+  encoding is caught there, by name.
+- Tools, agents and outputs are settled in their cell, so the policy itself is asked about them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from authority.kernel import flows
+from authority.kernel.pattern_match import Pattern
+from authority.kernel.policy import Policy
+from authority.kernel.policy_compiled import READS, WRITES
+from authority.kernel.policy_protect import PathSet
+from authority.kernel.policy_rules import RuleList, Rules
+from authority.kernel.resource_files import file_segments
+from authority.kernel.resource_urls import DEFAULT_PORTS
+from authority.kernel.resources import Resource, parse_text
+from authority.proof.automata import (
+    FALSE,
+    TRUE,
+    Formula,
+    Undecided,
+    atom,
+    both,
+    either,
+    negated,
+)
+from authority.proof.space import Cell, schemes_of
+
+MOVES = frozenset({"fs.rename", "fs.delete"})
+LISTS = frozenset({"fs.list", "fs.stat"})
+_SETTLED = frozenset({"tool", "agent", "output"})
+_TALK = frozenset({"msg.send", "msg.receive", "agent.wait"})
+_KNOWN = (
+    READS | WRITES | _TALK | {"http.request", "net.connect", "tool.call", "agent.spawn", "output"}
+)
+
+
+def truth(value: object) -> Formula:
+    """The formula of a value that is known already."""
+    return TRUE if value else FALSE
+
+
+def covers(patterns: list[Pattern], cell: Cell, kind: str = "find") -> Formula:
+    """Whether one of the patterns covers the path; those that don't cover the cell are left out."""
+    here = frozenset(p.parts for p in patterns if cell.covered(p))
+    decoded = bool(patterns) and patterns[0].forbids and cell.scheme in DEFAULT_PORTS
+    if cell.scheme == "tcp":  # no path: the word has no letter, and each pattern says `**`
+        return truth(any(all(part is None for part in parts) for parts in here))
+    return atom(kind, decoded, here)
+
+
+class Encoded:
+    """One policy, asked about all the requests of a cell."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self._by_host: dict[tuple[int, str, str], list[Pattern]] = {}
+        protection = policy._protection
+        self._no_access = _folders(protection.no_access)
+        self._no_write = _folders(protection.no_write)
+
+    def patterns(self) -> Iterator[Pattern]:
+        """Every pattern of every layer: what tells cells apart."""
+        for layer in self.policy.layers:
+            for rules in lists(layer):
+                yield from rules.index.patterns
+
+    def judge(self, effect: str, cell: Cell, *, without: RuleList | None = None) -> Formula:
+        """`Policy.judge(...).allowed`. Raises `Undecided` for an effect that is not known here.
+
+        `without`: a list of denials that is left out, to see what it does.
+        """
+        if effect not in _KNOWN:
+            raise Undecided(f"nothing is known here about the effect {effect!r}")
+        if cell.scheme not in schemes_of(effect):
+            return FALSE
+        if cell.scheme in _SETTLED:
+            return truth(self.policy.judge(effect, settled(cell), cell.verb).allowed)
+        if cell.scheme == "fs":
+            return self._judge_file(effect, cell, without)
+        if effect == "http.request":
+            return self._judge_network(cell, lambda layer: layer.http, without)
+        if effect == "net.connect":
+            return self._judge_network(cell, lambda layer: layer.tunnel, without)
+        return truth(effect in _TALK)
+
+    def approval(self, cell: Cell) -> Formula:
+        """Whether `Policy.approval` names a rule."""
+        return either(*(self.find(layer.approvals, cell) for layer in self.policy.layers))
+
+    def trusted(self, cell: Cell) -> Formula:
+        """`Policy.trusted`."""
+        if cell.scheme in _SETTLED:
+            return truth(self.policy.trusted(settled(cell), cell.verb))
+        return self._all_say(cell, lambda layer: layer.trusted)
+
+    def secret(self, name: str, cell: Cell) -> Formula:
+        """Whether `Policy.secrets` holds the name."""
+        return either(
+            *(
+                self.find(layer.secrets[name], cell)
+                for layer in self.policy.layers
+                if name in layer.secrets
+            )
+        )
+
+    def releases(self, secret: str, cell: Cell) -> Formula:
+        """`Policy.releases`."""
+        needed = []
+        for layer in self.policy.layers:
+            rules = layer.release.get(secret)
+            if rules is not None:
+                needed.append(self.find(rules, cell))
+            elif secret in layer.secrets and not layer.inherits:
+                return FALSE
+        return both(*needed) if needed else FALSE
+
+    def takes(self, effect: str, cell: Cell) -> Formula:
+        """Whether a run that is not trusted may do this with some arguments (`flows.sink`).
+
+        Deleting is left out of it: what the run made itself it may delete.
+        """
+        if effect in flows._OPEN_SINKS or (
+            effect == "http.request" and cell.verb in ("GET", "HEAD")
+        ):
+            return TRUE
+        if effect == "fs.delete":
+            return FALSE
+        if cell.scheme in _SETTLED:
+            return truth(self.policy.content(effect, settled(cell), cell.verb) is not None)
+        return self._all_say(cell, lambda layer: layer.content)
+
+    def lets_out(self, secret: str, effect: str, cell: Cell) -> Formula:
+        """Whether a run that holds the secret may do this, seen by `flows.sink` alone."""
+        if effect in flows._INWARD:
+            return TRUE
+        return self.releases(secret, cell)
+
+    def find(self, rules: RuleList, cell: Cell, kind: str = "find") -> Formula:
+        """A list's `find`, `below` (as `RuleList.below`) or `leads` (as `RuleList.holds`)."""
+        if cell.scheme in _SETTLED:
+            return truth(rules.find(settled(cell), cell.verb))
+        key = (id(rules), cell.scheme, cell.host)
+        patterns = self._by_host.get(key)
+        if patterns is None:
+            patterns = self._by_host[key] = [
+                p
+                for p in rules.index.patterns
+                if cell.scheme in p.schemes and p.covers_host(cell.host)
+            ]
+        return covers(patterns, cell, kind)
+
+    def _judge_file(self, effect: str, cell: Cell, without: RuleList | None) -> Formula:
+        writes = effect in WRITES
+        denied = [atom("find", False, self._no_access)]
+        if writes:
+            denied.append(atom("find", False, self._no_write))
+        if effect in MOVES:
+            denied += [
+                atom("leads", False, self._no_access),
+                atom("leads", False, self._no_write),
+            ]
+        for layer in self.policy.layers:
+            if layer.deny is without:
+                continue
+            denied.append(self.find(layer.deny, cell))
+            if effect == "fs.rename":
+                denied.append(self.find(layer.deny, cell, "leads"))
+        allowed = []
+        for layer in self.policy.layers:
+            rules = layer.write if writes else layer.read
+            if layer.abstains(rules):
+                continue
+            covered = self.find(rules, cell)
+            if effect in LISTS:
+                covered = either(covered, self.find(rules, cell, "below"))
+            allowed.append(covered)
+        return both(negated(either(*denied)), *allowed)
+
+    def _judge_network(
+        self, cell: Cell, pick: Callable[[Rules], RuleList], without: RuleList | None
+    ) -> Formula:
+        allowed = self._all_say(cell, pick)
+        if allowed == FALSE:
+            return FALSE
+        denied = either(
+            *(
+                self.find(layer.net_deny, cell)
+                for layer in self.policy.layers
+                if layer.net_deny is not without
+            )
+        )
+        return both(negated(denied), allowed)
+
+    def _all_say(self, cell: Cell, pick: Callable[[Rules], RuleList]) -> Formula:
+        needed = []
+        for layer in self.policy.layers:
+            rules = pick(layer)
+            if not layer.abstains(rules):
+                needed.append(self.find(rules, cell))
+        return both(*needed)
+
+
+def settled(cell: Cell) -> Resource:
+    """The one resource of a cell that has a name."""
+    return parse_text(f"{cell.scheme}:{cell.name}")
+
+
+def lists(layer: Rules) -> Iterator[RuleList]:
+    """Every list of rules of a policy file."""
+    yield from (layer.read, layer.write, layer.deny, layer.http, layer.tunnel, layer.net_deny)
+    yield from (layer.content, layer.approvals, layer.trusted)
+    yield from layer.secrets.values()
+    yield from layer.release.values()
+
+
+def _folders(paths: PathSet) -> frozenset[tuple[str | None, ...]]:
+    """The paths of a set, each with all that lies below it."""
+    return frozenset((*file_segments(text, None), None) for text in paths.texts)
