@@ -24,7 +24,7 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 ANYTHING_BUT_FACES = frozenset(
     [
         *("kernel", "audit", "effects", "compat", "gate", "isolation", "agent", "worker"),
-        *("protocol", "tokens", "errors"),
+        *("protocol", "tokens", "errors", "proof", "rejudge"),
     ]
 )
 ROOMS: dict[str, frozenset[str]] = {
@@ -39,10 +39,12 @@ ROOMS: dict[str, frozenset[str]] = {
     "agent": frozenset({"protocol", "tokens", "errors"}),
     "compat": frozenset({"kernel", "effects", "protocol", "tokens", "errors"}),
     "worker": frozenset({"protocol", "errors"}),
+    "proof": frozenset({"kernel", "tokens", "errors"}),
+    "rejudge": frozenset({"kernel", "audit", "tokens", "errors"}),
     "gate": frozenset(
         [
             *("kernel", "audit", "effects", "compat", "isolation", "protocol", "tokens"),
-            *("agent", "errors"),
+            *("agent", "errors", "proof"),
         ]
     ),
     "matrix": ANYTHING_BUT_FACES,

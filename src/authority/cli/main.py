@@ -22,6 +22,8 @@ COMMANDS: dict[str, str] = {
     "init": "make a state directory and a starter policy",
     "why": "why an entry was denied, and what would allow it",
     "check": "judge a request by a policy, without running anything",
+    "policy": "prove statements about a policy, compare two, find rules that do nothing",
+    "rejudge": "what recorded runs would have looked like under another policy",
     "audit": "verify, show, query, prove and export the log",
     "token": "mint, attenuate, inspect and revoke capabilities",
     "key": "rotate the key that mints capabilities",

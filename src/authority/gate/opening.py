@@ -40,7 +40,8 @@ from authority.kernel.state import digest
 ADMIN_METHODS = tuple(
     f"gate.{action}"
     for action in (
-        "approve", "attach", "clock", "halt", "mint", "revoke", "rotate", "run", "status", "stop",
+        "approve", "attach", "clock", "halt", "mint", "prove", "revoke", "rotate", "run", "status",
+        "stop",
     )
 )  # fmt: skip
 RESUME_METHODS = ("gate.resume",)

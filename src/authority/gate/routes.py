@@ -17,7 +17,7 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from authority import protocol
-from authority.gate import clock, opening
+from authority.gate import clock, opening, proofs
 from authority.gate.control import Asking, Control, ControlRefused
 from authority.gate.run import Run, Start
 from authority.gate.typing import Typing
@@ -59,6 +59,7 @@ class Routes:
         control.route("POST", "/v1/keys/rotate", "rotate", self._rotate)
         control.route("GET", "/v1/approvals", "status", self._approvals)
         control.route("POST", "/v1/approvals/*", "approve", self._approve)
+        control.route("POST", "/v1/proofs", "prove", self._prove)
         control.route("POST", "/v1/clock", "clock", self._clock)
         control.route("POST", "/v1/stop", "stop", self._stop)
 
@@ -320,6 +321,15 @@ class Routes:
             [entries.Approval(run=pending.run, id=key, granted=granted, by=f"uid {asking.uid}")]
         )
         return {"id": key, "granted": granted, "seq": receipt.seq}
+
+    async def _prove(self, asking: Asking) -> dict[str, Any]:
+        entry = await proofs.checked(
+            str(asking.body.get("certificate", "")), self._gate.opened.store
+        )
+        self._control.record(asking, detail=entry.certificate)
+        entry.by = f"uid {asking.uid}"
+        receipt = self._ledger.step([entry])
+        return {"seq": receipt.seq, "certificate": entry.certificate, "verdict": entry.verdict}
 
     async def _clock(self, asking: Asking) -> dict[str, Any]:
         self._control.record(asking)

@@ -261,6 +261,19 @@ class Control(Entry, tag="control", kw_only=True):
     detail: str = ""
 
 
+class Proof(Entry, tag="proof", kw_only=True):
+    """A certificate was recorded, after the gate had checked it again: what it claims of which
+    policies (digests), and `verdict`: `proved` or `disproved`, then with its first `witness`."""
+
+    statements: list[str]
+    policies: list[str]
+    engine: str
+    verdict: str
+    certificate: str
+    witness: str = ""
+    by: str = ""
+
+
 class Snapshot(Entry, tag="snapshot", kw_only=True):
     """The state after entry `at`, kept under `digest`."""
 
@@ -291,6 +304,7 @@ AnyEntry = (
     | Incident
     | Clock
     | Control
+    | Proof
     | Snapshot
 )
 

@@ -400,5 +400,6 @@ _FOLDS: dict[type, Callable[[State, Any], None]] = {
     entries.Incident: _incident,
     entries.Clock: _clock,
     entries.Control: _nothing,
+    entries.Proof: _nothing,
     entries.Snapshot: _nothing,
 }

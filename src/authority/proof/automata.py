@@ -371,6 +371,26 @@ class Searcher:
                 )
             self.visited += 1
 
+    def holds(self, formula: Formula, word: tuple[int, ...]) -> bool:
+        """Whether the formula holds for one word; the universe is not asked."""
+        known = {}
+        for each in atoms_of(formula):
+            machine = self._automaton(each)
+            state = machine.start
+            for letter in word:
+                default, special = machine.row(state)
+                state = special.get(letter, default)
+            known[each] = machine.end(state)
+        return bool(weigh(formula, known)[0])
+
+    def can_ask(self, word: tuple[int, ...]) -> bool:
+        """Whether the universe holds the word."""
+        state = self._universe.start
+        for letter in word:
+            default, special = self._universe.row(state)
+            state = special.get(letter, default)
+        return state != DEAD and self._universe.end(state)
+
     def _automaton(self, asked: Atom) -> Automaton:
         found = self._automata.get(asked)
         if found is None:

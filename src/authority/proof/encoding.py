@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from authority.kernel import flows
 from authority.kernel.pattern_match import Pattern
 from authority.kernel.policy import Policy
-from authority.kernel.policy_compiled import READS, WRITES
+from authority.kernel.policy_compiled import _LISTS, _MOVES, READS, WRITES
 from authority.kernel.policy_protect import PathSet
 from authority.kernel.policy_rules import RuleList, Rules
 from authority.kernel.resource_files import file_segments
@@ -35,8 +35,6 @@ from authority.proof.automata import (
 )
 from authority.proof.space import Cell, schemes_of
 
-MOVES = frozenset({"fs.rename", "fs.delete"})
-LISTS = frozenset({"fs.list", "fs.stat"})
 _SETTLED = frozenset({"tool", "agent", "output"})
 _TALK = frozenset({"msg.send", "msg.receive", "agent.wait"})
 _KNOWN = (
@@ -164,7 +162,7 @@ class Encoded:
         denied = [atom("find", False, self._no_access)]
         if writes:
             denied.append(atom("find", False, self._no_write))
-        if effect in MOVES:
+        if effect in _MOVES:
             denied += [
                 atom("leads", False, self._no_access),
                 atom("leads", False, self._no_write),
@@ -181,7 +179,7 @@ class Encoded:
             if layer.abstains(rules):
                 continue
             covered = self.find(rules, cell)
-            if effect in LISTS:
+            if effect in _LISTS:
                 covered = either(covered, self.find(rules, cell, "below"))
             allowed.append(covered)
         return both(negated(either(*denied)), *allowed)
