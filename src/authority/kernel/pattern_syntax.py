@@ -135,7 +135,7 @@ def escape_file(path: str, *, encode: bool = False) -> str:
     for segment in path.split("/"):
         kept = ""
         for index, char in enumerate(segment):
-            if encode and (char == "%" or "\udc80" <= char <= "\udcff" or _UNSAFE.match(char)):
+            if encode and (char == "%" or not char.isprintable() or _UNSAFE.match(char)):
                 kept += "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogateescape"))
             elif char in "\\*" or char in _RESERVED or (char in _FIRST and index == 0):
                 kept += "\\" + char

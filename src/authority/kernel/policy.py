@@ -19,6 +19,11 @@ Protection: `policy_protect`. For people: `policy_explain`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
 from authority.kernel import canonical
 from authority.kernel.addresses import ResourceError, shown
 from authority.kernel.policy_compiled import FORMAT, Policy
@@ -65,6 +70,7 @@ __all__ = [
     "Sections",
     "Source",
     "Tool",
+    "add_rules",
     "check_warnings",
     "explain",
     "for_agent",
@@ -106,6 +112,25 @@ def narrow(parent: Policy, child: Policy) -> Policy:
             (*mine.no_write.texts, *theirs.no_write.texts),
         ),
     )
+
+
+def add_rules(policy: Policy, rules: Mapping[tuple[str, str], Sequence[str]]) -> Policy:
+    """The policy with more rules in its own file: texts for each (section, list).
+
+    What is protected stays so. Raises `PolicyError`, for a run's policy below another one too.
+    """
+    node = policy._node
+    if node.under:
+        raise PolicyError(policy.name, "", 0, "rules can't be added below a parent's policy")
+    doc = {name: _copied(value) for name, value in node.doc.items()}
+    for (section, key), texts in rules.items():
+        table = doc.setdefault(section, {})
+        table[key] = [*table.get(key, []), *texts]
+    return Policy(msgspec.structs.replace(node, doc=doc, source=None), policy._protection)
+
+
+def _copied(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def for_agent(parent: Policy, name: str, read_parent: ReadParent) -> Policy:

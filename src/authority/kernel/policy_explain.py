@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from authority.kernel.addresses import host_text, is_address, judge_address, shown
 from authority.kernel.pattern_match import Pattern, literal_prefix
 from authority.kernel.pattern_syntax import escape_file, literal
+from authority.kernel.policy_compiled import WRITES
 from authority.kernel.policy_rules import Rules, private_key
 from authority.kernel.policy_sections import Explanation, Judgement
 from authority.kernel.resource_files import file_segments
@@ -84,8 +85,8 @@ def _key(name: str) -> str:
 
 def _snippet(layer: Rules, effect: str, resource: Resource, verb: str) -> str:
     if resource.scheme == "fs":
-        key = "read" if effect in ("fs.read", "fs.list", "fs.stat") else "write"
-        return f"[filesystem]\n{key} = [{toml_text(_file_rule(layer.base, resource))}]\n"
+        key = "write" if effect in WRITES else "read"
+        return f"[filesystem]\n{key} = [{toml_text(file_rule(layer.base, resource))}]\n"
     if resource.scheme == "tcp":
         target = f"{host_text(resource.host)}:{resource.port}"
         return f"[network]\nallow = [{toml_text(target)}]\n"
@@ -99,7 +100,8 @@ def _name_snippet(policy: Policy, resource: Resource) -> str:
     return f"[network]\nhttp = [{target}]\n"
 
 
-def _file_rule(base: str, resource: Resource) -> str:
+def file_rule(base: str, resource: Resource) -> str:
+    """The rule for exactly this file, in a policy that lies in the folder `base`."""
     exact = literal(resource)
     folder = file_segments(base, None)
     inside = resource.segments[: len(folder)] == folder and len(resource.segments) > len(folder)
