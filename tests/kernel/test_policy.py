@@ -149,6 +149,7 @@ def test_an_empty_policy_allows_only_printing_and_talking() -> None:
     empty = make("version = 1")
     samples = {"fs": "/x", "http": "https://h.example/", "tool": "tool:x", "agent": "run:x"}
     samples |= {"msg": "run:x", "output": "output:stdout", "net": "h.example:443"}
+    samples |= {"msg": "run:x", "output": "output:stdout", "mcp": "mcp:x/tools"}
     allowed = set()
     for effect in EFFECTS:
         special = {"agent.spawn": "agent:x", "net.resolve": "h.example"}

@@ -36,7 +36,7 @@ from authority.kernel.policy import Policy
 from authority.kernel.rates import UsageDelta
 from authority.kernel.requests import EFFECTS, Spec
 from authority.kernel.resources import Resource, named
-from authority.kernel.state import Run, State
+from authority.kernel.state import Run, State, pin_name
 
 GATE = "gate"
 """What capabilities for the gate itself are bound to, in place of a run."""
@@ -76,7 +76,10 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What comes from outside: time (us), whether the MAC holds, what the gate looked up."""
+    """What comes from outside: time (us), whether the MAC holds, what the gate looked up.
+
+    `preview`: asked before anything was looked up, to see whether it is worth it. Never recorded.
+    """
 
     time: int
     mac_ok: bool = False
@@ -84,6 +87,7 @@ class Facts(msgspec.Struct, frozen=True):
     numbers: dict[str, int] = {}
     looked_up: dict[str, Any] = {}
     body: Body | None = None
+    preview: bool = False
 
 
 class _No(Exception):
@@ -118,6 +122,8 @@ def decide(state: State, policy: Policy | None, request: Request, facts: Facts) 
         run = _halted(state, request)
         usage = _capability(state, request, facts, now)
         rule, approval = _policy(state, policy, run, request)
+        if not facts.preview:
+            _definition(state, policy, request, facts)
         spec = EFFECTS[request.effect]
         reserve = _budget(state, run, spec, request, facts)
         _labels(policy, run, request)
@@ -287,6 +293,9 @@ def _policy(state: State, policy: Policy | None, run: Run, request: Request) -> 
         if not judgement.allowed:
             raise _No(Code.POLICY_DENY, layer, judgement.reason, judgement.rule)
         rule = rule or judgement.rule
+    refused = policy.refuses_arguments(effect, resource, request.arguments)
+    if refused:
+        raise _No(Code.POLICY_DENY, layer, f"{resource.text}: {refused}", f"{rule}, arguments")
     required = next(
         (
             r
@@ -305,6 +314,26 @@ def _policy(state: State, policy: Policy | None, run: Run, request: Request) -> 
     if pending is None or pending.answer != "granted" or pending.request != request.digest:
         raise _No(Code.APPROVAL_REQUIRED, layer, "a person has to approve", required, approval)
     return rule, approval
+
+
+def _definition(state: State, policy: Policy | None, request: Request, facts: Facts) -> None:
+    """A tool of an MCP server is called only as it was approved."""
+    if request.effect != "tool.call" or policy is None or request.resource is None:
+        return
+    found = policy.mcp_tool(request.resource)
+    if found is None:
+        return
+    server, name, tool = found
+    digest = facts.looked_up.get("definition", "")
+    rule = f"mcp.{name}.approve"
+    if not digest:
+        why = facts.looked_up.get("missing", "the server offers no such tool")
+        raise _No(Code.POLICY_DENY, Layer.POLICY, f"{request.resource.text}: {why}", rule)
+    pins = server.pins(tool)
+    pin = state.pins.get(pin_name(server.key(name), tool))
+    if pins != (digest,) and (pins or pin is None or pin.approved != digest):
+        reason = f"a person has to approve the definition of {request.resource.text} ({digest[:8]})"
+        raise _No(Code.APPROVAL_REQUIRED, Layer.POLICY, reason, rule)
 
 
 def _budget(state: State, run: Run, spec: Spec, request: Request, facts: Facts) -> dict[str, int]:

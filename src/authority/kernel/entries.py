@@ -236,6 +236,22 @@ class Approval(Entry, tag="approval", kw_only=True):
     by: str = ""
 
 
+class Definition(Entry, tag="mcp.definition", kw_only=True):
+    """What an MCP server says that one of its tools is, by the digest of its text in the store.
+
+    `action`: `seen` (it waits for a person), `approved` or `refused`; `by`: a person, or `policy`.
+    `key` stands for the server's program, `before` is the digest that was approved until now.
+    """
+
+    server: str
+    key: str
+    tool: str
+    digest: str
+    action: str
+    by: str = ""
+    before: str = ""
+
+
 class Incident(Entry, tag="incident", kw_only=True):
     what: str
     detail: str = ""
@@ -301,6 +317,7 @@ AnyEntry = (
     | Halt
     | Resume
     | Approval
+    | Definition
     | Incident
     | Clock
     | Control

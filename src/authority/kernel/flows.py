@@ -3,11 +3,12 @@
 Rules
 - A read from a place that the policy does not list as trusted carries that place as a source.
   A file or directory carries its own name, an answer from the network its host, a tool's result the
-  tool, unless the policy trusts it. Failing counts too: an error text is an answer.
+  tool, anything of an MCP server the server (`mcp:NAME`), unless the policy trusts it. Failing
+  counts too: an error text is an answer.
 - Sinks. Reading, writing in the workspace, the program's own output, messages to the parent or a
-  child, and GET and HEAD take untrusted content. Everything else wants a trusted run: other HTTP
-  methods, spawning, deleting what the run did not make, and tools, except for those arguments that
-  the policy lists as content.
+  child, GET and HEAD, and an MCP server's lists and resources take untrusted content. Everything
+  else wants a trusted run: other HTTP methods, spawning, deleting what the run did not make, and
+  tools, except for those arguments that the policy lists as content.
 - A tunnel is opaque: all that a run says into one is control, until the policy lists the tunnel
   itself (`tcp://host:443`) as content. Asking for a name says nothing to anybody: it is answered
   from the policy alone.
@@ -23,6 +24,7 @@ from typing import Any
 import msgspec
 
 from authority.kernel.labels import ANY_SOURCE, CLEAN, Label, Sink
+from authority.kernel.mcp_rules import parts
 from authority.kernel.policy import Policy
 from authority.kernel.resources import Resource
 
@@ -32,6 +34,7 @@ _OPEN_SINKS = frozenset(
     {"fs.write", "fs.append", "fs.mkdir", "fs.rename", "output", "msg.send"} | _INWARD
 )
 _NETWORK = frozenset({"http.request", "net.connect"})
+_MCP = frozenset({"mcp.list", "mcp.read", "mcp.prompt"})
 _ANY = frozenset({ANY_SOURCE})
 
 
@@ -76,6 +79,8 @@ def _takes_untrusted(
         return own
     if effect == "http.request" and verb in {"GET", "HEAD"}:
         return True
+    if effect in {"mcp.list", "mcp.read"}:
+        return True
     content = policy.content(effect, resource, verb)
     return content is not None and ("*" in content or given <= content)
 
@@ -91,5 +96,11 @@ def result_label(
     elif effect in _NETWORK and not policy.trusted(resource, verb):
         label = label.join(Label(frozenset({f"{resource.scheme}://{resource.host}"})))
     elif effect == "tool.call" and not policy.trusted(resource, verb):
-        label = label.join(Label(frozenset({resource.text})))
+        server = policy.mcp_tool(resource)
+        source = f"mcp:{server[1]}" if server else resource.text
+        label = label.join(Label(frozenset({source})))
+    elif effect in _MCP and not policy.trusted(resource, verb):
+        server_name, kind, _ = parts(resource)
+        if kind != "tools":  # what is listed of tools was approved, word by word
+            label = label.join(Label(frozenset({f"mcp:{server_name}"})))
     return label

@@ -66,6 +66,8 @@ def parse_pattern(text: str, *, base: str | None = None, forbids: bool = False) 
         return tcp_pattern(text, name[2:], forbids=forbids)
     if scheme in NAME_SCHEMES and colon:
         return _name(text, scheme, name, forbids)
+    if scheme == "mcp" and colon:
+        return _mcp(text, name, forbids)
     raise PatternError(
         f"{shown(text)!r} is not a pattern",
         "write fs:/path, https://host/path, tcp://host:port, tool:NAME or agent:NAME",
@@ -308,6 +310,21 @@ def _name(text: str, scheme: str, name: str, forbids: bool) -> Pattern:
     pieces = tuple(name.split("*"))
     part: Part = pieces if len(pieces) > 1 else name
     return Pattern(text, frozenset({scheme}), _limited((part,), text), forbids=forbids)
+
+
+def _mcp(text: str, raw: str, forbids: bool) -> Pattern:
+    segments = raw.split("/")
+    if not raw.isascii() or len(segments) < 2 or "*" in segments[0] or "***" in raw:
+        raise PatternError(f"{shown(text)!r} names no server", "write mcp:SERVER/resources/**")
+    parts: list[Part] = []
+    for segment in segments:
+        if "**" in segment and segment != "**":
+            raise _double(text)
+        pieces = tuple(segment.split("*"))
+        parts.append(None if segment == "**" else pieces if len(pieces) > 1 else segment)
+    done = tuple(parts)
+    done = _limited(_below(done) if forbids else done, text)
+    return Pattern(text, frozenset({"mcp"}), done, forbids=forbids)
 
 
 def _file(text: str, raw: str, base: str | None, forbids: bool, *, decode: bool) -> Pattern:

@@ -13,6 +13,7 @@ import msgspec
 
 from authority.kernel import canonical
 from authority.kernel.addresses import ResourceError, is_address, shown
+from authority.kernel.mcp_rules import McpServer, parts, split_tool
 from authority.kernel.pattern_match import Pattern, literal_prefix
 from authority.kernel.policy_network import Reach
 from authority.kernel.policy_protect import Protection, path_text
@@ -122,6 +123,10 @@ class Policy:
         return self._sections.tools
 
     @property
+    def mcp(self) -> Mapping[str, McpServer]:
+        return self._sections.mcp
+
+    @property
     def agents(self) -> Mapping[str, Agent]:
         return self._sections.agents
 
@@ -164,7 +169,10 @@ class Policy:
                 return self._judge_name(resource)
         elif effect == "tool.call":
             if scheme == "tool":
-                return _defined("tools", resource.name, self.tools)
+                return self._judge_tool(resource)
+        elif effect in ("mcp.list", "mcp.read", "mcp.prompt"):
+            if scheme == "mcp":
+                return self._judge_mcp(effect, resource)
         elif effect == "agent.spawn":
             if scheme == "agent":
                 return _defined("agents", resource.name, self.agents)
@@ -175,6 +183,20 @@ class Policy:
             return Judgement(True, "built in", "a program may print; the budget bounds it")
         return Judgement(False, "", f"no policy covers {shown(effect)} on {shown(resource.text)}")
 
+    def refuses_arguments(self, effect: str, resource: Resource, arguments: Any) -> str:
+        """Why the arguments of a tool's call are not allowed, or nothing."""
+        if effect != "tool.call":
+            return ""
+        server, tool = split_tool(resource.name)
+        named = self.mcp.get(server)
+        return named.refuses(tool, arguments.arguments) if named is not None else ""
+
+    def mcp_tool(self, resource: Resource) -> tuple[McpServer, str, str] | None:
+        """The server of a `tool:` resource, its name and the tool's; None for a process tool."""
+        server, tool = split_tool(resource.name)
+        named = self.mcp.get(server)
+        return (named, server, tool) if named is not None else None
+
     def approval(self, effect: str, resource: Resource, verb: str = "") -> str:
         """The rule by which a person has to approve this, or nothing."""
         for layer in self.layers:
@@ -184,9 +206,12 @@ class Policy:
 
     def trusted(self, resource: Resource, verb: str = "") -> bool:
         """Whether what comes from the resource is trusted."""
-        if resource.scheme == "tool":
-            tool = self.tools.get(resource.name)
-            if tool is not None and tool.reads == "trusted":
+        if resource.scheme in ("tool", "mcp"):
+            tool = self.tools.get(resource.name) if resource.scheme == "tool" else None
+            server = self.mcp.get(
+                split_tool(resource.name)[0] if resource.scheme == "tool" else resource.name
+            )
+            if any(each is not None and each.reads == "trusted" for each in (tool, server)):
                 return True
         return self._all_say(resource, verb, lambda layer: layer.trusted)
 
@@ -209,6 +234,8 @@ class Policy:
             return _ALL
         if self._all_say(resource, verb, lambda layer: layer.content):
             return _ALL
+        if effect == "tool.call" and (found := self.mcp_tool(resource)) is not None:
+            return found[0].content(found[2])
         if effect == "tool.call" and (tool := self.tools.get(resource.name)) is not None:
             return None if tool.content is None else frozenset(tool.content)
         return None
@@ -285,6 +312,31 @@ class Policy:
             and not rules.find(resource, verb)
             and not (effect in _LISTS and rules.below(resource))
         ]
+
+    def _judge_tool(self, resource: Resource) -> Judgement:
+        found = self.mcp_tool(resource)
+        if found is None:
+            return _defined("tools", resource.name, self.tools)
+        server, name, tool = found
+        rule, why = server.tool(tool)
+        where = f"mcp.{name}"
+        if why:
+            return Judgement(False, f"{where}.{rule}" if rule else "", f"{where}: {why}")
+        return Judgement(True, f"{where}.{rule}")
+
+    def _judge_mcp(self, effect: str, resource: Resource) -> Judgement:
+        name, kind, item = parts(resource)
+        server = self.mcp.get(name)
+        if server is None:
+            return _defined("mcp", name, self.mcp)
+        where = f"mcp.{shown(name)}"
+        if effect == "mcp.list" and not item:
+            given = kind == "tools" or all(getattr(v, kind) for v in server.views)
+            return Judgement(given, where if given else "", f"{where} allows no {kind}")
+        wanted = {"mcp.read": "resources", "mcp.prompt": "prompts"}.get(effect)
+        rule = server.item(kind, item) if item and kind == wanted else ""
+        reason = f"no pattern of {where}.{kind} covers {shown(item)}"
+        return Judgement(bool(rule), f"{where}.{rule}" if rule else "", "" if rule else reason)
 
     def _judge_file(self, effect: str, resource: Resource) -> Judgement:
         writes = effect in WRITES

@@ -23,6 +23,7 @@ import msgspec
 
 from authority.kernel.addresses import ResourceError
 from authority.kernel.policy_network import narrowed, network
+from authority.kernel import policy_mcp
 from authority.kernel.policy_sections import (
     Agent,
     Approvals,
@@ -64,6 +65,7 @@ def own_sections(doc: Mapping[str, Any], base: str) -> Sections:
         ),
         limits=_frozen(doc.get("limits", {})),
         tools=_frozen({name: _tool(one, base) for name, one in doc.get("tools", {}).items()}),
+        mcp=_frozen({name: policy_mcp.made(one, base) for name, one in doc.get("mcp", {}).items()}),
         agents=_frozen({name: _agent(one, base) for name, one in doc.get("agents", {}).items()}),
         credentials=_frozen(
             {name: _credential(one) for name, one in doc.get("credentials", {}).items()}
@@ -81,14 +83,16 @@ def own_sections(doc: Mapping[str, Any], base: str) -> Sections:
 
 def extend(doc: Mapping[str, Any], base: str, parents: list[Sections]) -> Sections:
     """The sections of a policy that extends `parents`. Raises `MergeError`."""
-    tools, agents, credentials = (doc.get(key) for key in ("tools", "agents", "credentials"))
-    plain = {k: v for k, v in doc.items() if k not in ("tools", "agents", "credentials")}
+    defined = ("tools", "mcp", "agents", "credentials")
+    tools, mcp, agents, credentials = (doc.get(key) for key in defined)
+    plain = {k: v for k, v in doc.items() if k not in defined}
     result = own_sections(plain, base)
     first = parents[0]
     result = msgspec.structs.replace(
         result,
         explain=doc.get("explain", first.explain),
         tools=_refined("tools", tools, first.tools, lambda one, b: _tighter_tool(one, b, base)),
+        mcp=_refined("mcp", mcp, first.mcp, lambda one, b: policy_mcp.tighter(one, b, base)),
         agents=_refined(
             "agents", agents, first.agents, lambda one, b: _tighter_agent(one, b, base)
         ),
@@ -136,6 +140,7 @@ def tighten(parent: Sections, child: Sections, *, shown: bool = False) -> Sectio
         ),
         limits=smaller(parent.limits, child.limits),
         tools=_common(parent.tools, child.tools, _same_tool, _less_tool),
+        mcp=_common(parent.mcp, child.mcp, policy_mcp.same, policy_mcp.less),
         agents=_common(parent.agents, child.agents, _same_agent, _less_agent),
         credentials=_common(
             parent.credentials, child.credentials, _same_credential, _less_credential

@@ -86,6 +86,11 @@ def normalise(context: Context, raw: Mapping[str, Any]) -> dict[str, Any]:
                 "is passed into the run by process.pass_env, which shows the secret to the agent",
                 "take it out of pass_env",
             )
+    for name in doc.get("tools", {}):
+        if name.partition(".")[0] in doc.get("mcp", {}):
+            raise context.error(
+                ("tools", name), "is the name of a tool of an MCP server", "rename one of them"
+            )
     labels = doc.get("labels", {})
     for name in labels.get("release", {}):
         if name not in labels.get("secrets", {}) and not extending:
@@ -170,6 +175,12 @@ def _quantity(reader: Callable[[object], int], *, positive: bool = False) -> Che
         return found
 
     return check
+
+
+def _mcp(context: Context, path: Path, value: Any) -> dict[str, Any]:
+    from authority.kernel.policy_mcp import servers  # it stands on the checkers of this module
+
+    return servers(context, path, value)
 
 
 def _version(_context: Context, _path: Path, _value: Any) -> int:
@@ -331,6 +342,21 @@ def _section(fields: Mapping[str, Checker]) -> Checker:
     return lambda context, path, value: _table(context, path, value, fields)
 
 
+class Checkers:
+    """The checkers that other modules make their sections of."""
+
+    text = staticmethod(_text)
+    texts = staticmethod(_texts)
+    table = staticmethod(_table)
+    named = staticmethod(_named)
+    command = staticmethod(_command)
+    arguments = staticmethod(_arguments)
+    env = staticmethod(_env)
+    env_names = staticmethod(_env_names)
+    one_of = staticmethod(_one_of)
+    duration = staticmethod(_quantity(values.duration, positive=True))
+
+
 _BUDGET_READERS: Final[dict[str, Callable[[object], int]]] = {
     "cost_usd": values.dollars,
     "wall_time": values.duration,
@@ -390,6 +416,7 @@ _TOP: Final[dict[str, Checker]] = {
             "env": _env,
         }
     ),
+    "mcp": _mcp,
     "agents": _named_tables({"command": _command, "policy": _text, "budgets": _BUDGETS}),
     "credentials": _named_tables(
         {"from_env": _env_name, "hosts": _command, "header": _header, "format": _format}

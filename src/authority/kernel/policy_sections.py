@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from authority.errors import AuthorityError
+from authority.kernel.mcp_rules import McpServer
 
 EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -137,6 +138,7 @@ class Sections(msgspec.Struct, frozen=True):
     process: Process = Process()
     limits: Mapping[str, int] = EMPTY
     tools: Mapping[str, Tool] = EMPTY
+    mcp: Mapping[str, McpServer] = EMPTY
     agents: Mapping[str, Agent] = EMPTY
     credentials: Mapping[str, Credential] = EMPTY
     budgets: Mapping[str, int] = EMPTY

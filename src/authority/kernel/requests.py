@@ -79,6 +79,12 @@ class ToolCall(_Arguments, frozen=True):
     arguments: dict[str, Any] = {}
 
 
+class McpPrompt(_Arguments, frozen=True):
+    """The prompt's own arguments: texts by name."""
+
+    arguments: dict[str, str] = {}
+
+
 class AgentSpawn(_Arguments, frozen=True):
     """`restriction` narrows the child's capability (keys of `capabilities.Restriction`)."""
 
@@ -146,6 +152,10 @@ def _tool(_a: ToolCall, _f: Mapping[str, Any]) -> dict[str, int]:
     return {"requests": 1, "tool_calls": 1}
 
 
+def _mcp(_a: _Arguments, _f: Mapping[str, Any]) -> dict[str, int]:
+    return {"requests": 1, "tool_calls": 1}
+
+
 def _spawn(_a: AgentSpawn, _f: Mapping[str, Any]) -> dict[str, int]:
     return {"requests": 1, "runs": 1}
 
@@ -173,6 +183,9 @@ EFFECTS: dict[str, Spec] = {
         Spec("net.connect", Connect, True, _one, internal=True, flow="network_bytes"),
         Spec("net.resolve", Nothing, False, _one, internal=True),
         Spec("tool.call", ToolCall, True, _tool),
+        Spec("mcp.list", Nothing, True, _one),
+        Spec("mcp.read", Nothing, True, _mcp),
+        Spec("mcp.prompt", McpPrompt, True, _mcp),
         Spec("agent.spawn", AgentSpawn, True, _spawn),
         Spec("agent.wait", Wait, False, _one),
         Spec("msg.send", MsgSend, True, _message, content=("data",)),

@@ -10,6 +10,7 @@ is no second reading that could come to another result. Rules of each family sta
     net.resolve                           dns:host
     tool.*  agent.spawn  model.*          tool:NAME  agent:NAME  model:NAME
     agent.*  msg.*                        run:ID
+    mcp.*                                 mcp:SERVER/tools, mcp:SERVER/resources/URI, …
     output                                output:stdout, output:stderr
     gate.*                                gate:ACTION
 
@@ -36,6 +37,7 @@ from authority.kernel.resource_files import file_path, file_segments, file_text
 from authority.kernel.resource_urls import check_characters, parse_url, url_text
 
 __all__ = [
+    "MCP_SERVER",
     "NAME",
     "NAME_SCHEMES",
     "Resource",
@@ -49,9 +51,20 @@ __all__ = [
 ]
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+MCP_SERVER: Final = re.compile(r"(?!.*__)[A-Za-z0-9][A-Za-z0-9_-]{0,31}\Z")
+"""The name of an MCP server: no dot, which ends it in `tool:SERVER.NAME`, and no `__`."""
+_TOOL: Final = re.compile(
+    r"(?:[A-Za-z0-9][A-Za-z0-9._-]{0,63}|[A-Za-z0-9][A-Za-z0-9_-]{0,31}\.[A-Za-z0-9_-]"
+    r"[A-Za-z0-9._-]{0,127})\Z"
+)
+"""A process tool's name, or a server's and its tool's."""
+_MCP: Final = re.compile(r"([^/]*)/(tools|resources|prompts)(?:/(.+))?\Z")
+_URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!#-;=?-\[\]_a-z~|{}^]*\Z")
+_HIDDEN: Final = re.compile(r"%(?:2[ef]|5c|00)", re.IGNORECASE)
+MAX_URI: Final = 2048
 _RUN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")
-_NAMES: Final = {"tool": NAME, "agent": NAME, "gate": NAME, "run": _RUN, "model": _MODEL}
+_NAMES: Final = {"tool": _TOOL, "agent": NAME, "gate": NAME, "run": _RUN, "model": _MODEL}
 NAME_SCHEMES: Final = frozenset({*_NAMES, "output"})
 """Schemes whose resources are a name and nothing more."""
 
@@ -107,6 +120,8 @@ def parse(effect: str, raw: str | bytes, *, cwd: str | bytes | None = None) -> R
         return _output(text)
     if family in ("tool", "model", "gate"):
         return _named(family, text)
+    if family == "mcp":
+        return _mcp(text)
     if effect == "agent.spawn":
         return _named("agent", text)
     if (family == "agent" and action) or family == "msg":
@@ -127,6 +142,8 @@ def parse_text(text: str) -> Resource:
         return _dns(text)
     if scheme == "output":
         return _output(text)
+    if scheme == "mcp":
+        return _mcp(text)
     if scheme in _NAMES:
         return _named(scheme, text)
     raise ResourceError(f"{shown(text)!r} is not a resource")
@@ -183,6 +200,35 @@ def _output(raw: str) -> Resource:
             f"{shown(raw)!r} is not an output", "write output:stdout or output:stderr"
         )
     return Resource("output", raw, (raw[7:],))
+
+
+def _mcp(raw: str) -> Resource:
+    """`mcp:SERVER/KIND` for a list, or with `/` and a prompt's name or a resource's URI behind it.
+
+    A URI is kept as it is, so it may hold nothing that a server would read as something else:
+    segments of dots, escaped dots, slashes and NUL, a backslash, blanks, what is not ASCII.
+    """
+    scheme, _, rest = raw.partition(":")
+    found = _MCP.match(rest)
+    if scheme != "mcp" or found is None or not MCP_SERVER.match(found[1]):
+        raise ResourceError(
+            f"{shown(raw)!r} is no MCP resource",
+            "write mcp:SERVER/resources/URI or mcp:SERVER/tools",
+        )
+    server, kind, item = found[1], found[2], found[3]
+    if item is None:
+        return Resource("mcp", raw, (server, kind))
+    if kind == "tools" or (kind == "prompts" and not NAME.match(item)):
+        raise ResourceError(f"{shown(raw)!r} names no item", "write mcp:SERVER/prompts/NAME")
+    segments = item.split("/")
+    if kind == "resources" and (
+        len(item) > MAX_URI
+        or not _URI.match(item)
+        or {".", ".."} & set(segments)
+        or _HIDDEN.search(item)
+    ):
+        raise ResourceError(f"{shown(item)!r} is not a plain URI", "write it without dot segments")
+    return Resource("mcp", raw, (server, kind, *segments))
 
 
 def _named(scheme: str, raw: str) -> Resource:

@@ -30,6 +30,7 @@ DENIALS_DEFAULT = 1000
 DENIAL_REPEATS = 10
 """All denials together, repeats too, may be this many times the distinct ones."""
 CREATED_LIMIT = 10_000
+PINS_LIMIT = 20_000
 
 
 class FoldError(ValueError):
@@ -93,6 +94,18 @@ class Pending(msgspec.Struct):
     answer: str = ""
 
 
+class Pin(msgspec.Struct):
+    """What is approved of one tool of an MCP server, and what waits; both are digests, or empty."""
+
+    server: str
+    tool: str
+    key: str
+    approved: str = ""
+    waiting: str = ""
+    refused: str = ""
+    seen: int = -1
+
+
 class State(msgspec.Struct):
     """Everything the kernel decides on. Times are microseconds since the epoch."""
 
@@ -113,6 +126,7 @@ class State(msgspec.Struct):
     open: dict[int, Open] = {}
     approvals: dict[str, Pending] = {}
     policies: dict[str, str] = {}
+    pins: dict[str, Pin] = {}
     incidents: int = 0
 
     def now(self, time: int) -> int:
@@ -368,6 +382,26 @@ def _approval(state: State, e: entries.Approval) -> None:
     pending.answer = "granted" if e.granted else "refused"
 
 
+def pin_name(key: str, tool: str) -> str:
+    """What a tool's pin is kept under."""
+    return f"{key}/{tool}"
+
+
+def _definition(state: State, e: entries.Definition) -> None:
+    name = pin_name(e.key, e.tool)
+    if name not in state.pins and len(state.pins) >= PINS_LIMIT:
+        raise FoldError("more definitions than a state directory keeps")
+    pin = state.pins.setdefault(name, Pin(e.server, e.tool, e.key))
+    if e.action == "seen":
+        pin.waiting, pin.seen = e.digest, e.seq
+    elif e.action == "approved" and (e.by == "policy" or pin.waiting == e.digest):
+        pin.approved, pin.waiting, pin.refused = e.digest, "", ""
+    elif e.action == "refused" and pin.waiting == e.digest:
+        pin.refused, pin.waiting = e.digest, ""
+    else:
+        raise FoldError(f"definition {e.digest!r} is not waiting")
+
+
 def _incident(state: State, _e: entries.Incident) -> None:
     state.incidents += 1
 
@@ -397,6 +431,7 @@ _FOLDS: dict[type, Callable[[State, Any], None]] = {
     entries.Halt: _halt,
     entries.Resume: _resume,
     entries.Approval: _approval,
+    entries.Definition: _definition,
     entries.Incident: _incident,
     entries.Clock: _clock,
     entries.Control: _nothing,
