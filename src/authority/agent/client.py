@@ -280,7 +280,8 @@ class Gate:
         arguments: Mapping[str, Any] | None = None,
         capability: str | bytes | None = None,
     ) -> Any:
-        """Call the tool; its result."""
+        """Call the tool; its result. A tool of an MCP server is `SERVER/TOOL`."""
+        name = name.replace("/", ".", 1)
         body = {"arguments": dict(arguments or {})}
         return self._map("tool.call", f"tool:{name}", body, capability).get("result")
 

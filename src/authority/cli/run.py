@@ -124,11 +124,12 @@ class Follower:
                 return self._stream(connection, path, body)
             except GateError as error:
                 wider = error.answer.get("wider")
-                if wider is None or "accept" in body:
+                known = str(body.get("accept", "")).split()
+                if wider is None or error.answer["accept"] in known:
                     raise
                 if not accept and not self._accepted(wider):
                     raise
-                body["accept"] = error.answer["accept"]
+                body["accept"] = " ".join([*known, error.answer["accept"]])
 
     def _accepted(self, wider: list[str]) -> bool:
         print("authority: this policy allows more than the last one from the same path:",

@@ -11,7 +11,7 @@ Rules
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from secrets import token_hex
 
 from authority.compat import environment, trust
@@ -37,8 +37,14 @@ class Endpoints:
     `secrets` are the run's credentials by name. `environment` wins over what the policy sets.
     """
 
-    def __init__(self, policy: Policy, secrets: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        secrets: Mapping[str, str],
+        mcp: Callable[[Door], Service] | None = None,
+    ) -> None:
         self.secrets = secrets
+        self._mcp = mcp
         self.listeners: list[Listener] = []
         self.environment: dict[str, str] = {}
         self.files: dict[str, bytes] = {}
@@ -53,6 +59,9 @@ class Endpoints:
             self._listen(Kind.NAMES, NAMES_PORT, datagrams=True)
             self._lead(policy)
         self.environment |= self.keyring.environment
+        if mcp is not None:
+            self._listen(Kind.MCP, MCP_PORT)
+            self.environment["AUTHORITY_MCP_URL"] = f"http://127.0.0.1:{MCP_PORT}/mcp"
 
     def _listen(self, service: Kind, port: int, *, datagrams: bool = False) -> None:
         self.listeners.append((int(service), datagrams, port))
@@ -74,6 +83,9 @@ class Endpoints:
 
     def services(self, door: Door) -> Mapping[int, Service]:
         """What answers, by kind of raw stream; each asks at the run's door."""
-        if not self.listeners:
-            return {}
-        return {int(Kind.NAMES): Names(door)}
+        found: dict[int, Service] = {}
+        if any(service == Kind.NAMES for service, _, _ in self.listeners):
+            found[int(Kind.NAMES)] = Names(door)
+        if self._mcp is not None:
+            found[int(Kind.MCP)] = self._mcp(door)
+        return found

@@ -14,6 +14,7 @@ from typing import Any
 from authority.effects.base import Call, EffectFailed, Performed
 from authority.effects.files import FileEffects
 from authority.gate.pipeline import LookUp, Performer
+from authority.kernel.decide import Request
 
 FILE_EFFECTS = ("read", "stat", "list", "write", "append", "mkdir", "rename", "delete")
 
@@ -40,7 +41,12 @@ class PerPolicy:
 
 
 def table(
-    files: FileEffects, http: PerPolicy, tools: PerPolicy, family: Performer, messages: Performer
+    files: FileEffects,
+    http: PerPolicy,
+    tools: Performer,
+    family: Performer,
+    messages: Performer,
+    mcp: Performer,
 ) -> dict[str, Performer]:
     """All effects by name."""
     performers: dict[str, Performer] = {f"fs.{name}": files for name in FILE_EFFECTS}
@@ -48,13 +54,15 @@ def table(
     performers["tool.call"] = tools
     performers["agent.spawn"] = performers["agent.wait"] = family
     performers["msg.send"] = performers["msg.receive"] = messages
+    performers["mcp.list"] = performers["mcp.read"] = performers["mcp.prompt"] = mcp
     return performers
 
 
-def look_ups(files: FileEffects) -> Mapping[str, LookUp]:
-    """What is looked up before a decision: the size of a file to read."""
+def look_ups(files: FileEffects, tool: LookUp) -> Mapping[str, LookUp]:
+    """What is looked up before a decision: the size of a file to read, what a tool is now."""
 
-    async def size(resource: Any) -> dict[str, Any]:
-        return dict(await files.prepare("fs.read", resource))
+    async def size(request: Request) -> dict[str, Any]:
+        assert request.resource is not None
+        return dict(await files.prepare("fs.read", request.resource))
 
-    return {"fs.read": size}
+    return {"fs.read": size, "tool.call": tool}

@@ -69,7 +69,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 Reply = Callable[[Answer], None]
-LookUp = Callable[[Any], Awaitable[dict[str, Any]]]
+LookUp = Callable[[kernel.Request], Awaitable[dict[str, Any]]]
 
 
 class Pipeline:
@@ -188,12 +188,13 @@ class Pipeline:
     async def _prepared(self, asked: Asked, reply: Reply) -> None:
         """Look up facts and store long bodies, but only for what would be admitted."""
         request, facts = asked.request, asked.facts
-        verdict = self.decide(asked)[-1]
+        preview = msgspec.structs.replace(facts, preview=True)
+        verdict = self.decide(msgspec.structs.replace(asked, facts=preview))[-1]
         # Without the facts the worst case is reserved, and that alone must not refuse.
         unsure = isinstance(verdict, entries.Denied) and verdict.layer == Layer.BUDGET
         if isinstance(verdict, entries.Admit) or unsure:
             look_up = self._look_up.get(request.effect)
-            looked_up = await look_up(request.resource) if look_up else {}
+            looked_up = await look_up(request) if look_up else {}
             body = await self.bodies.keep(request.run, asked.arguments, Label())
             asked.facts = msgspec.structs.replace(
                 facts, looked_up=looked_up, body=body, time=clock.wall()

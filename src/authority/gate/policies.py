@@ -48,25 +48,46 @@ class Policies:
         if path not in sources:
             raise ControlRefused(400, "the policy's text is missing")
         policy = self._protected(_load(sources, path), sources)
-        self._compare(policy, path, state, str(body.get("accept", "")))
+        accepted = set(str(body.get("accept", "")).split())
+        self._compare(policy, path, state, accepted)
+        for server in policy.mcp.values():
+            if server.policy:
+                its = os.path.realpath(os.path.join(server.base, server.policy))
+                if its not in sources:
+                    raise ControlRefused(400, f"the policy {printable(its)} was not sent")
+                self._compare(self._protected(_load(sources, its), sources), its, state, accepted)
         return policy
+
+    def for_server(self, policy: Policy, name: str) -> Policy:
+        """The policy of an MCP server's own run: the file that it names, or one that allows nothing."""
+        server = policy.mcp[name]
+        if not server.policy:
+            empty = Source("version = 1\n", "toml", server.base, f"{server.base}/mcp.{name}")
+            return self._protected(_load({empty.name: empty}, empty.name), {})
+        sources = self._sources.get(policy.digest, {})
+        path = os.path.realpath(os.path.join(server.base, server.policy))
+        found = self._protected(_load(sources, path), sources)
+        self._sources[found.digest] = sources
+        return found
 
     def _protected(self, policy: Policy, sources: Mapping[str, Source]) -> Policy:
         nowhere = [str(self._directory.root.resolve()), *sources]
         fixed = [str(INSTALLATION)]
-        for tool in policy.tools.values():
-            for word in tool.command:
-                path = os.path.realpath(os.path.join(tool.base, word))
+        started = [(tool.command, tool.base) for tool in policy.tools.values()]
+        started += [(server.command, server.base) for server in policy.mcp.values()]
+        for command, base in started:
+            for word in command:
+                path = os.path.realpath(os.path.join(base, word))
                 if os.path.isfile(path):
                     folder = os.path.dirname(path)
                     # Modules beside a tool's file are the tool's; the policy's folder is not.
-                    fixed.append(path if folder == tool.base else folder)
+                    fixed.append(path if folder == base else folder)
         fixed += [os.path.realpath(path) for path in policy.network.ca]
         return policy.protect(nowhere, sorted(set(fixed)))
 
-    def _compare(self, policy: Policy, path: str, state: State, accepted: str) -> None:
+    def _compare(self, policy: Policy, path: str, state: State, accepted: set[str]) -> None:
         before = state.policies.get(path)
-        if before is None or policy.digest in {before, accepted}:
+        if before is None or policy.digest in {before, *accepted}:
             return
         try:
             old = decode(self._store.get(before))

@@ -31,11 +31,12 @@ class PolicyFileError(AuthorityError):
 
 @dataclass
 class Read:
-    """A policy, the texts that it was made of, and the variables that it wants."""
+    """A policy, the texts that it was made of, and the policies of its MCP servers."""
 
     path: str
     policy: Policy
     sources: dict[str, str] = field(default_factory=dict)
+    servers: list[Policy] = field(default_factory=list)
 
     def environment(self) -> dict[str, str]:
         """The named variables of this process's environment, where they are set."""
@@ -43,6 +44,11 @@ class Read:
         names.update(c.from_env for c in self.policy.credentials.values())
         for tool in self.policy.tools.values():
             names.update(tool.pass_env)
+        for server in self.policy.mcp.values():
+            names.update(server.pass_env)
+        for other in self.servers:
+            names.update(other.process.pass_env)
+            names.update(c.from_env for c in other.credentials.values())
         return {name: os.environ[name] for name in sorted(names) if name in os.environ}
 
 
@@ -91,7 +97,12 @@ def read(path: Path) -> Read:
     for agent in policy.agents.values():
         if agent.policy:
             parse(os.path.join(agent.base, agent.policy))
-    return Read(os.path.realpath(path), policy, sources)
+    servers = [
+        parse(os.path.join(server.base, server.policy))
+        for server in policy.mcp.values()
+        if server.policy
+    ]
+    return Read(os.path.realpath(path), policy, sources, servers)
 
 
 def start_request(policy: Path, program: Sequence[str], cwd: str) -> dict[str, Any]:

@@ -59,7 +59,12 @@ class Tally:
 
 @dataclass(frozen=True)
 class Start:
-    """What somebody asked to be started. `environment` holds what the policy let through."""
+    """What somebody asked to be started. `environment` holds what the policy let through.
+
+    `own`: a deputy that the policy names (an MCP server), with a capability of its own and no servers;
+    its standard output goes to `printed`, which grants room for more. `serves`: the command of the
+    server that an attached client wants to reach.
+    """
 
     argv: tuple[str, ...]
     cwd: str
@@ -74,6 +79,9 @@ class Start:
     policy_path: str = ""
     caller: Mapping[str, str] = field(default_factory=dict)
     terminal: tuple[int, int] | None = None
+    own: bool = False
+    printed: Callable[[bytes], None] | None = None
+    serves: tuple[str, ...] = ()
 
 
 class Run:
@@ -121,6 +129,9 @@ class Run:
         self._listener(event)
 
     def on_output(self, fd: int, data: bytes) -> None:
+        if fd == 1 and self.spec.printed is not None:
+            self.spec.printed(data)
+            return
         self._output_waits += len(data)
         self._output.put_nowait((fd, data))
 

@@ -129,11 +129,12 @@ class Runs:
     def _new(self, spec: Start, listener: Listener) -> tuple[Run, list[entries.AnyEntry]]:
         """The run with its capability, and the entries that make the capability known.
 
-        A child's is the parent's, attenuated: contained by construction, and revoked with it.
+        A child's is the parent's, attenuated: contained by construction, and revoked with it. A
+        deputy's is its own.
         """
         run_id = secrets.token_hex(6)
         made: list[entries.AnyEntry]
-        if spec.parent:
+        if spec.parent and not spec.own:
             narrower = spec.restriction or Restriction()
             token = capabilities.attenuate(spec.capability, narrower, nonce=secrets.token_bytes(16))
             parsed = capabilities.parse(token)

@@ -37,6 +37,7 @@ from authority.gate.control import Control
 from authority.gate.doorway import Doorway
 from authority.gate.family import Messages, Spawn
 from authority.gate.going import Goings
+from authority.gate.mcp import Hubs, ToolRouter
 from authority.gate.opening import Opened, open_state
 from authority.gate.performers import PerPolicy, look_ups, table
 from authority.gate.pipeline import Pipeline
@@ -95,13 +96,23 @@ class Gate:
         family = Spawn(self.runs, self.ledger.state, self.policies.for_child, self.give)
         messages = Messages(self.runs, self.ledger.state)
         tallies = Tallies(self.ledger)
+        self.hubs = Hubs(
+            self.runs,
+            self.ledger,
+            opened.store,
+            self.policies,
+            self._door,
+            self.give,
+            self.release,
+        )
+        tools = ToolRouter(self._tools, self.hubs)
         self.pipeline = Pipeline(
             self.ledger,
             Bodies(self.ledger, opened.store),
             tallies,
             self.policies.by_digest,
-            table(files, self._http, self._tools, family, messages),
-            look_ups(files),
+            table(files, self._http, tools, family, messages, self.hubs),
+            look_ups(files, self.hubs.look_up),
             self.fail,
         )
         self.runs.pipeline = self.pipeline
@@ -134,7 +145,8 @@ class Gate:
     def _endpoints(self, run: Run) -> Endpoints:
         """What a run finds on its loopback."""
         policy = run.spec.policy
-        return Endpoints(policy, self._secrets.get(policy.digest, {}))
+        mcp = self.hubs.service if policy.mcp and not run.spec.own else None
+        return Endpoints(policy, self._secrets.get(policy.digest, {}), mcp)
 
     def _door(self, run: Run) -> Doorway:
         """What the services behind a run's endpoints ask at."""

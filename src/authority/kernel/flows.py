@@ -31,7 +31,7 @@ from authority.kernel.resources import Resource
 _READS = frozenset({"fs.read", "fs.list", "fs.stat"})
 _INWARD = frozenset({*_READS, "msg.receive", "agent.wait", "net.resolve"})
 _OPEN_SINKS = frozenset(
-    {"fs.write", "fs.append", "fs.mkdir", "fs.rename", "output", "msg.send"} | _INWARD
+    {"fs.write", "fs.append", "fs.mkdir", "fs.rename", "output", "msg.send", "mcp.serve"} | _INWARD
 )
 _NETWORK = frozenset({"http.request", "net.connect"})
 _MCP = frozenset({"mcp.list", "mcp.read", "mcp.prompt"})

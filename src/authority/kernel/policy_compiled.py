@@ -176,7 +176,7 @@ class Policy:
         elif effect == "agent.spawn":
             if scheme == "agent":
                 return _defined("agents", resource.name, self.agents)
-        elif effect in ("msg.send", "msg.receive", "agent.wait"):
+        elif effect in ("msg.send", "msg.receive", "agent.wait", "mcp.serve"):
             if scheme == "run":
                 return Judgement(True, "built in", "runs may talk to their parent and children")
         elif effect == "output" and scheme == "output":

@@ -184,6 +184,7 @@ EFFECTS: dict[str, Spec] = {
         Spec("net.resolve", Nothing, False, _one, internal=True),
         Spec("tool.call", ToolCall, True, _tool),
         Spec("mcp.list", Nothing, True, _one),
+        Spec("mcp.serve", Nothing, True, _one, internal=True, flow="output_bytes"),
         Spec("mcp.read", Nothing, True, _mcp),
         Spec("mcp.prompt", McpPrompt, True, _mcp),
         Spec("agent.spawn", AgentSpawn, True, _spawn),

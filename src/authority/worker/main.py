@@ -19,8 +19,9 @@ from typing import Any, Protocol
 
 from authority.protocol.packets import CallError, Fds, Peer
 
-KINDS: dict[str, str] = {}
-"""Module by kind of connection; each has `async def serve(peer, params, sock)`."""
+KINDS: dict[str, str] = {"mcp": "mcp"}
+"""Module by kind of connection; each has `async def serve(peer, params, sock)`, and one that the gate
+calls in its own words has `prepare(peer)`, which answers them."""
 
 
 class Handler(Protocol):
@@ -33,6 +34,10 @@ async def work() -> None:
     """Serve until the link is over."""
     peer = Peer(socket.socket(fileno=0))
 
+    async def prepare(params: Any, _fds: list[int]) -> tuple[Any, Fds]:
+        importlib.import_module(f"authority.worker.{KINDS[params['kind']]}").prepare(peer)
+        return None, ()
+
     async def serve(params: Any, fds: list[int]) -> tuple[Any, Fds]:
         sock = socket.socket(fileno=fds[0])
         sock.setblocking(False)
@@ -44,6 +49,7 @@ async def work() -> None:
         await handler.serve(peer, params, sock)
         return None, ()
 
+    peer.on("prepare", prepare)
     peer.on("serve", serve)
     await peer.closed.wait()
 

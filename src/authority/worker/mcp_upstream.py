@@ -44,7 +44,11 @@ _CHANGES: Final = frozenset({"notifications/tools/list_changed"})
 
 
 class UpstreamError(Exception):
-    """A request that came to nothing. The sentence is printable, and may quote the server."""
+    """A request that came to nothing. The sentence is our own; `said` quotes the server."""
+
+    def __init__(self, sentence: str, said: str = "") -> None:
+        super().__init__(sentence)
+        self.said = said
 
 
 class _Session(ClientSession):
@@ -247,7 +251,10 @@ class Upstream:
                 raise UpstreamError(f"The server {self.name} was given up: {self.over}.")
             return asking.result()
         except MCPError as error:
-            raise UpstreamError(f"The server {self.name} says: {quoted(error)}") from None
+            said = quoted(error)
+            if error.code == types.REQUEST_TIMEOUT:
+                raise UpstreamError(f"The server {self.name} did not answer in time.") from None
+            raise UpstreamError(f"The server {self.name} answered with an error.", said) from None
         except ValidationError:
             raise UpstreamError(f"The server {self.name} sent no valid result.") from None
         except (
@@ -256,7 +263,7 @@ class Upstream:
             anyio.ClosedResourceError,
             anyio.BrokenResourceError,
         ) as error:
-            raise UpstreamError(f"The server {self.name} failed: {quoted(error)}") from None
+            raise UpstreamError(f"The server {self.name} failed.", quoted(error)) from None
         finally:
             ended.cancel()
             asking.cancel()

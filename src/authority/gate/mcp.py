@@ -1,0 +1,306 @@
+"""MCP servers at the gate: each started in a run of its own, its streams carried and committed.
+
+Rules
+- A server is a deputy: its rights are its own policy's (none, when `[mcp.NAME]` names no file), not the
+  run's that calls it; its budgets are charged to that run as well, and it ends with it. It has a
+  capability of its own, and no servers of its own.
+- Its streams are one effect of its own run (`mcp.serve`). It starts with a clean label; what it is
+  sent is committed before it gets it and raises its label to the caller's; what it sends is committed
+  before the worker sees it.
+- A definition is recorded when it is first seen, with its text in the store. Whether it then waits
+  for a person is the policy's word (`approve`); a changed one always does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from authority import protocol
+from authority.audit.store import ContentStore
+from authority.compat.base import Door, Failed, Flow, Refused
+from authority.compat.mcp import Hub
+from authority.effects.base import Call, EffectFailed, Performed
+from authority.errors import AuthorityError
+from authority.gate.ledger import Ledger
+from authority.gate.pipeline import Performer
+from authority.gate.policies import Policies
+from authority.gate.run import Event, Run, Start
+from authority.gate.runs import Runs
+from authority.kernel import entries
+from authority.kernel.canonical import printable
+from authority.kernel.decide import Request
+from authority.kernel.labels import CLEAN, Label
+from authority.kernel.mcp_rules import McpServer
+from authority.kernel.policy import Policy
+from authority.kernel.requests import Nothing
+from authority.kernel.resources import named
+from authority.kernel.state import PINS_LIMIT, Pin, State, pin_name
+
+CHUNK = 64 * 1024
+
+
+class Served:
+    """One server's run and its streams. See `compat.mcp.Connection`."""
+
+    def __init__(self, state: State, parent: str) -> None:
+        self.over = ""
+        self._state = state
+        self._parent = parent
+        self._ours, self._theirs = socket.socketpair()
+        self._ours.setblocking(False)
+        self._printed: asyncio.Queue[bytes] = asyncio.Queue()
+        self._child: Run | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def printed(self, data: bytes) -> None:
+        """What the server wrote to its standard output."""
+        self._printed.put_nowait(data)
+
+    def take(self) -> socket.socket:
+        return self._theirs
+
+    @property
+    def label(self) -> Label:
+        info = self._state.runs.get(self._child.id) if self._child is not None else None
+        return info.label if info is not None else CLEAN
+
+    async def carry(self, child: Run, door: Door) -> None:
+        """Carry its streams from now on. Raises `Refused`."""
+        self._child = child
+        child.on_end(lambda: self.stop("its run ended"))
+        flow = await door.open("mcp.serve", named("run", self._parent), Nothing())
+        flow.on_stop(lambda: self.stop("its run was stopped"))
+        for work in (self._inward(flow), self._outward(flow)):
+            self._tasks.append(asyncio.get_running_loop().create_task(work))
+
+    def stop(self, reason: str) -> None:
+        if self.over:
+            return
+        self.over = reason
+        self._ours.close()
+        self._theirs.close()
+        for task in self._tasks:
+            task.cancel()
+        if self._child is not None and not self._child.over:
+            self._child.stop(reason)
+
+    def _caller(self) -> Label:
+        info = self._state.runs.get(self._parent)
+        return info.label if info is not None else CLEAN
+
+    async def _inward(self, flow: Flow) -> None:
+        """From the worker to the server."""
+        assert self._child is not None
+        loop = asyncio.get_running_loop()
+        try:
+            while data := await loop.sock_recv(self._ours, CHUNK):
+                await flow.commit("in", data, charge={}, label=self._caller())
+                await self._child.give_input(data)
+        except (OSError, Refused) as error:
+            self.stop(f"its input ended: {printable(str(error), 200)}")
+            return
+        self.stop("the worker ended the connection")
+
+    async def _outward(self, flow: Flow) -> None:
+        """From the server to the worker. It gets room for more when this was passed on."""
+        assert self._child is not None
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                data = await self._printed.get()
+                await flow.commit("out", data, charge={"output_bytes": len(data)})
+                await loop.sock_sendall(self._ours, data)
+                if self._child.channel is not None:
+                    self._child.channel.send_control(protocol.OutputAck(len(data)))
+        except (OSError, Refused) as error:
+            self.stop(f"its output ended: {printable(str(error), 200)}")
+
+
+class RunsServers:
+    """One run's servers, for its hub. See `compat.mcp.Servers`."""
+
+    def __init__(self, hubs: Hubs, run: Run) -> None:
+        self._hubs = hubs
+        self._run = run
+
+    async def start(self, name: str) -> Served:
+        return await self._hubs.start(self._run, name)
+
+    async def see(self, name: str, tools: Mapping[str, str]) -> None:
+        await self._hubs.see(self._run, name, tools)
+
+    def approved(self, name: str, tool: str, digest: str) -> bool:
+        server = self._run.spec.policy.mcp[name]
+        pin = self._hubs.state.pins.get(pin_name(server.key(name), tool))
+        pins = server.pins(tool)
+        return pins == (digest,) if pins else pin is not None and pin.approved == digest
+
+
+class Hubs:
+    """The hubs of all runs; performs `tool.call` on servers' tools, and `mcp.*`."""
+
+    def __init__(
+        self,
+        runs: Runs,
+        ledger: Ledger,
+        store: ContentStore,
+        policies: Policies,
+        door: Callable[[Run], Door],
+        give: Callable[[Policy, Mapping[str, str]], None],
+        release: Callable[[str], None],
+    ) -> None:
+        self.state = ledger.state
+        self._runs = runs
+        self._ledger = ledger
+        self._store = store
+        self._policies = policies
+        self._door = door
+        self._give = give
+        self._release = release
+        self._hubs: dict[str, Hub] = {}
+
+    def service(self, door: Door) -> Hub:
+        """A run's hub, made when it starts."""
+        run = self._runs.running[door.run]
+        hub = self._hubs[run.id] = Hub(door, RunsServers(self, run))
+        run.on_end(lambda: self._forget(run.id))
+        return hub
+
+    def _forget(self, run_id: str) -> None:
+        self._hubs.pop(run_id, None)
+
+    def of(self, run_id: str) -> Hub | None:
+        """The hub of a run; None for a run that may have none."""
+        run = self._runs.running.get(run_id)
+        if run is None or run.spec.own or not run.spec.policy.mcp:
+            return None
+        return self._hubs.get(run_id) or self.service(self._door(run))
+
+    async def look_up(self, request: Request) -> dict[str, Any]:
+        """What a call of a server's tool has to know: the tool's definition as it is now."""
+        run = self._runs.running.get(request.run)
+        found = run.spec.policy.mcp_tool(request.resource) if run and request.resource else None
+        if found is None:
+            return {}
+        hub = self.of(request.run)
+        if hub is None:
+            return {"definition": "", "missing": "a server has no servers of its own"}
+        return await hub.definition(found[1], found[2])
+
+    async def perform(self, call: Call) -> Performed:
+        hub = self.of(call.run)
+        if hub is None:
+            raise EffectFailed("A server has no servers of its own.")
+        return await hub.perform(call)
+
+    async def start(self, run: Run, name: str) -> Served:
+        """Start a server for a run. Raises `Failed`."""
+        server = run.spec.policy.mcp[name]
+        command = server.command or run.spec.serves
+        if not command:
+            raise Failed(f"The policy names no command for the server {name}.")
+        served = Served(self.state, run.id)
+        try:
+            policy = self._policies.for_server(run.spec.policy, name)
+            await self._policies.keep(policy)
+            self._give(policy, run.spec.caller)
+            try:
+                child = await self._runs.start(
+                    _start(run, name, server, command, policy, served.printed), _events(run, name)
+                )
+            except BaseException:
+                self._release(policy.digest)
+                raise
+            await served.carry(child, self._door(child))
+        except (AuthorityError, OSError, Refused) as error:
+            served.stop("not started")
+            raise Failed(
+                f"The server {name} could not be started: {printable(str(error), 300)}"
+            ) from error
+        return served
+
+    async def see(self, run: Run, name: str, tools: Mapping[str, str]) -> None:
+        """Record definitions that are new. Durable on return."""
+        server = run.spec.policy.mcp[name]
+        key, state = server.key(name), self._ledger.state
+        new: list[entries.AnyEntry] = []
+        for tool, text in tools.items():
+            digest = hashlib.sha256(text.encode("ascii")).hexdigest()
+            pin = state.pins.get(pin_name(key, tool)) or Pin(name, tool, key)
+            if digest in {pin.approved, pin.waiting, pin.refused, *server.pins(tool)}:
+                continue
+            if len(state.pins) + len(new) >= PINS_LIMIT:
+                run.on_trouble(f"mcp.{name}: too many definitions are kept; {tool} is not")
+                continue
+            await self._store.put_durable(text.encode("ascii"))
+            first = not pin.approved and server.approve == "changes" and not server.pins(tool)
+            new.append(
+                entries.Definition(
+                    run=run.id,
+                    server=name,
+                    key=key,
+                    tool=tool,
+                    digest=digest,
+                    action="approved" if first else "seen",
+                    by="policy" if first else "",
+                    before=pin.approved,
+                )
+            )
+            what = "taken as it is at first sight" if first else "waits for approval"
+            run.on_trouble(f"mcp.{name}: the tool {tool} {what} ('authority approvals')")
+        if new:
+            receipt = self._ledger.step(new)
+            await self._ledger.durable(receipt.seq)
+
+
+class ToolRouter:
+    """`tool.call`: a server's tool to its hub, the rest to the tools' own performer."""
+
+    def __init__(self, tools: Performer, hubs: Hubs) -> None:
+        self._tools = tools
+        self._hubs = hubs
+
+    async def perform(self, call: Call) -> Performed:
+        if call.policy.mcp_tool(call.resource) is not None:
+            return await self._hubs.perform(call)
+        return await self._tools.perform(call)
+
+
+def _start(
+    run: Run,
+    name: str,
+    server: McpServer,
+    command: tuple[str, ...],
+    policy: Policy,
+    printed: Callable[[bytes], None],
+) -> Start:
+    caller = run.spec.caller
+    passed = {
+        key: caller[key] for key in (*server.pass_env, *policy.process.pass_env) if key in caller
+    }
+    return Start(
+        argv=command,
+        cwd=server.base if server.command else run.spec.cwd,
+        policy=policy,
+        environment={**policy.process.env, **passed, **server.env},
+        parent=run.id,
+        agent=f"mcp:{name}",
+        budgets=dict(policy.budgets),
+        policy_path=policy.name if server.policy else "",
+        caller=caller,
+        own=True,
+        printed=printed,
+    )
+
+
+def _events(run: Run, name: str) -> Callable[[Event], None]:
+    """What happens in a server's run is told to whoever watches the run that it serves."""
+
+    def forward(event: Event) -> None:
+        run.emit({**event, "child": f"mcp:{name}"})
+
+    return forward
