@@ -18,3 +18,10 @@ from gate.lab import Lab, lab_at
 def lab() -> Iterator[Lab]:
     with lab_at() as made:
         yield made
+
+
+@pytest.fixture
+def own() -> Iterator[Lab]:
+    """One for the test alone."""
+    with lab_at() as made:
+        yield made

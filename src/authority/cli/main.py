@@ -31,6 +31,7 @@ COMMANDS: dict[str, str] = {
     "halt": "stop every run at once, or one",
     "resume": "admit requests again after a halt",
     "attach": "let a program that is started elsewhere use the gate",
+    "mcp": "stand between an MCP client and a server: the server contained, each call judged",
     "gate": "the gate process: status, start, stop, clock",
     "matrix": "the specification's thirteen attacks, live",
     "doctor": "what this machine can protect, and what is missing",

@@ -61,6 +61,9 @@ def explanation(directory: StateDir, seq: int) -> dict[str, Any]:
         name = entry.get("rule", "").removeprefix("budgets.")
         missing = f"a larger budget {name}"
         snippet = f"[budgets]\n{name} = ...   # more than it is now\n"
+    elif entry["code"] == "E_APPROVAL_REQUIRED" and entry.get("facts", {}).get("definition"):
+        missing = "a person's approval of what the server says that the tool is"
+        snippet = "authority approvals   # then: authority approvals approve ID\n"
     elif entry["code"] == "E_APPROVAL_REQUIRED":
         missing = "a person's approval"
         snippet = f"authority approvals approve {entry.get('approval', '')}\n"
@@ -134,6 +137,10 @@ def _labels(entry: dict[str, Any]) -> tuple[str, str]:
     missing = "the policy's word that this may carry what the run has read"
     if effect == "tool.call":
         name = resource.removeprefix("tool:")
+        server, _, tool = name.partition(".")
+        if tool:
+            name = f"{server}.tools.{tool}"
+            return missing, f"[mcp.{name}]\ncontent = [...]   # the arguments that may carry it\n"
         return missing, f"[tools.{name}]\ncontent = [...]   # the arguments that may carry it\n"
     if effect == "http.request":
         return missing, f'[labels]\ncontent = ["{verb} {resource}"]\n'

@@ -167,7 +167,9 @@ class Hub:
 
     async def _over(self, params: Any, _fds: list[int]) -> tuple[Any, Fds]:
         told = msgspec.convert(params, _Told)
-        self._door.trouble(f"mcp.{told.name}: the server is over: {told.why}")
+        server = self._running.get(told.name)
+        if server is not None and not server.connection.over:
+            self._door.trouble(f"mcp.{told.name}: the server is over: {told.why}")
         self._drop(told.name, "given up")
         return None, ()
 
@@ -189,13 +191,20 @@ class Hub:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         params = {"kind": "mcp", "form": form, "names": names or sorted(self._door.policy.mcp)}
-        with theirs:
-            serving = asyncio.ensure_future(self._peer.call("serve", params, [theirs.fileno()]))
-            serving.add_done_callback(lambda done: done.cancelled() or done.exception())
+        serving = asyncio.ensure_future(self._serve(self._peer, params, theirs))
+        serving.add_done_callback(self._served)
         try:
             await pump(stream, ours)
         finally:
             serving.cancel()
+
+    async def _serve(self, peer: Peer, params: Any, theirs: socket.socket) -> None:
+        with theirs:
+            await peer.call("serve", params, [theirs.fileno()])
+
+    def _served(self, serving: asyncio.Future[Any]) -> None:
+        if not serving.cancelled() and (error := serving.exception()) is not None:
+            self._door.trouble(f"a client of MCP was cut off: {type(error).__name__}: {error}")
 
     # --- servers ---
 
@@ -237,7 +246,7 @@ class Hub:
             return server
         server.seen = time.monotonic()
         found = msgspec.convert(await self._call("mcp.refresh", {"name": name}), _Refreshed)
-        texts = {tool: text for tool, text in found.tools if text.isascii()}
+        texts = {tool: text for tool, text in found.tools if _is_plain(text)}
         allowed = {tool: text for tool, text in texts.items() if self._allows(name, tool)}
         await self._gate.see(name, allowed)
         server.tools = {tool: _digest(text) for tool, text in texts.items()}
@@ -342,6 +351,11 @@ class Hub:
         if size > MAX_RESULT:
             raise EffectFailed(f"The answer is larger than {MAX_RESULT} bytes.")
         return Performed(value, facts={"size": size}, carried=server.connection.label)
+
+
+def _is_plain(text: str) -> bool:
+    """Printable ASCII and newlines: what can be shown to a person as it is."""
+    return text.isascii() and text.replace("\n", "").isprintable()
 
 
 def _digest(text: str) -> str:

@@ -14,6 +14,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import socket
 from collections.abc import Callable, Mapping
@@ -39,8 +40,11 @@ from authority.kernel.policy import Policy
 from authority.kernel.requests import Nothing
 from authority.kernel.resources import named
 from authority.kernel.state import PINS_LIMIT, Pin, State, pin_name
+from authority.protocol.packets import LinkOver
 
 CHUNK = 64 * 1024
+WIRE_WAITING = 64
+"""Pieces of an attached client's bytes that wait to be read."""
 
 
 class Served:
@@ -120,6 +124,37 @@ class Served:
             self.stop(f"its output ended: {printable(str(error), 200)}")
 
 
+class Wire:
+    """An attached client's bytes, as a stream: in through the control API, out as events of its run."""
+
+    number = 0
+    service = int(protocol.Service.MCP)
+    detail = b""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._queue: asyncio.Queue[bytes] = asyncio.Queue(WIRE_WAITING)
+
+    async def feed(self, data: bytes, *, eof: bool) -> None:
+        """What the client sent. Waits while too much of it waits."""
+        if data:
+            await self._queue.put(data)
+        if eof:
+            await self._queue.put(b"")
+
+    async def read(self) -> bytes:
+        return await self._queue.get()
+
+    async def write(self, data: bytes) -> None:
+        self._run.emit({"event": "mcp", "data": base64.b64encode(data).decode()})
+
+    def write_eof(self) -> None:
+        self._run.emit({"event": "mcp", "data": ""})
+
+    def abort(self) -> None:
+        self._run.on_closed("the connection was cut")
+
+
 class RunsServers:
     """One run's servers, for its hub. See `compat.mcp.Servers`."""
 
@@ -136,8 +171,7 @@ class RunsServers:
     def approved(self, name: str, tool: str, digest: str) -> bool:
         server = self._run.spec.policy.mcp[name]
         pin = self._hubs.state.pins.get(pin_name(server.key(name), tool))
-        pins = server.pins(tool)
-        return pins == (digest,) if pins else pin is not None and pin.approved == digest
+        return not server.unapproved(tool, pin.approved if pin else "", {"definition": digest})
 
 
 class Hubs:
@@ -162,6 +196,7 @@ class Hubs:
         self._give = give
         self._release = release
         self._hubs: dict[str, Hub] = {}
+        self.wires: dict[str, Wire] = {}
 
     def service(self, door: Door) -> Hub:
         """A run's hub, made when it starts."""
@@ -172,6 +207,25 @@ class Hubs:
 
     def _forget(self, run_id: str) -> None:
         self._hubs.pop(run_id, None)
+        self.wires.pop(run_id, None)
+
+    def attach(self, run: Run, name: str) -> None:
+        """Serve an attached client that speaks MCP through the control API."""
+        hub = self.of(run.id)
+        assert hub is not None
+        wire = self.wires[run.id] = Wire(run)
+
+        async def serve() -> None:
+            try:
+                await hub.client(wire, "lines", [name])
+            except (Failed, LinkOver, OSError) as error:
+                run.on_trouble(f"the connection ended: {error}")
+            finally:
+                run.on_closed("the client is gone")
+
+        task = asyncio.get_running_loop().create_task(serve())
+        run.tasks.add(task)
+        task.add_done_callback(run.tasks.discard)
 
     def of(self, run_id: str) -> Hub | None:
         """The hub of a run; None for a run that may have none."""
@@ -205,7 +259,10 @@ class Hubs:
             raise Failed(f"The policy names no command for the server {name}.")
         served = Served(self.state, run.id)
         try:
-            policy = self._policies.for_server(run.spec.policy, name)
+            attached = run.spec.serves and not server.policy
+            policy = (
+                run.spec.policy if attached else self._policies.for_server(run.spec.policy, name)
+            )
             await self._policies.keep(policy)
             self._give(policy, run.spec.caller)
             try:

@@ -14,6 +14,7 @@ import asyncio
 import base64
 import re
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from authority import protocol
@@ -60,6 +61,7 @@ class Routes:
         control.route("POST", "/v1/runs/*/resize", "run", self._resize)
         control.route("POST", "/v1/runs/*/stop", "run", self._stop_run)
         control.route("POST", "/v1/attach", "attach", self._attach)
+        control.route("POST", "/v1/mcp", "attach", self._mcp)
         control.route("POST", "/v1/halt", "halt", self._halt)
         control.route("POST", "/v1/resume", "resume", self._resume)
         control.route("POST", "/v1/tokens", "mint", self._mint)
@@ -154,6 +156,30 @@ class Routes:
             raise
         await self._follow(run, asking)
 
+    async def _mcp(self, asking: Asking) -> None:
+        """A client of MCP that somebody else started, and the server that it wants to reach."""
+        spec = self._spec(asking)
+        name = str(asking.body.get("name", ""))
+        if name not in spec.policy.mcp:
+            raise ControlRefused(
+                409,
+                f"the policy has no section [mcp.{printable(name, 64)}]",
+                "add one that says which tools are allowed, or name another with --name",
+            )
+        if not spec.argv:
+            raise ControlRefused(400, "no server to run")
+        spec = replace(spec, argv=(), serves=spec.argv)
+        self._control.record(asking, detail=printable(" ".join(spec.serves), 512))
+        await self._gate.policies.keep(spec.policy)
+        try:
+            self._hand_over(spec, asking)
+            run = await self._runs.attach(spec, asking.stream)
+        except BaseException:
+            self._gate.release(spec.policy.digest)
+            raise
+        self._gate.hubs.attach(run, name)
+        await self._follow(run, asking)
+
     def _hand_over(self, spec: Start, asking: Asking) -> None:
         """Give the gate what the run's policy needs; nothing is awaited from here to its entry."""
         self._gate.policies.remember(spec.policy, asking.body)
@@ -185,12 +211,16 @@ class Routes:
 
     async def _input(self, asking: Asking) -> dict[str, Any]:
         run = self._running(asking.path[0])
-        if not run.spec.argv:
+        wire = self._gate.hubs.wires.get(run.id)
+        if not run.spec.argv and wire is None:
             raise ControlRefused(409, "the run takes no input from here")
         try:
             data = base64.b64decode(asking.body.get("data", ""), validate=True)
         except (ValueError, TypeError) as error:
             raise ControlRefused(400, "data is not base64") from error
+        if wire is not None:
+            await wire.feed(data, eof=bool(asking.body.get("eof")))
+            return {}
         if not await run.connected() or run.channel is None:
             raise ControlRefused(409, "the run has ended")
         if data and run.spec.terminal is not None:
@@ -339,7 +369,7 @@ class Routes:
             data = await asyncio.to_thread(self._gate.opened.store.get, digest)
         except (BodyMissing, LogCorrupt):
             return "(the text is gone)"
-        return "\n".join(printable(line) for line in data.decode("ascii", "replace").split("\n"))
+        return data.decode("ascii")  # printable, or it would not have been kept: `Hub._refresh`
 
     def _answer_definition(self, key: str, granted: bool, uid: int) -> dict[str, Any]:
         for pin in self._ledger.state.pins.values():

@@ -179,7 +179,7 @@ class Runs:
                     capability=token.id,
                     policy=digest,
                     policy_path=spec.policy_path,
-                    program=list(spec.argv),
+                    program=[*spec.argv, *spec.serves],
                     cwd=spec.cwd,
                     parent=spec.parent,
                     attached=attached,
@@ -265,7 +265,7 @@ class Runs:
                 "seq": seq,
                 "protection": protection,
                 "missing": [],
-                "capability": capabilities.to_text(run.token),
+                **({} if spec.serves else {"capability": capabilities.to_text(run.token)}),
             }
         )
         self._keep(run, self._supervise_attached(run))

@@ -324,16 +324,11 @@ def _definition(state: State, policy: Policy | None, request: Request, facts: Fa
     if found is None:
         return
     server, name, tool = found
-    digest = facts.looked_up.get("definition", "")
-    rule = f"mcp.{name}.approve"
-    if not digest:
-        why = facts.looked_up.get("missing", "the server offers no such tool")
-        raise _No(Code.POLICY_DENY, Layer.POLICY, f"{request.resource.text}: {why}", rule)
-    pins = server.pins(tool)
     pin = state.pins.get(pin_name(server.key(name), tool))
-    if pins != (digest,) and (pins or pin is None or pin.approved != digest):
-        reason = f"a person has to approve the definition of {request.resource.text} ({digest[:8]})"
-        raise _No(Code.APPROVAL_REQUIRED, Layer.POLICY, reason, rule)
+    why = server.unapproved(tool, pin.approved if pin else "", facts.looked_up)
+    if why:
+        code = Code.APPROVAL_REQUIRED if facts.looked_up.get("definition") else Code.POLICY_DENY
+        raise _No(code, Layer.POLICY, f"{request.resource.text}: {why}", f"mcp.{name}.approve")
 
 
 def _budget(state: State, run: Run, spec: Spec, request: Request, facts: Facts) -> dict[str, int]:

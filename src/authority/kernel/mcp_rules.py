@@ -80,6 +80,25 @@ class McpServer(msgspec.Struct, frozen=True):
             rule = rule or f'allow "{found}"'
         return rule, "" if self.views else "the policy allows none of its tools"
 
+    def judge_tool(self, server: str, name: str) -> tuple[bool, str, str]:
+        """Whether a tool is allowed, by which rule, and why not."""
+        rule, why = self.tool(name)
+        where = f"mcp.{server}.{rule}" if rule else ""
+        return not why, where, f"mcp.{server}: {why}" if why else ""
+
+    def judge_item(self, effect: str, resource: Resource) -> tuple[bool, str, str]:
+        """Whether a list, a resource or a prompt is allowed, by which rule, and why not."""
+        name, kind, item = parts(resource)
+        where = f"mcp.{name}"
+        if effect == "mcp.list" and not item:
+            given = kind == "tools" or all(getattr(view, kind) for view in self.views)
+            return given, where if given else "", "" if given else f"{where} allows no {kind}"
+        wanted = {"mcp.read": "resources", "mcp.prompt": "prompts"}.get(effect)
+        rule = self.item(kind, item) if item and kind == wanted else ""
+        if rule:
+            return True, f"{where}.{rule}", ""
+        return False, "", f"no pattern of {where}.{kind} covers {shown(item)}"
+
     def item(self, kind: str, name: str) -> str:
         """The rule that allows a resource's URI or a prompt, or nothing."""
         rule = ""
@@ -111,6 +130,19 @@ class McpServer(msgspec.Struct, frozen=True):
                 return None
             found = frozenset(own) if number == 0 or found is None else found & frozenset(own)
         return found
+
+    def unapproved(self, name: str, approved: str, found: Mapping[str, Any]) -> str:
+        """Why a tool may not be called as it is now, or nothing. `approved` is a person's digest.
+
+        `found` is what was seen of it: its `definition`, or what is `missing`.
+        """
+        digest = found.get("definition", "")
+        if not digest:
+            return str(found.get("missing", "the server offers no such tool"))
+        pins = self.pins(name)
+        if pins == (digest,) or (not pins and approved == digest):
+            return ""
+        return f"a person has to approve its definition ({digest[:12]})"
 
     def pins(self, name: str) -> tuple[str, ...]:
         """The definitions that the policy itself approves; more than one can't both hold."""

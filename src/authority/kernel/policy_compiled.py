@@ -13,7 +13,7 @@ import msgspec
 
 from authority.kernel import canonical
 from authority.kernel.addresses import ResourceError, is_address, shown
-from authority.kernel.mcp_rules import McpServer, parts, split_tool
+from authority.kernel.mcp_rules import McpServer, split_tool
 from authority.kernel.pattern_match import Pattern, literal_prefix
 from authority.kernel.policy_network import Reach
 from authority.kernel.policy_protect import Protection, path_text
@@ -169,10 +169,16 @@ class Policy:
                 return self._judge_name(resource)
         elif effect == "tool.call":
             if scheme == "tool":
-                return self._judge_tool(resource)
+                found = self.mcp_tool(resource)
+                if found is not None:
+                    return Judgement(*found[0].judge_tool(found[1], found[2]))
+                return _defined("tools", resource.name, self.tools)
         elif effect in ("mcp.list", "mcp.read", "mcp.prompt"):
             if scheme == "mcp":
-                return self._judge_mcp(effect, resource)
+                server = self.mcp.get(resource.name)
+                if server is not None:
+                    return Judgement(*server.judge_item(effect, resource))
+                return _defined("mcp", resource.name, self.mcp)
         elif effect == "agent.spawn":
             if scheme == "agent":
                 return _defined("agents", resource.name, self.agents)
@@ -312,31 +318,6 @@ class Policy:
             and not rules.find(resource, verb)
             and not (effect in _LISTS and rules.below(resource))
         ]
-
-    def _judge_tool(self, resource: Resource) -> Judgement:
-        found = self.mcp_tool(resource)
-        if found is None:
-            return _defined("tools", resource.name, self.tools)
-        server, name, tool = found
-        rule, why = server.tool(tool)
-        where = f"mcp.{name}"
-        if why:
-            return Judgement(False, f"{where}.{rule}" if rule else "", f"{where}: {why}")
-        return Judgement(True, f"{where}.{rule}")
-
-    def _judge_mcp(self, effect: str, resource: Resource) -> Judgement:
-        name, kind, item = parts(resource)
-        server = self.mcp.get(name)
-        if server is None:
-            return _defined("mcp", name, self.mcp)
-        where = f"mcp.{shown(name)}"
-        if effect == "mcp.list" and not item:
-            given = kind == "tools" or all(getattr(v, kind) for v in server.views)
-            return Judgement(given, where if given else "", f"{where} allows no {kind}")
-        wanted = {"mcp.read": "resources", "mcp.prompt": "prompts"}.get(effect)
-        rule = server.item(kind, item) if item and kind == wanted else ""
-        reason = f"no pattern of {where}.{kind} covers {shown(item)}"
-        return Judgement(bool(rule), f"{where}.{rule}" if rule else "", "" if rule else reason)
 
     def _judge_file(self, effect: str, resource: Resource) -> Judgement:
         writes = effect in WRITES

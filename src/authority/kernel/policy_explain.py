@@ -46,6 +46,11 @@ def explain(
             else f"{judgement.reason}; a person has to change that rule"
         )
     name = resource.name
+    if effect == "tool.call" and (found := policy.mcp_tool(resource)) is not None:
+        return Explanation(judgement.reason, f"[mcp.{found[1]}]\nallow = [{toml_text(found[2])}]\n")
+    if effect in ("mcp.read", "mcp.prompt") and name in policy.mcp:
+        kind, item = resource.segments[1], "/".join(resource.segments[2:])
+        return Explanation(judgement.reason, f"[mcp.{name}]\n{kind} = [{toml_text(item)}]\n")
     if effect == "tool.call" and resource.scheme == "tool":
         return Explanation(
             judgement.reason, f'[tools.{_key(name)}]\ncommand = ["path/to/program"]\n'

@@ -21,9 +21,9 @@ from typing import Any
 
 import msgspec
 
+from authority.kernel import policy_mcp
 from authority.kernel.addresses import ResourceError
 from authority.kernel.policy_network import narrowed, network
-from authority.kernel import policy_mcp
 from authority.kernel.policy_sections import (
     Agent,
     Approvals,

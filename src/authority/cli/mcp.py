@@ -1,0 +1,66 @@
+"""`authority mcp`: an entry in an MCP client's configuration, in place of the server's own command.
+
+Rules
+- Standard input and output are the client's connection and carry nothing else. The server's standard
+  error, and what Authority has to say, go to standard error.
+- The client is not contained, and the log says so; the server runs in a sandbox under the policy.
+- The command ends when the client closes its end, or the run is stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from authority.cli.run import Follower, add_options, request
+from authority.gate import statedir
+
+
+def options_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options before `--`, and the server's command after it."""
+    made = argparse.ArgumentParser(
+        prog="authority mcp",
+        usage="authority mcp --policy FILE [options] -- SERVER [argument ...]",
+        description="Stand between an MCP client and a server: the server contained, each call judged.",
+    )
+    add_options(made)
+    made.add_argument(
+        "--name", default="server", help="the section [mcp.NAME] of the policy (server)"
+    )
+    rest = list(arguments)
+    server: list[str] = []
+    if "--" in rest:
+        at = rest.index("--")
+        rest, server = rest[:at], rest[at + 1 :]
+    options, more = made.parse_known_args(rest)
+    if more and (more[0].startswith("-") or server):
+        made.error(f"unknown option {more[0]!a}")
+    server = [*more, *server]
+    if not server:
+        made.error("name the server to run, after --")
+    return options, server
+
+
+def main(arguments: Sequence[str]) -> int:
+    options, server = options_of(arguments)
+    directory = statedir.open_existing((options.state or statedir.default_root()).absolute())
+    body = {**request(options, server), "name": options.name}
+    between = _Between(directory, quiet=True, as_json=False)
+    return between.follow("/v1/mcp", body, accept=options.accept_policy)
+
+
+class _Between(Follower):
+    def _event(self, event: dict[str, Any]) -> int | None:
+        if event["event"] == "mcp":
+            data = base64.b64decode(event["data"])
+            while data:
+                data = data[os.write(1, data) :]
+            return None
+        return super()._event(event)
+
+    def _say(self, text: str) -> None:
+        print(f"authority mcp: {text}", file=sys.stderr)
