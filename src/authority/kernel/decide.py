@@ -9,6 +9,8 @@ The stages, in the order of the specification's zero-trust flow. The first that 
 4. policy: allowed, and not waiting for a person's approval.
 5. budget: the worst case fits every account from the run up to the state directory.
 6. labels: what shaped the run so far may flow into this sink.
+7. definition: an MCP server's tool is still what was approved (asked last: it is looked up only for
+   what all else would admit).
 
 Rules
 - Nothing here reads a clock, a file or a random number; every outside fact is in `Facts` and stands
@@ -122,11 +124,11 @@ def decide(state: State, policy: Policy | None, request: Request, facts: Facts) 
         run = _halted(state, request)
         usage = _capability(state, request, facts, now)
         rule, approval = _policy(state, policy, run, request)
-        if not facts.preview:
-            _definition(state, policy, request, facts)
         spec = EFFECTS[request.effect]
         reserve = _budget(state, run, spec, request, facts)
         _labels(policy, run, request)
+        if not facts.preview:
+            _definition(state, policy, request, facts)
     except _No as no:
         return [_denied(state, request, facts, no, caps)]
     derived: list[AnyEntry] = _derived(state, request)
