@@ -176,6 +176,30 @@ class Door(Protocol):
         ...
 
 
+class Folder(msgspec.Struct, frozen=True):
+    """A mounted folder: its path in the run, the folder outside that holds its files, whether files
+    may be executed there, and whether it is the run's named home."""
+
+    path: str
+    source: str
+    executable: bool = False
+    home: bool = False
+
+
+class Places(msgspec.Struct, frozen=True):
+    """What is mounted in a run. The detail of a mount's stream is the number of its folder.
+
+    `shown` are paths (folders with all below them) that the program is made of: they may be read
+    whatever the rules say. `over` are paths on which something else is put before the program
+    begins: they and what leads to them can be looked up. A file belongs to whoever asks, which the
+    head of each message names.
+    """
+
+    folders: tuple[Folder, ...] = ()
+    shown: tuple[str, ...] = ()
+    over: tuple[str, ...] = ()
+
+
 class Service(Protocol):
     """What one kind of raw stream leads to, for one run."""
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from secrets import token_hex
 
 from authority.compat import environment, trust
-from authority.compat.base import Door, Service
+from authority.compat.base import Door, Places, Service
 from authority.compat.ca import RunCA
 from authority.compat.credentials import Keyring
 from authority.compat.names import Names
@@ -35,7 +35,11 @@ class Endpoints:
     """One run's: `listeners` on its loopback, variables and files that lead its program there.
 
     `secrets` are the run's credentials by name. `environment` wins over what the policy sets.
+    `answers_mounts` says whether a service for mounts is among them; the gate sets `places` to what
+    was mounted before it asks for the services.
     """
+
+    answers_mounts = False
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class Endpoints:
         self.listeners: list[Listener] = []
         self.environment: dict[str, str] = {}
         self.files: dict[str, bytes] = {}
+        self.places = Places()
         self.keyring = Keyring(policy, secrets, lambda: token_hex(16))
         self.ca: RunCA | None = None
         self.anchors = b""

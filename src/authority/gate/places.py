@@ -131,7 +131,7 @@ def _places(rules: RuleList | None, cwd: str, left_out: dict[str, str]) -> list[
         path = "/" + "/".join(prefix[:-1] if exact else prefix)
         if inside(path, cwd) or inside("/" + "/".join(prefix), cwd):
             path = cwd
-        why = obstacle(path)
+        why = "is the run's own home" if path == HOME else obstacle(path)
         if not why and exact and path in _SHARED:
             why = "holds what many need; a rule for a folder below it, or for all of it, is mounted"
         if why:

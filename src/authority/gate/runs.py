@@ -31,9 +31,11 @@ from authority.gate import clock
 from authority.gate.channel import Channel
 from authority.gate.ledger import Ledger
 from authority.gate.pipeline import Pipeline, Reply
+from authority.gate.places import reach
 from authority.gate.reader import OUTPUT_INLINE_LIMIT, Asked, Reader, short_body
 from authority.gate.run import Listener, Run, Start
-from authority.isolation import Host, SandboxSpec, plan, start
+from authority.gate.wanted import places_of, wanted_of
+from authority.isolation import Host, plan, start
 from authority.kernel import capabilities, entries, resources
 from authority.kernel import decide as kernel
 from authority.kernel.capabilities import MacKey, Restriction
@@ -64,6 +66,7 @@ class Runs:
         forbidden: tuple[str, ...],
         endpoints: Callable[[Run], Endpoints],
         door: Callable[[Run], Door],
+        home: Callable[[str], str],
     ) -> None:
         self.pipeline: Pipeline  # set by the gate once both exist
         self._ledger = ledger
@@ -76,6 +79,7 @@ class Runs:
         self._forbidden = forbidden
         self._endpoints = endpoints
         self._door = door
+        self._home = home
         self._users: Counter[str] = Counter()
         self.running: dict[str, Run] = {}
         ledger.listen(self._count)
@@ -209,8 +213,16 @@ class Runs:
             raise StartRefused(self._ledger.log.trouble, "make room for the log")
         run, made = self._new(spec, listener)
         ends = self._endpoints(run)
-        planned = plan(_sandbox(run, ends, self._forbidden), self._host)
-        protection = {**planned.protection, "contained": True}
+        reached = reach(
+            spec.policy,
+            spec.cwd,
+            self._host,
+            self._home(spec.policy.process.home),
+            served=ends.answers_mounts,
+        )
+        planned = plan(wanted_of(run, ends, reached, self._forbidden), self._host)
+        ends.places = places_of(planned)
+        protection = {**planned.protection, "files": reached.way, "contained": True}
         seq = self._record_start(run, made, protection, attached=False).seq
         await self._ledger.durable(seq)
         run.emit(
@@ -219,7 +231,7 @@ class Runs:
                 "run": run.id,
                 "seq": seq,
                 "protection": protection,
-                "missing": planned.missing,
+                "missing": [*planned.missing, *reached.notes],
             }
         )
         if run.stop_reason:  # a halt came before anything of it was started
@@ -229,12 +241,15 @@ class Runs:
         ours.setblocking(False)
         try:
             run.services = ends.services(self._door(run))
-            run.sandbox = await start(planned, channel=theirs)
+            # Its start may ask already: entering a mounted folder is a question.
             channel = Channel(self.pipeline, self._reader, run=run.id, cwd=spec.cwd, owner=run)
             run.channel = channel
             await asyncio.get_running_loop().create_connection(lambda: channel, sock=ours)
+            run.sandbox = await start(planned, channel=theirs)
             run.on_line.set()
         except (OSError, AuthorityError) as error:
+            if run.channel is not None:
+                run.channel.close("the run did not start")
             ours.close()
             if run.sandbox is not None:
                 run.sandbox.kill()
@@ -430,29 +445,3 @@ class Runs:
         for each in pending:
             each.cancel()
         return [r.id for r in waiting if not r.ended.is_set()]
-
-
-def _sandbox(run: Run, ends: Endpoints, forbidden: tuple[str, ...]) -> SandboxSpec:
-    """What a run asks of its sandbox: its policy's limits, its endpoints, its capability."""
-    spec, policy = run.spec, run.spec.policy
-    return SandboxSpec(
-        argv=spec.argv,
-        cwd=spec.cwd,
-        env={
-            **spec.environment,
-            **ends.environment,
-            "AUTHORITY_CAPABILITY": capabilities.to_text(run.token),
-        },
-        search_path=spec.caller.get("PATH", ""),
-        exec_allowed=policy.process.exec,
-        memory=policy.limits.memory,
-        processes=policy.limits.processes,
-        millicpus=policy.limits.cpus,
-        tmp_bytes=policy.limits.tmp,
-        loopback=bool(ends.listeners),
-        listeners=tuple(ends.listeners),
-        files=ends.files,
-        terminal=spec.terminal,
-        certificates=ends.bundle,
-        forbidden=forbidden,
-    )

@@ -88,6 +88,7 @@ class Gate:
             self._forbidden,
             self._endpoints,
             self._door,
+            opened.directory.home,
         )
         files = FileEffects()
         self._files = files

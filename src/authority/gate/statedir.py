@@ -5,6 +5,7 @@ Layout (everything 0700 or 0600, owned by the gate's user)
     store/          bodies by digest; keys/sealed/ holds the keys of sealed ones
     witness/        the directory witness (not independent while the gate's own uid can write it)
     keys/           mac/KID, signing.key, admin.token, resume.token
+    home/NAME       home folders of runs that outlive them (process.home); never executed from
     gate.sock       control API; attach.sock: channels of programs that the gate did not start
     gate.json       optional: budgets of the whole directory, witnesses of other owners
 
@@ -82,6 +83,15 @@ class StateDir:
     @property
     def gate_output(self) -> Path:
         return self.root / "gate.err"
+
+    def home(self, name: str) -> str:
+        """The folder of a named home, made when it is first used; nothing for no name."""
+        if not name:
+            return ""
+        folder = self.root.resolve() / "home" / name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_private(folder)
+        return str(folder)
 
     def initialised(self) -> bool:
         """Whether `init` made this directory."""
