@@ -46,6 +46,12 @@ _STREAMS: Final = {
     "/dev/stderr": "/proc/self/fd/2",
 }
 
+_AS_HERE: Final = (
+    *("/etc/localtime", "/etc/timezone", "/etc/ld.so.cache", "/etc/ssl/openssl.cnf"),
+    *("/etc/services", "/etc/protocols", "/etc/os-release"),
+)
+"""Small files that say nothing but what a program could know of any machine of this kind."""
+
 _PROC_READ_ONLY: Final = ("sys", "sysrq-trigger", "irq", "bus")
 MASKED: Final = [
     f"/proc/{name}".encode()
@@ -93,7 +99,7 @@ def etc_files() -> list[tuple[str, bytes]]:
         ("/etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n"),
         ("/etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files\n"),
     ]
-    for path in ("/etc/localtime", "/etc/timezone", "/etc/ld.so.cache", "/etc/ssl/openssl.cnf"):
+    for path in _AS_HERE:
         try:
             with open(path, "rb") as file:
                 content = file.read(_MAX_COPY + 1)

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from authority.isolation import bpf, extra_files, landlock, layout, places, runtime
 from authority.isolation.cgroups import Support
+from authority.isolation.listed import Listed
 from authority.isolation.places import Bind, Mount
 from authority.isolation.probe import Host, require
 from authority.isolation.refusal import IsolationRefused, shown
@@ -251,12 +252,14 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
     view.refuse_forbidden(spec.forbidden)
     places.check_binds(spec.binds, spec.forbidden)
     mounts = _usable(spec, host, view)
-    executed = [*program.executables, *listed]
+    executed = [*program.executables, *listed.executes]
     split = places.split(view, mounts, executed)
     written, covers = extra_files.lay(spec.files, spec.certificates, view)
     laid = [path for path in written if any(places.inside(path, one.path) for one in mounts)]
     over = [*split.over, *(path for path in laid if not view.covered(path))]
-    execution = bpf.Exec.LISTED if spec.exec_allowed else bpf.Exec.ONCE
+    # A folder with execution is for running what lies there, with or without a list.
+    may_start = spec.exec_allowed or _executable(spec)
+    execution = bpf.Exec.LISTED if may_start else bpf.Exec.ONCE
     user_namespace = not host.root or host.user_namespaces
     placed = [*(mount.path for mount in mounts), *(bind.path for bind in spec.binds)]
     uncovered = not view.covered(spec.cwd) and not any(places.inside(spec.cwd, p) for p in placed)
@@ -324,12 +327,16 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
         command=(host.bwrap, *arguments, "--", interpreter, "-I", "-S", "-B", "-c"),
         configuration=MappingProxyType(configuration),
         cgroup=host.cgroup,
-        protection=_protection(spec, host, rules, view, program, packages, mounts),
+        protection=_protection(spec, host, rules, view, program, packages, mounts, listed),
         missing=list(view.missing),
         mounts=tuple(mounts),
         shown=tuple(split.shown),
         over=tuple(over),
     )
+
+
+def _executable(spec: SandboxSpec) -> bool:
+    return any(m.executable for m in spec.mounts) or any(b.executable for b in spec.binds)
 
 
 def _usable(spec: SandboxSpec, host: Host, view: View) -> list[Mount]:
@@ -342,7 +349,7 @@ def _usable(spec: SandboxSpec, host: Host, view: View) -> list[Mount]:
 
 def _show_everything(
     view: View, spec: SandboxSpec, host: Host
-) -> tuple[runtime.Program, list[str], str]:
+) -> tuple[runtime.Program, Listed, str]:
     runtime.show_system(view)
     if spec.terminal:
         runtime.show_terminals(view)
@@ -350,9 +357,9 @@ def _show_everything(
     if spec.search_path:
         environment["PATH"] = spec.search_path
     program = runtime.resolve(view, spec.argv, environment, host.architecture)
-    listed: list[str] = []
-    for name in spec.exec_allowed:
-        listed += runtime.show_executable(view, name, environment, host.architecture)
+    listed = Listed(view, spec.exec_allowed, environment, host.architecture)
+    listed.kit(os.path.basename(spec.argv[0]))
+    listed.environments(spec.mounts)
     for path in spec.read_only:
         whole = os.path.isdir(path)
         if not (view.tree(path, "asked for") if whole else view.file(path, "asked for")):
@@ -368,6 +375,7 @@ def _protection(
     program: runtime.Program,
     packages: dict[str, str],
     mounts: Sequence[Mount],
+    listed: Listed,
 ) -> dict[str, Any]:
     """What is in force, and what is not, for the run's first entry."""
     cgroup = host.cgroup
@@ -423,6 +431,7 @@ def _protection(
         "execution": f"listed programs: {', '.join(map(shown, spec.exec_allowed))}"
         if spec.exec_allowed
         else "none after the first",
+        "executed_with_them": listed.belonging if spec.exec_allowed else [],
         "network": _network(spec),
         "file_system": "read-only root; private /tmp, /home/agent, /dev/shm, not executable; no "
         "/sys; /proc/sys read-only",

@@ -44,7 +44,7 @@ _FEW: Final = 8
 DEFAULT_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 _SHEBANG_BYTES: Final = 512
 _MAX_SHEBANGS: Final = 4
-_NODE: Final = re.compile(r"node(js)?")
+NODE: Final = re.compile(r"node(js)?")
 _NODE_ENDINGS: Final = (".js", ".mjs", ".cjs")
 _NODE_OPTIONS_WITH_VALUE: Final = frozenset(["-r", "--require", "--import", "-C", "--conditions"])
 
@@ -187,15 +187,14 @@ def resolve(
     """Finds the program, shows what it needs, and says what to execute."""
     if not argv or not argv[0]:
         raise IsolationRefused("there is no program to run")
-    path = environment.get("PATH", DEFAULT_PATH)
     words = list(argv)
-    program = _pyenv(look_up(words[0], view.cwd, path), view.cwd, environment)
+    program = find(words[0], view.cwd, environment)
     for _ in range(_MAX_SHEBANGS):
         line = _shebang(program)
         if line is None:
             break
         words = [*line, program, *words[1:]]
-        program = _pyenv(look_up(line[0], view.cwd, path), view.cwd, environment)
+        program = find(line[0], view.cwd, environment)
     executables = _show_elf(view, program, architecture)
     name = os.path.basename(os.path.realpath(program))
     kind = "program"
@@ -203,32 +202,34 @@ def resolve(
         kind = "python"
         python_runtime.show(view, program)
         python_runtime.show_program(view, words[1:])
-    elif _NODE.fullmatch(name):
+    elif NODE.fullmatch(name):
         kind = "node"
-        _show_node(view, program, words[1:])
+        show_node(view, program, words[1:])
     return Program(program, (words[0], *words[1:]), executables, kind)
 
 
-def show_executable(
-    view: View, name: str, environment: Mapping[str, str], architecture: str
-) -> tuple[str, ...]:
-    """Shows a program that the run may start itself; the files that may be executed for it."""
+def find(name: str, cwd: str, environment: Mapping[str, str]) -> str:
+    """The program behind a name: looked up in PATH, behind pyenv's shims. `IsolationRefused`."""
     path = environment.get("PATH", DEFAULT_PATH)
-    program = _pyenv(look_up(name, view.cwd, path), view.cwd, environment)
-    line = _shebang(program)
-    if line is not None:
-        view.file(program, "listed program")
-        below = show_executable(view, line[0], environment, architecture)
-        return (os.path.realpath(program), *below)
-    executables = _show_elf(view, program, architecture)
-    if python_runtime.NAME.fullmatch(os.path.basename(os.path.realpath(program))):
-        python_runtime.show(view, program)
-    return executables
+    return _pyenv(look_up(name, cwd, path), cwd, environment)
 
 
-def show_loaded(view: View, program: str, architecture: str) -> None:
-    """Shows a program file with its loader and libraries, and nothing that belongs to it."""
-    _show_elf(view, program, architecture)
+def shebang_words(path: str) -> list[str] | None:
+    """What the kernel executes for a script, in turn: the interpreter, or `env` and what it starts.
+    None for what is no script."""
+    with open(path, "rb") as file:
+        first = file.read(_SHEBANG_BYTES).split(b"\n", 1)[0]
+    line = _shebang(path)
+    if line is None:
+        return None
+    named = os.fsdecode(first[2:]).strip().split()[0]
+    return [named] if named == line[0] else [named, line[0]]
+
+
+def show_loaded(view: View, program: str, architecture: str) -> tuple[str, ...]:
+    """Shows a program file with its loader and libraries, and nothing that belongs to it; the files
+    that the kernel executes."""
+    return _show_elf(view, program, architecture)
 
 
 def _show_elf(view: View, program: str, architecture: str) -> tuple[str, ...]:
@@ -280,7 +281,7 @@ def _system_places() -> list[str]:
     return [f"{base}/{machine}-linux-gnu" for base in ("/usr/lib", "/usr/local/lib")] + places
 
 
-def _show_node(view: View, program: str, arguments: Sequence[str]) -> None:
+def show_node(view: View, program: str, arguments: Sequence[str]) -> None:
     """Node's own modules (`PREFIX/lib`), the script, the modules beside it, `node_modules` above."""
     prefix = os.path.dirname(os.path.dirname(os.path.realpath(program)))
     modules = os.path.join(prefix, "lib", "node_modules")
