@@ -79,6 +79,8 @@ def expected(
         "personality": ALLOW if low[0] in (0, WORD) else PERM,
         "memfd_create": ALLOW if low[1] & 8 else PERM,
         "prlimit64": ALLOW if low[0] == 0 else PERM,
+        "setresuid": ALLOW if all(value in (1000, WORD) for value in low[:3]) else PERM,
+        "setresgid": ALLOW if all(value in (1000, WORD) for value in low[:3]) else PERM,
     }
     return verdicts.get(name, ALLOW if name in ALLOWED else PERM)
 

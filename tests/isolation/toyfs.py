@@ -83,7 +83,7 @@ class Folder:
         times = [int(t) for t in (s.st_atime, s.st_mtime, s.st_ctime)]
         nanoseconds = [t % 1_000_000_000 for t in (s.st_atime_ns, s.st_mtime_ns, s.st_ctime_ns)]
         return ATTR.pack(
-            self.number(path), s.st_size, s.st_blocks, *times, *nanoseconds,
+            s.st_ino, s.st_size, s.st_blocks, *times, *nanoseconds,
             s.st_mode, s.st_nlink, self.uid, self.gid, 0, 4096, 0,
         )  # fmt: skip
 

@@ -104,6 +104,8 @@ IPPROTO_TCP, IPPROTO_UDP = 6, 17
 CLONE_NEW_ANY: Final = 0x7E020000
 """NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET (NEWTIME exists only in clone3)."""
 MFD_NOEXEC_SEAL: Final = 0x8
+INSIDE_ID: Final = 1000
+"""The only user and group inside."""
 
 # TCGETS, TIOCGPGRP, TIOCOUTQ, TIOCGWINSZ, FIONREAD, FIONBIO, TIOCGSID, FIONCLEX, FIOCLEX, FIOASYNC,
 # FIOQSIZE, FS_IOC_GETFLAGS, FICLONE, RNDGETENTCNT; SECCOMP_IOCTL_NOTIF_RECV and _SEND are the
@@ -148,11 +150,14 @@ RULES: Final[dict[str, Rule]] = {
     "personality": Rule((OneOf(0, (0, 0xFFFFFFFF)),)),
     "memfd_create": Rule((With(1, MFD_NOEXEC_SEAL),)),
     "prlimit64": Rule((OneOf(0, (0,)),)),
+    "setresuid": Rule(tuple(OneOf(at, (INSIDE_ID, 0xFFFFFFFF)) for at in range(3))),
+    "setresgid": Rule(tuple(OneOf(at, (INSIDE_ID, 0xFFFFFFFF)) for at in range(3))),
 }
 """Calls that pass only with the right arguments, besides `socket`, `execve` and `clone3`.
 
 `setsockopt` may not attach BPF programs to a socket; `memfd_create` makes only files that can never
-be executed; `prlimit64` reaches the caller alone."""
+be executed; `prlimit64` reaches the caller alone; `setresuid` and `setresgid` set the id that the
+process has anyway, which `posix_spawn` does for make and others."""
 
 _SOCKET_LOCAL: Final = Rule((OneOf(0, (AF_UNIX,)),))
 _IOCTL_TERMINAL: Final = Rule((OneOf(1, (*SAFE_IOCTLS, *TERMINAL_IOCTLS)),), errno.ENOTTY)

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from authority.isolation import landlock
+from authority.isolation.bpf import INSIDE_ID
 from authority.isolation.places import HOME, PRIVATE, RUN, Bind, Mount
 from authority.isolation.probe import FUSE, Host
 from authority.isolation.view import View
@@ -32,7 +33,6 @@ PACKAGES: Final = f"{RUN}/lib"
 COVERS: Final = f"{RUN}/covers"
 DEVICE: Final = "/dev/shm/fuse"  # noqa: S108
 """Where the launcher finds the device that mounts are made with; it is gone before the program."""
-INSIDE_ID: Final = 1000
 
 RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8
 WRITABLE_REMOUNTS: Final = [(path.encode(), NOSUID | NODEV | NOEXEC) for path in PRIVATE]

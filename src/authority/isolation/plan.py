@@ -281,7 +281,7 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
         "socket": layout.SOCKET.encode() if spec.channel else None,
         "limits": _limits(spec, host.cgroup),
         "user_namespace": user_namespace,
-        "inside_id": layout.INSIDE_ID,
+        "inside_id": bpf.INSIDE_ID,
         "landlock": rules.attribute,
         "rules": layout.landlock_rules(
             rules,
