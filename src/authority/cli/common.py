@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from authority.errors import AuthorityError
 from authority.gate import statedir
 from authority.gate.statedir import StateDir
+from authority.kernel.canonical import printable
 
 
 def parser(command: str, description: str) -> argparse.ArgumentParser:
@@ -34,6 +37,29 @@ def add_common(made: argparse.ArgumentParser) -> None:
 def state_of(options: argparse.Namespace) -> StateDir:
     """The state directory that was named, checked. Raises `StateDirError`."""
     return statedir.open_existing((options.state or statedir.default_root()).absolute())
+
+
+def write_new(path: Path, text: str) -> str:
+    """Write a file that is not there yet, never through a link; its name. Raises `AuthorityError`.
+
+    Written by root in somebody else's folder, it is theirs.
+    """
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        raise AuthorityError(
+            f"{printable(str(path))} is there already, and is left as it is", "name another file"
+        ) from None
+    except OSError as error:
+        raise AuthorityError(
+            f"can't write {printable(str(path))}: {error.strerror}", "name another file"
+        ) from error
+    with open(fd, "w", encoding="utf-8") as file:
+        file.write(text)
+    parent = path.absolute().parent.stat()
+    if os.geteuid() == 0 and parent.st_uid != 0:
+        os.chown(path, parent.st_uid, parent.st_gid)
+    return str(path)
 
 
 def print_json(value: Any) -> None:

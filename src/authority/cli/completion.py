@@ -16,7 +16,7 @@ _WORDS = {
     "completion": "bash zsh fish",
     "run": "--policy --state --json --isolation --accept-policy --quiet --",
     "attach": "--policy --state --json --accept-policy",
-    "init": "--policy --no-policy --state --json",
+    "init": "--for --policy --no-policy --state --json",
     "check": "--policy --verb --json",
     "matrix": "--json --against --state",
     "halt": "--reason --state --json",

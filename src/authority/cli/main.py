@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "run": "run a program under a policy",
     "init": "make a state directory and a starter policy",
     "why": "why an entry was denied, and what would allow it",
+    "suggest": "the smallest additions that would have let a run pass",
     "check": "judge a request by a policy, without running anything",
     "policy": "prove statements about a policy, compare two, find rules that do nothing",
     "rejudge": "what recorded runs would have looked like under another policy",

@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from authority.cli import terminal
@@ -45,6 +46,15 @@ def options_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
         "--isolation", choices=("auto", "namespace"), default="auto",
         help="what contains the program (auto: namespaces)",
     )  # fmt: skip
+    made.add_argument(
+        "--suggest", action="store_true",
+        help="at the end, the smallest additions that would have let the denied acts pass; "
+        "without --policy nothing is allowed",
+    )  # fmt: skip
+    made.add_argument("--exact", action="store_true", help=argparse.SUPPRESS)
+    made.add_argument(
+        "--write", type=Path, metavar="FILE", help="with --suggest: a new policy file"
+    )
     made.add_argument("--quiet", action="store_true", help="no live line and no closing table")
     made.add_argument(
         "--tty", action=argparse.BooleanOptionalAction, default=None,
@@ -61,6 +71,8 @@ def options_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     program = [*more, *program]
     if not program:
         made.error("name the program to run, after --")
+    if not options.suggest and (options.write or options.exact):
+        made.error("--write and --exact belong to --suggest")
     if options.tty and options.json:
         made.error("--tty shows what the program draws, and --json prints one object: choose one")
     return options, program
@@ -68,8 +80,6 @@ def options_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
 
 def add_options(made: argparse.ArgumentParser) -> None:
     """What `run` and `attach` share."""
-    from pathlib import Path
-
     made.add_argument("--policy", type=Path, metavar="FILE", help="the policy (TOML or JSON)")
     made.add_argument("--state", type=Path, metavar="DIR", help="the state directory")
     made.add_argument("--json", action="store_true", help="one JSON object at the end")
@@ -82,16 +92,19 @@ def main(arguments: Sequence[str]) -> int:
     options, program = options_of(arguments)
     directory = statedir.open_existing((options.state or statedir.default_root()).absolute())
     body = request(options, program)
+    if options.suggest:
+        body["suggest"] = True
     wanted = not options.json and terminal.is_ours() if options.tty is None else options.tty
     if wanted:
         body["terminal"] = terminal.window()
     follower = Follower(directory, quiet=options.quiet, as_json=options.json, has_terminal=wanted)
+    follower.suggests = options if options.suggest else None
     return follower.follow("/v1/runs", body, accept=options.accept_policy)
 
 
 def request(options: argparse.Namespace, program: list[str]) -> dict[str, Any]:
     """The body of a call that starts a run. Raises `PolicyError` and its like."""
-    if options.policy is None:
+    if options.policy is None and not getattr(options, "suggest", False):
         raise AuthorityError(
             "no policy was named", "name one with --policy; 'authority init' writes a starter"
         )
@@ -115,6 +128,8 @@ class Follower:
         self._run = ""
         self._stopping = False
         self.started: dict[str, Any] = {}
+        self.suggests: argparse.Namespace | None = None
+        self._unseen: list[Any] = []
 
     def follow(self, path: str, body: dict[str, Any], *, accept: bool) -> int:
         """Start and stay until the end; the exit code."""
@@ -185,6 +200,8 @@ class Follower:
             self._say(f"output withheld ({event['code']}, entry {event['seq']})")
         elif kind == "trouble":
             self._say(str(event["text"]))
+        elif kind == "unseen" and "child" not in event:
+            self._unseen = event["names"]
         elif kind == "progress" and "child" not in event:
             self._progress(event)
         elif kind == "end" and "child" not in event:
@@ -269,9 +286,26 @@ class Follower:
         self._line = True
 
     def _closing(self, end: dict[str, Any]) -> None:
+        found, text = self._suggestion(end["run"])
         if self._json:
+            end |= found
             print(json.dumps({k: v for k, v in end.items() if k != "event"}, sort_keys=True))
         elif not self._quiet:
             from authority.cli.closing import show
 
             show(end)
+        if text and not self._json:
+            print("\n" + text, file=sys.stderr)
+
+    def _suggestion(self, run: str) -> tuple[dict[str, Any], str]:
+        """What `--suggest` has to say, as JSON and as text. The run itself is over, and counts."""
+        if self.suggests is None:
+            return {}, ""
+        from authority.cli import suggest
+
+        try:
+            found, written = suggest.made_for(self._directory, run, self.suggests, self._unseen)
+        except AuthorityError as error:
+            return {"suggestion": {"error": error.message}}, f"authority: {error.message}"
+        plain = suggest.plain(run, found, written)
+        return {"suggestion": plain}, "\n".join(suggest.lines(run, found, written))

@@ -2,7 +2,8 @@
 
 Rules
 - Which endpoints a run has follows from its policy alone: without a section that needs one there is no
-  loopback and nothing to reach.
+  loopback and nothing to reach. A run that is watched, to suggest a policy for it, has those of the
+  network always: what it asks for there is refused, and known.
 - The ports are fixed: the run's network is its own, so nobody else can be there first.
 - What is made for a run (its certificate authority, its placeholders) lives here, in the gate's memory,
   and is gone with it. The program gets it as variables and small files.
@@ -46,6 +47,8 @@ class Endpoints:
         policy: Policy,
         secrets: Mapping[str, str],
         mcp: Callable[[Door], Service] | None = None,
+        *,
+        watch: bool = False,
     ) -> None:
         self.secrets = secrets
         self._mcp = mcp
@@ -59,7 +62,7 @@ class Endpoints:
         """Certificates, as PEM, by which servers outside are verified."""
         self.bundle = b""
         """What programs of the run trust: these and the run's own; empty without an authority."""
-        if policy.needs_network:
+        if policy.needs_network or watch:
             self._listen(Kind.PROXY, PROXY_PORT)
             self._listen(Kind.NAMES, NAMES_PORT, datagrams=True)
             self._lead(policy)

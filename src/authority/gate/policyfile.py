@@ -23,6 +23,9 @@ from authority.kernel.policy_sections import Source
 LOCALE = ("LANG", "LC_ALL", "TZ", "TERM")
 """Variables that are passed without being named: how to write, and to what kind of terminal."""
 MAX_TEXT = 4 * 1024 * 1024
+NO_POLICY = "authority-none.toml"
+EMPTY = "version = 1\n"
+"""The policy of a run that was given none, and what it is called: it allows nothing."""
 
 
 class PolicyFileError(AuthorityError):
@@ -105,12 +108,27 @@ def read(path: Path) -> Read:
     return Read(os.path.realpath(path), policy, sources, servers)
 
 
-def start_request(policy: Path, program: Sequence[str], cwd: str) -> dict[str, Any]:
-    """The body of a control call that starts `program` under `policy` (none to attach).
+def empty(folder: str) -> Read:
+    """The policy that allows nothing, as if it lay in this folder."""
+    path = os.path.join(os.path.realpath(folder), NO_POLICY)
+
+    def read_parent(_base: str, name: str) -> Source:
+        raise PolicyFileError(f"the empty policy extends {name}")
+
+    policy = load(
+        EMPTY, format="toml", base=os.path.dirname(path), name=path, read_parent=read_parent
+    )
+    return Read(path, policy, {path: EMPTY})
+
+
+def start_request(policy: Path | None, program: Sequence[str], cwd: str) -> dict[str, Any]:
+    """The body of a control call that starts `program` under `policy` (none: one that allows nothing).
+
+    Without a program it attaches.
 
     The program is looked for in this process's PATH. Raises `PolicyError`, `PolicyFileError`.
     """
-    found = read(policy)
+    found = empty(cwd) if policy is None else read(policy)
     argv = list(program)
     if argv:
         place = shutil.which(argv[0])

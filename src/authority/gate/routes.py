@@ -128,6 +128,7 @@ class Routes:
             policy_path=str(body.get("policy_path", "")),
             caller=caller,
             terminal=terminal,
+            watch=body.get("suggest") is True,
         )
 
     async def _run(self, asking: Asking) -> None:

@@ -82,6 +82,8 @@ class Start:
     own: bool = False
     printed: Callable[[bytes], None] | None = None
     serves: tuple[str, ...] = ()
+    watch: bool = False
+    """Somebody wants to know afterwards what was looked for and not found."""
 
 
 class Run:

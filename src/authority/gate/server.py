@@ -147,10 +147,13 @@ class Gate:
         """What a run finds on its loopback."""
         policy = run.spec.policy
         mcp = self.hubs.service if policy.mcp and not run.spec.own else None
-        return Endpoints(policy, self._secrets.get(policy.digest, {}), mcp)
+        secrets = self._secrets.get(policy.digest, {})
+        return Endpoints(policy, secrets, mcp, watch=run.spec.watch)
 
     def _door(self, run: Run) -> Doorway:
         """What the services behind a run's endpoints ask at."""
+        if run.spec.watch:
+            run.on_end(lambda: run.emit({"event": "unseen", "names": self._tallies.names(run.id)}))
         return Doorway(run, self.reader, self._goings, self._tallies, self._workers)
 
     def fail(self, error: BaseException) -> None:

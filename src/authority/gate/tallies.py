@@ -82,6 +82,10 @@ class Tallies:
         """What the run looked for and may not see: (effect, resource) and how often."""
         return dict(self._unseen.get(run, ()))
 
+    def names(self, run: str) -> list[list[str | int]]:
+        """The same as a list of [effect, resource, times]."""
+        return [[effect, name, times] for (effect, name), times in self.unseen(run).items()]
+
     def forget(self, run: str) -> None:
         """The run is over."""
         self._pending.pop(run, None)

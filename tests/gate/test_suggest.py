@@ -1,0 +1,124 @@
+"""`authority suggest`, `run --suggest`: from a real run's denials to a policy under which it passes."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+
+import pytest
+
+from .lab import Lab
+
+PROGRAM = """
+import sys
+from authority.agent import Denied, connect
+gate = connect()
+def attempt(call):
+    try: call(); return 'ok'
+    except Denied as denied: return denied.code
+said = [attempt(lambda: gate.read('data/a.txt')), attempt(lambda: gate.read('data/a.txt')),
+        attempt(lambda: gate.write('out/x.txt', b'x')), attempt(lambda: gate.read('.env')),
+        attempt(lambda: gate.read('kept/b.txt')), attempt(lambda: gate.http('GET', 'https://h.example/a')),
+        attempt(lambda: gate.tool('search', {}))]
+print(*said)
+"""
+POLICY = 'version = 1\n[filesystem]\nread = ["./else/**"]   # mine\ndeny = ["./kept/**"]\n'
+ARGV = [sys.executable, "-c", PROGRAM]
+
+
+def test_from_a_runs_denials_to_a_policy_under_which_it_passes(own: Lab) -> None:
+    own.file(".env", "SECRET=1")
+    policy = own.policy(POLICY)
+    ran = own.run(ARGV, policy)
+    assert ran.out.split() == ["E_POLICY_DENY"] * 7
+    done = own.cli("suggest", ran.run)
+    assert done.returncode == 0, done.stderr
+    rules = tomllib.loads(done.stdout)
+    assert rules == {
+        "filesystem": {"read": ["./data/a.txt"], "write": ["./out/x.txt"]},
+        "network": {"http": ["GET https://h.example:443/a"]},
+    }
+    first = own.denials(run=ran.run)[0]["seq"]
+    assert f"# fs.read fs:{own.work}/data/a.txt: entry {first}, 2 times" in done.stdout
+    for why in ("looks like a secret", "filesystem.deny[0]", "a person has to say what it is"):
+        assert why in done.stdout
+    target = own.work / "wider.toml"
+    written = own.cli("suggest", ran.run, "--write", str(target), "--json")
+    found = json.loads(written.stdout)
+    assert found["written"] == str(target)
+    assert [each["resource"] for each in found["left"]] == [
+        f"fs:{own.work}/.env", f"fs:{own.work}/kept/b.txt", "tool:search",
+    ]  # fmt: skip
+    assert "# mine" in target.read_text()
+    again = own.run(
+        [sys.executable, "-c", PROGRAM.replace("https://h.example/a", "data:none")], target
+    )
+    assert again.out.split()[:5] == ["ok", "ok", "ok", "E_POLICY_DENY", "E_POLICY_DENY"]
+
+
+def test_a_written_file_harms_no_other(own: Lab) -> None:
+    policy = own.policy(POLICY)
+    ran = own.run(ARGV, policy)
+    before = policy.read_text()
+    for target, why in (
+        (str(policy), "is there already"),
+        ("/tmp/elsewhere.toml", "does not lie beside the policy"),
+        (str(own.work / "new.json"), "name says otherwise"),
+    ):
+        done = own.cli("suggest", ran.run, "--write", target)
+        assert done.returncode == 125
+        assert why in done.stderr
+    assert policy.read_text() == before
+    assert own.cli("suggest", "0123456789ab").returncode == 125
+
+
+def test_a_run_that_says_what_it_lacked(own: Lab) -> None:
+    done = own.cli("run", "--suggest", "--", *ARGV)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["E_POLICY_DENY"] * 7
+    text = done.stderr[done.stderr.index("# run ") :]
+    assert tomllib.loads(text)["filesystem"] == {
+        "read": ["./data/a.txt", "./kept/b.txt"], "write": ["./out/x.txt"],
+    }  # fmt: skip
+    as_json = own.cli("run", "--suggest", "--json", "--write", "made.toml", "--", *ARGV)
+    found = json.loads(as_json.stdout)["suggestion"]
+    assert found["written"] == "made.toml"
+    made = tomllib.loads((own.work / "made.toml").read_text())
+    assert made["filesystem"]["read"] == ["./data/a.txt", "./kept/b.txt"]
+    passes = own.run(ARGV, own.work / "made.toml")
+    assert passes.out.split()[:3] == ["ok", "ok", "ok"]
+
+
+def test_without_it_a_policy_must_be_named(own: Lab) -> None:
+    done = own.cli("run", "--", "true")
+    assert done.returncode == 125
+    assert "no policy was named" in done.stderr
+    wrong = own.cli("run", "--exact", "--", "true")
+    assert wrong.returncode == 2
+
+
+def test_nothing_denied_nothing_suggested(lab: Lab) -> None:
+    ran = lab.run("print('quiet')")
+    done = lab.cli("suggest", ran.run)
+    assert done.returncode == 0
+    assert "nothing: no denial that a rule could allow" in done.stdout
+    assert tomllib.loads(done.stdout) == {}
+
+
+@pytest.mark.parametrize("many", [3, 60])
+def test_many_files_of_one_folder(lab: Lab, many: int) -> None:
+    program = (
+        "from authority.agent import Denied, connect\n"
+        "gate = connect()\n"
+        f"for n in range({many}):\n"
+        "    try: gate.read(f'docs/{n}.md')\n"
+        "    except Denied: pass\n"
+    )
+    ran = lab.run([sys.executable, "-c", program], "version = 1\n[budgets]\ndenials = 1000\n")
+    text = lab.cli("suggest", ran.run).stdout
+    assert tomllib.loads(text)["filesystem"]["read"] == ["./docs/*"]
+    assert "BROAD" in text
+    assert len(text.splitlines()) < 20
+    exact = tomllib.loads(lab.cli("suggest", ran.run, "--exact").stdout)
+    assert len(exact["filesystem"]["read"]) == many
