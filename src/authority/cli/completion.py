@@ -14,8 +14,10 @@ _WORDS = {
     "approvals": "list approve deny",
     "gate": "status start stop clock",
     "completion": "bash zsh fish",
-    "run": "--policy --state --json --isolation --accept-policy --quiet --",
+    "run": "--policy --state --json --isolation --accept-policy --quiet --tty --no-tty --suggest "
+    "--exact --write --",
     "attach": "--policy --state --json --accept-policy",
+    "suggest": "--exact --write --state --json",
     "init": "--for --policy --no-policy --state --json",
     "check": "--policy --verb --json",
     "matrix": "--json --against --state",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from authority import protocol
 from authority.audit.errors import BodyMissing, LogCorrupt
-from authority.gate import clock, opening, proofs
+from authority.gate import clock, figures, opening, proofs
 from authority.gate.control import Asking, Control, ControlRefused
 from authority.gate.run import Run, Start
 from authority.gate.typing import Typing
@@ -199,7 +199,7 @@ class Routes:
                     run.stop("disconnected")
                     await ended
                 elif not ended.done():
-                    asking.stream(self._runs.progress(run))
+                    asking.stream(figures.progress(self._ledger.state, run))
         finally:
             ended.cancel()
             gone.cancel()

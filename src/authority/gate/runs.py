@@ -27,7 +27,7 @@ from authority.audit.writer import Receipt
 from authority.compat.base import Door
 from authority.compat.endpoints import Endpoints
 from authority.errors import AuthorityError
-from authority.gate import clock
+from authority.gate import clock, figures
 from authority.gate.channel import Channel
 from authority.gate.ledger import Ledger
 from authority.gate.pipeline import Pipeline, Reply
@@ -335,7 +335,7 @@ class Runs:
             detail = f"{detail} {in_doubt} effects could not be stopped and are in doubt".strip()
         if info is not None and info.halted:
             reason = "halted" if reason == "killed" else reason
-        summary = self._summary(run, code, reason)
+        summary = figures.summary(self._ledger.state, run, code, reason)
         run.code, run.reason = code, reason
         receipt = self._ledger.step(
             [
@@ -362,43 +362,6 @@ class Runs:
             run.ended.set()
         summary["head"] = {"seq": receipt.seq, "hash": receipt.hash.hex()}
         run.emit({"event": "end", **summary})
-
-    def _summary(self, run: Run, code: int, reason: str) -> dict[str, Any]:
-        state = self._ledger.state
-        info = state.runs.get(run.id)
-        account = state.accounts.get(f"run:{run.id}")
-        tally = run.tally
-        wall = clock.boot() - run.started
-        spent = dict(account.spent) if account else {}
-        spent["wall_time"] = spent.get("wall_time", 0) + wall
-        return {
-            "run": run.id,
-            "code": code,
-            "reason": reason,
-            "requests": tally.requests,
-            "denials": tally.denials,
-            "done": dict(tally.done),
-            "denied": dict(tally.denied),
-            "failed": dict(tally.failed),
-            "first_denials": tally.first_denials,
-            "budgets": {"limit": dict(account.limit) if account else {}, "spent": spent},
-            "label": {
-                "sources": sorted(info.label.sources) if info else [],
-                "secrets": sorted(info.label.secrets) if info else [],
-            },
-            "protection": run.protection,
-        }
-
-    def progress(self, run: Run) -> dict[str, Any]:
-        """The live line's figures."""
-        account = self._ledger.state.accounts.get(f"run:{run.id}")
-        return {
-            "event": "progress",
-            "requests": run.tally.requests,
-            "denials": run.tally.denials,
-            "limit": dict(account.limit) if account else {},
-            "spent": dict(account.spent) if account else {},
-        }
 
     def _output(self, run: Run, fd: int, data: bytes, n: int, reply: Reply) -> None:
         """What the program printed, as a request under the run's own capability."""
