@@ -34,17 +34,18 @@ ROOMS: dict[str, frozenset[str]] = {
     "protocol": frozenset({"errors", "tokens"}),
     "kernel": frozenset({"errors", "tokens"}),
     "audit": frozenset({"kernel", "errors"}),
+    "dialects": frozenset({"errors"}),
     "effects": frozenset({"kernel", "errors"}),
     "isolation": frozenset({"protocol", "errors"}),
     "agent": frozenset({"protocol", "tokens", "errors"}),
-    "compat": frozenset({"kernel", "effects", "protocol", "tokens", "errors"}),
-    "worker": frozenset({"protocol", "errors"}),
+    "compat": frozenset({"kernel", "effects", "protocol", "tokens", "errors", "dialects"}),
+    "worker": frozenset({"protocol", "errors", "dialects"}),
     "proof": frozenset({"kernel", "tokens", "errors"}),
     "rejudge": frozenset({"kernel", "audit", "tokens", "errors"}),
     "gate": frozenset(
         [
             *("kernel", "audit", "effects", "compat", "isolation", "protocol", "tokens"),
-            *("agent", "errors", "proof"),
+            *("agent", "errors", "proof", "dialects"),
         ]
     ),
     "matrix": ANYTHING_BUT_FACES,

@@ -258,12 +258,15 @@ def test_examples_in_documents_run(code: str, tmp_path: Path) -> None:
     "text", [pytest.param(text, id=where) for where, text in blocks("toml policy")]
 )
 def test_policies_in_documents_load(text: str) -> None:
-    from authority.kernel.policy import load
+    from authority.gate.policyfile import shipped_prices
+    from authority.kernel.policy import Source, load
+    from authority.kernel.policy_tree import SHIPPED_PRICES
 
-    def no_parent(name: str, _base: str) -> object:
-        raise AssertionError(f"an example extends {name}")
+    def parent(_base: str, name: str) -> Source:
+        assert name == SHIPPED_PRICES, f"an example extends {name}"
+        return shipped_prices()
 
-    load(text, format="toml", base="/project", name="example.toml", read_parent=no_parent)
+    load(text, format="toml", base="/project", name="example.toml", read_parent=parent)
 
 
 SECURITY_CLAIM = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")

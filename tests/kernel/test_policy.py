@@ -150,6 +150,7 @@ def test_an_empty_policy_allows_only_printing_and_talking() -> None:
     samples = {"fs": "/x", "http": "https://h.example/", "tool": "tool:x", "agent": "run:x"}
     samples |= {"msg": "run:x", "output": "output:stdout", "net": "h.example:443"}
     samples |= {"msg": "run:x", "output": "output:stdout", "mcp": "mcp:x/tools"}
+    samples |= {"model": "model:x"}
     allowed = set()
     for effect in EFFECTS:
         special = {"agent.spawn": "agent:x", "net.resolve": "h.example"}
@@ -164,7 +165,7 @@ def test_an_empty_policy_allows_only_printing_and_talking() -> None:
 
 def test_an_effect_on_a_resource_of_another_kind_is_denied() -> None:
     for effect in [*EFFECTS, "nonsense", "fs", ""]:
-        for resource in (Resource("odd", "odd:x"), Resource("model", "model:x", ("x",))):
+        for resource in (Resource("odd", "odd:x"), Resource("gate", "gate:x", ("x",))):
             assert not full.judge(effect, resource, "GET").allowed, effect
 
 

@@ -26,7 +26,12 @@ import msgspec
 from authority import protocol
 from authority.agent.channel import Channel, Draft, Pending
 from authority.agent.errors import BadReply, BadRequest, Denied, NoChannel, Receipt
-from authority.agent.values import HttpResponse, Message
+from authority.agent.fields import as_bytes as _bytes
+from authority.agent.fields import field as _field
+from authority.agent.fields import receipt_of as _receipt
+from authority.agent.fields import token_bytes as _token_bytes
+from authority.agent.fields import utf8_or_bytes as _utf8_or_bytes
+from authority.agent.values import HttpResponse, Message, ModelAnswer
 
 READ_CHUNK = 8 * 1024 * 1024
 _T = TypeVar("_T")
@@ -285,6 +290,27 @@ class Gate:
         body = {"arguments": dict(arguments or {})}
         return self._map("tool.call", f"tool:{name}", body, capability).get("result")
 
+    def model(
+        self,
+        name: str,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        api: str = "openai.chat",
+        capability: str | bytes | None = None,
+        **options: Any,
+    ) -> ModelAnswer:
+        """Ask a model, in one piece. `api` may be `openai.responses` or `anthropic.messages` too.
+
+        `options` are the API's own (`max_tokens`, `tools`, …). Raises Denied, also when the
+        vendor could not be reached; an answer of the vendor's that is an error has its `status`.
+        """
+        key = "input" if api == "openai.responses" else "messages"
+        request = {"model": name, key: [dict(one) for one in messages], **options}
+        value = self._map(
+            "model.chat", f"model:{name}", {"api": api, "request": request}, capability
+        )
+        return ModelAnswer(_field(value, "status", int), _field(value, "body", bytes), api)
+
     # Other runs
 
     def spawn(
@@ -409,37 +435,3 @@ def connect(
             "set AUTHORITY_CAPABILITY, or give connect() one",
         )
     return Gate(Channel(path, client=client, capability=token if attach else None), token)
-
-
-def _token_bytes(capability: str | bytes) -> bytes:
-    if isinstance(capability, bytes):
-        return capability
-    from authority import tokens
-
-    return tokens.from_text(capability.strip())
-
-
-def _utf8_or_bytes(resource: str) -> str | bytes:
-    try:
-        resource.encode()
-    except UnicodeEncodeError:
-        try:
-            return os.fsencode(resource)
-        except UnicodeEncodeError as error:
-            raise BadRequest("the resource's name is no text and no file name") from error
-    return resource
-
-
-def _receipt(reply: protocol.Reply) -> Receipt | None:
-    return None if reply.seq is None else Receipt(reply.seq, reply.hash.hex())
-
-
-def _bytes(data: bytes | str) -> bytes:
-    return data.encode() if isinstance(data, str) else bytes(data)
-
-
-def _field(value: Mapping[str, Any], name: str, kind: type[_T]) -> _T:
-    found = value.get(name)
-    if not isinstance(found, kind):
-        raise BadReply(f"the gate's answer has no valid field {name!r}")
-    return found

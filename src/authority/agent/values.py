@@ -35,6 +35,30 @@ class HttpResponse(msgspec.Struct, frozen=True):
         return msgspec.json.decode(self.body)
 
 
+class ModelAnswer(msgspec.Struct, frozen=True):
+    """What a model's server answered: `status`, and the JSON of the API that was asked."""
+
+    status: int
+    body: bytes
+    api: str
+
+    def json(self) -> Any:
+        """The body read as JSON. Raises msgspec.DecodeError."""
+        return msgspec.json.decode(self.body)
+
+    @property
+    def text(self) -> str:
+        """The words of the answer; empty for an error or for calls of tools alone."""
+        value = self.json()
+        if self.api == "openai.chat":
+            parts = [{"text": c["message"]["content"]} for c in value.get("choices", ())[:1]]
+        elif self.api == "openai.responses":
+            parts = [p for item in value.get("output", ()) for p in item.get("content") or ()]
+        else:
+            parts = value.get("content") or []
+        return "".join(part.get("text") or "" for part in parts)
+
+
 class Message(msgspec.Struct, frozen=True):
     """A message of another run: its id, and what it sent."""
 

@@ -83,6 +83,10 @@ class Flow(Protocol):
     def seq(self) -> int: ...
     @property
     def stopped(self) -> bool: ...
+    @property
+    def reserved(self) -> Mapping[str, int]:
+        """What was reserved at the admission, by dimension."""
+        ...
 
     def on_stop(self, callback: Callable[[], None]) -> None:
         """Call back once when the flow is stopped from outside; at once if it was already."""
@@ -147,8 +151,12 @@ class Door(Protocol):
         resource: str | bytes | Resource,
         arguments: msgspec.Struct,
         verb: str = "",
+        facts: Mapping[str, Any] | None = None,
     ) -> Flow:
-        """Admit an effect that goes on. Raises `Refused`."""
+        """Admit an effect that goes on. Raises `Refused`.
+
+        `facts` is what the service looked up for the decision; it stands in the entry.
+        """
         ...
 
     async def deny(
@@ -169,6 +177,14 @@ class Door(Protocol):
 
     def listen(self, address: int, port: int) -> None:
         """Accept connections at an address (IPv4 as a number) of the run's loopback."""
+        ...
+
+    def left(self, dimension: str) -> int | None:
+        """What is left of a budget, the least above the run; None where it has no limit."""
+        ...
+
+    async def incident(self, what: str, detail: str) -> None:
+        """Record that something was not as it must be. Durable on return."""
         ...
 
     def trouble(self, text: str) -> None:

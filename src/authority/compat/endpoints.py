@@ -19,6 +19,8 @@ from authority.compat import environment, trust
 from authority.compat.base import Door, Places, Service
 from authority.compat.ca import RunCA
 from authority.compat.credentials import Keyring
+from authority.compat.models import ModelService
+from authority.compat.models import environment as model_environment
 from authority.compat.names import Names
 from authority.kernel.policy import Policy
 from authority.protocol import Service as Kind
@@ -66,6 +68,9 @@ class Endpoints:
             self._listen(Kind.PROXY, PROXY_PORT)
             self._listen(Kind.NAMES, NAMES_PORT, datagrams=True)
             self._lead(policy)
+        if policy.models.allow:
+            self._listen(Kind.MODEL, MODEL_PORT)
+            self.environment |= model_environment(policy, MODEL_PORT)
         self.environment |= self.keyring.environment
         if mcp is not None:
             self._listen(Kind.MCP, MCP_PORT)
@@ -94,6 +99,8 @@ class Endpoints:
         found: dict[int, Service] = {}
         if any(service == Kind.NAMES for service, _, _ in self.listeners):
             found[int(Kind.NAMES)] = Names(door)
+        if self.listeners:
+            found[int(Kind.MODEL)] = ModelService(door, self.secrets)
         if self._mcp is not None:
             found[int(Kind.MCP)] = self._mcp(door)
         return found

@@ -51,8 +51,13 @@ async def resolve(host: str, port: int) -> Sequence[str]:
     return [str(entry[4][0]) for entry in found]
 
 
-async def judged_addresses(resolver: Resolver, policy: Policy, resource: Resource) -> list[str]:
-    """The addresses to dial. Raises `EffectRefused` for one that may not be, `OSError`."""
+async def judged_addresses(
+    resolver: Resolver, policy: Policy, resource: Resource, *, named: bool = False
+) -> list[str]:
+    """The addresses to dial. Raises `EffectRefused` for one that may not be, `OSError`.
+
+    `named`: the policy itself gives this host and port, as if `private` named it.
+    """
     literal = is_address(resource.host)
     if literal:
         found: Sequence[str] = [resource.host]
@@ -60,7 +65,7 @@ async def judged_addresses(resolver: Resolver, policy: Policy, resource: Resourc
         found = list(dict.fromkeys(await resolver(resource.host, resource.port)))
     if not found:
         raise OSError("no address")
-    private = policy.names_private(resource.host, resource.port)
+    private = named or policy.names_private(resource.host, resource.port)
     for address in found[:MAX_ADDRESSES]:
         why = judge_address(address)
         if why is None or (private and _nameable(why, literal=literal)):

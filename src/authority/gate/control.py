@@ -30,9 +30,10 @@ from authority.errors import AuthorityError
 from authority.gate import clock
 from authority.gate.ledger import Ledger, Poisoned
 from authority.gate.reader import Reader
-from authority.kernel import capabilities, decide, entries
+from authority.kernel import capabilities, entries
 from authority.kernel.canonical import printable
 from authority.kernel.codes import Layer
+from authority.kernel.decide_control import decide_control
 
 MAX_BODY = 32 * 1024 * 1024
 _PEER = struct.Struct("3i")
@@ -107,7 +108,7 @@ class Control:
             except capabilities.TokenError:
                 token = None
         state = self._ledger.state
-        refusal = decide.decide_control(state, token, ok, action, clock.wall())
+        refusal = decide_control(state, token, ok, action, clock.wall())
         if refusal is not None:
             receipt = self._ledger.step(
                 [

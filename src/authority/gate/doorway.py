@@ -9,6 +9,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from authority.gate.run import Run
 from authority.gate.tallies import Tallies
 from authority.gate.workers import Worker, Workers
 from authority.kernel import entries
+from authority.kernel.canonical import printable
 from authority.kernel.codes import Code, Layer
 from authority.kernel.decide import Problem
 from authority.kernel.policy import Policy
@@ -97,8 +99,12 @@ class Doorway:
         resource: str | bytes | Resource,
         arguments: msgspec.Struct,
         verb: str = "",
+        facts: Mapping[str, Any] | None = None,
     ) -> Going:
-        return await self._goings.admit(self._asked(effect, resource, arguments, verb))
+        asked = self._asked(effect, resource, arguments, verb)
+        if facts:
+            asked.facts = msgspec.structs.replace(asked.facts, looked_up=dict(facts))
+        return await self._goings.admit(asked)
 
     async def deny(
         self,
@@ -133,6 +139,19 @@ class Doorway:
     def listen(self, address: int, port: int) -> None:
         if self._run.channel is not None:
             self._run.channel.send_control(protocol.Listen(address, port))
+
+    def left(self, dimension: str) -> int | None:
+        state = self._pipeline.ledger.state
+        run = state.runs.get(self.run)
+        if run is None:
+            return 0
+        found = (state.accounts[name].left(dimension) for name in run.accounts)
+        return min((left for left in found if left is not None), default=None)
+
+    async def incident(self, what: str, detail: str) -> None:
+        ledger = self._pipeline.ledger
+        entry = entries.Incident(run=self.run, what=what, detail=printable(detail, 512))
+        await ledger.durable(ledger.step([entry]).seq)
 
     def trouble(self, text: str) -> None:
         self._run.on_trouble(text)

@@ -40,6 +40,7 @@ class Going:
         self.seq = admit.seq
         self.run = admit.run
         self.caps = admit.caps
+        self.reserved: Mapping[str, int] = admit.reserve
         self.stopped = False
         self._goings = goings
         self._asked = asked

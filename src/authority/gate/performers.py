@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from authority.compat.models import ModelService
 from authority.effects.base import Call, EffectFailed, Performed
 from authority.effects.files import FileEffects
 from authority.gate.pipeline import LookUp, Performer
 from authority.kernel.decide import Request
+from authority.kernel.models import EFFECTS as MODEL_EFFECTS
 
 FILE_EFFECTS = ("read", "stat", "list", "write", "append", "mkdir", "rename", "delete")
 
@@ -44,6 +46,7 @@ def table(
     files: FileEffects,
     http: PerPolicy,
     tools: Performer,
+    models: Performer,
     family: Performer,
     messages: Performer,
     mcp: Performer,
@@ -52,17 +55,34 @@ def table(
     performers: dict[str, Performer] = {f"fs.{name}": files for name in FILE_EFFECTS}
     performers["http.request"] = http
     performers["tool.call"] = tools
+    performers |= dict.fromkeys(MODEL_EFFECTS, models)
     performers["agent.spawn"] = performers["agent.wait"] = family
     performers["msg.send"] = performers["msg.receive"] = messages
     performers["mcp.list"] = performers["mcp.read"] = performers["mcp.prompt"] = mcp
     return performers
 
 
-def look_ups(files: FileEffects, tool: LookUp) -> Mapping[str, LookUp]:
-    """What is looked up before a decision: the size of a file to read, what a tool is now."""
+class Models:
+    """Model calls that come through the channel: the service of the run's endpoint makes them."""
+
+    def __init__(self, service: Callable[[str], ModelService]) -> None:
+        self._service = service
+
+    async def perform(self, call: Call) -> Performed:
+        return await self._service(call.run).native(call)
+
+    async def look_up(self, request: Request) -> dict[str, Any]:
+        """What the request may cost, or why it is none."""
+        assert request.resource is not None
+        return self._service(request.run).facts(request.effect, request.resource, request.arguments)
+
+
+def look_ups(files: FileEffects, models: Models, tool: LookUp) -> Mapping[str, LookUp]:
+    """What is looked up before a decision: a file's size, what a tool is now, a call's demand."""
 
     async def size(request: Request) -> dict[str, Any]:
         assert request.resource is not None
         return dict(await files.prepare("fs.read", request.resource))
 
-    return {"fs.read": size, "tool.call": tool}
+    found = {"fs.read": size, "tool.call": tool}
+    return {**found, **dict.fromkeys(MODEL_EFFECTS, models.look_up)}

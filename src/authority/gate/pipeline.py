@@ -70,6 +70,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 Reply = Callable[[Answer], None]
 LookUp = Callable[[kernel.Request], Awaitable[dict[str, Any]]]
+"""Finds facts for a decision. `problem` among them is why the request can't be one."""
 
 
 class Pipeline:
@@ -195,9 +196,12 @@ class Pipeline:
         if isinstance(verdict, entries.Admit) or unsure:
             look_up = self._look_up.get(request.effect)
             looked_up = await look_up(request) if look_up else {}
+            problem = facts.problem
+            if why := looked_up.pop("problem", ""):
+                problem = kernel.Problem(Code.SCHEMA_INVALID, Layer.SCHEMA, why)
             body = await self.bodies.keep(request.run, asked.arguments, Label())
             asked.facts = msgspec.structs.replace(
-                facts, looked_up=looked_up, body=body, time=clock.wall()
+                facts, looked_up=looked_up, body=body, time=clock.wall(), problem=problem
             )
         self._judge(asked, reply)
 

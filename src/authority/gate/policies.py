@@ -21,12 +21,13 @@ from typing import Any
 from authority.audit.errors import BodyMissing, LogCorrupt
 from authority.audit.store import ContentStore
 from authority.gate.control import ControlRefused
-from authority.gate.policyfile import format_of
+from authority.gate.policyfile import format_of, shipped_prices
 from authority.gate.statedir import StateDir
 from authority.kernel.canonical import decode, printable
 from authority.kernel.policy import Policy, for_agent, load
 from authority.kernel.policy_change import widened
 from authority.kernel.policy_sections import Source
+from authority.kernel.policy_tree import SHIPPED_PRICES
 from authority.kernel.state import State
 
 INSTALLATION = Path(__file__).resolve().parent.parent
@@ -135,6 +136,11 @@ class Policies:
             found[name] = value
         return found
 
+    def model_keys(self, policy: Policy, environment: Mapping[str, str]) -> dict[str, str]:
+        """The upstreams' keys by upstream. One that is not there is missed when it is wanted."""
+        wanted = {name: one.from_env for name, one in policy.models.upstream.items()}
+        return {name: key for name, env in wanted.items() if env and (key := environment.get(env))}
+
     def for_child(self, parent: Policy, agent: str) -> Policy | None:
         """The child's policy, narrowed by the parent's; None when the agent section names none."""
         if not parent.agents[agent].policy:
@@ -163,6 +169,8 @@ def _reader(sources: Mapping[str, Source]) -> Callable[[str, str], Source]:
     """Finds what a policy extends among the texts that came with the request."""
 
     def read_parent(base: str, name: str) -> Source:
+        if name == SHIPPED_PRICES:
+            return shipped_prices()
         wanted = os.path.realpath(os.path.join(base, name))
         if wanted not in sources:
             raise ControlRefused(409, f"the policy {printable(wanted)} was not sent with the run")

@@ -19,6 +19,7 @@ from authority.errors import AuthorityError
 from authority.kernel.canonical import printable
 from authority.kernel.policy import Policy, load
 from authority.kernel.policy_sections import Source
+from authority.kernel.policy_tree import SHIPPED_PRICES
 
 LOCALE = ("LANG", "LC_ALL", "TZ", "TERM")
 """Variables that are passed without being named: how to write, and to what kind of terminal."""
@@ -45,6 +46,7 @@ class Read:
         """The named variables of this process's environment, where they are set."""
         names = set(self.policy.process.pass_env)
         names.update(c.from_env for c in self.policy.credentials.values())
+        names.update(u.from_env for u in self.policy.models.upstream.values() if u.from_env)
         for tool in self.policy.tools.values():
             names.update(tool.pass_env)
         for server in self.policy.mcp.values():
@@ -58,6 +60,13 @@ class Read:
 def format_of(path: str) -> Literal["toml", "json"]:
     """JSON by its ending, TOML otherwise."""
     return "json" if path.endswith(".json") else "toml"
+
+
+def shipped_prices() -> Source:
+    """The price list of this installation."""
+    place = Path(__file__).resolve().parent.parent / "prices.toml"
+    text = place.read_text("utf-8")
+    return Source(text=text, format="toml", base=str(place.parent), name=str(place))
 
 
 def read(path: Path) -> Read:
@@ -84,7 +93,7 @@ def read(path: Path) -> Read:
         return Source(text=text, format=format_of(real), base=os.path.dirname(real), name=real)
 
     def read_parent(base: str, name: str) -> Source:
-        return source(os.path.join(base, name))
+        return shipped_prices() if name == SHIPPED_PRICES else source(os.path.join(base, name))
 
     def parse(name: str) -> Policy:
         first = source(name)

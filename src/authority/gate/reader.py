@@ -28,6 +28,7 @@ from authority.kernel.capabilities import MacKey, Token, TokenError
 from authority.kernel.codes import Code, Layer
 from authority.kernel.decide import Facts, Problem, Request, numbers, request_digest
 from authority.kernel.entries import Body
+from authority.kernel.models import EFFECTS as MODEL_EFFECTS
 from authority.kernel.requests import EFFECTS, FsRename, HttpRequest
 from authority.kernel.resources import Resource
 from authority.protocol import Request as WireRequest
@@ -41,6 +42,8 @@ TOKEN_CACHE = 4096
 
 _json = msgspec.json.Encoder(order="sorted").encode
 _decoders = {name: msgspec.msgpack.Decoder(spec.arguments).decode for name, spec in EFFECTS.items()}
+_FLOATS = frozenset({"tool.call", *MODEL_EFFECTS})
+"""Effects whose arguments are somebody else's JSON, kept as it came."""
 _VERBS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"})
 
 
@@ -93,7 +96,7 @@ class Reader:
             problem = _bad(f"no effect {printable(effect, 64)!r}")
         else:
             try:
-                raw = checked_arguments(raw, floats=effect == "tool.call")
+                raw = checked_arguments(raw, floats=effect in _FLOATS)
                 arguments = _decoders[effect](raw)
                 raw = _json(arguments)
                 verb = _verb(arguments)

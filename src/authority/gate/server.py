@@ -26,6 +26,7 @@ import uvloop
 from authority.audit.errors import LogError
 from authority.compat import trust
 from authority.compat.endpoints import Endpoints
+from authority.compat.models import ModelService, key_name
 from authority.effects.files import FileEffects
 from authority.effects.http import HttpEffect
 from authority.effects.tools import ToolEffect
@@ -39,7 +40,7 @@ from authority.gate.family import Messages, Spawn
 from authority.gate.going import Goings
 from authority.gate.mcp import Hubs, ToolRouter
 from authority.gate.opening import Opened, open_state
-from authority.gate.performers import PerPolicy, look_ups, table
+from authority.gate.performers import Models, PerPolicy, look_ups, table
 from authority.gate.pipeline import Pipeline
 from authority.gate.policies import Policies
 from authority.gate.reader import Reader
@@ -53,6 +54,7 @@ from authority.isolation import probe
 from authority.kernel import entries
 from authority.kernel.canonical import printable
 from authority.kernel.policy import Policy
+from authority.protocol import Service as Kind
 
 IDLE_SECONDS = 300
 TICK_SECONDS = 1.0
@@ -96,6 +98,7 @@ class Gate:
         self._http, self._tools = PerPolicy(), PerPolicy()
         family = Spawn(self.runs, self.ledger.state, self.policies.for_child, self.give)
         messages = Messages(self.runs, self.ledger.state)
+        models = Models(self._model_service)
         tallies = Tallies(self.ledger)
         self.hubs = Hubs(
             self.runs,
@@ -112,8 +115,8 @@ class Gate:
             Bodies(self.ledger, opened.store),
             tallies,
             self.policies.by_digest,
-            table(files, self._http, tools, family, messages, self.hubs),
-            look_ups(files, self.hubs.look_up),
+            table(files, self._http, tools, models, family, messages, self.hubs),
+            look_ups(files, models, self.hubs.look_up),
             self.fail,
         )
         self.runs.pipeline = self.pipeline
@@ -128,7 +131,8 @@ class Gate:
     def give(self, policy: Policy, environment: Mapping[str, str]) -> None:
         """Keep what a run's caller gave for its policy: credentials, the tools' environment."""
         secrets = self.policies.secrets_of(policy, environment)
-        self._secrets[policy.digest] = secrets
+        keys = self.policies.model_keys(policy, environment)
+        self._secrets[policy.digest] = {**secrets, **{key_name(k): v for k, v in keys.items()}}
         starter = SandboxStarter(self._host, policy, environment.get("PATH", ""), self._forbidden)
         tls = trust.upstream(trust.extra_certificates(policy.network.ca))
         self._http.give(policy.digest, lambda: HttpEffect(secrets=secrets, tls=tls))
@@ -155,6 +159,16 @@ class Gate:
         if run.spec.watch:
             run.on_end(lambda: run.emit({"event": "unseen", "names": self._tallies.names(run.id)}))
         return Doorway(run, self.reader, self._goings, self._tallies, self._workers)
+
+    def _model_service(self, name: str) -> ModelService:
+        """The service of a run's model endpoint, which also asks for what came by the channel."""
+        run = self.runs.running[name]
+        service = run.services.get(int(Kind.MODEL))
+        if not isinstance(service, ModelService):  # an attached program has no endpoints
+            secrets = self._secrets.get(run.spec.policy.digest, {})
+            service = ModelService(self._door(run), secrets)
+            run.services = {**run.services, int(Kind.MODEL): service}
+        return service
 
     def fail(self, error: BaseException) -> None:
         """Something that must not be: go down, at once and for good."""

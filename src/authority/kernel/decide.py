@@ -29,15 +29,15 @@ from typing import Any
 
 import msgspec
 
-from authority.kernel import budgets, entries, flows
+from authority.kernel import budgets, entries, flows, models
 from authority.kernel.capabilities import Refusal, Token, scope, use
 from authority.kernel.codes import Code, Layer
 from authority.kernel.entries import AnyEntry, Body
-from authority.kernel.labels import CLEAN, Label
+from authority.kernel.labels import Label
 from authority.kernel.policy import Policy
 from authority.kernel.rates import UsageDelta
 from authority.kernel.requests import EFFECTS, Spec
-from authority.kernel.resources import Resource, named
+from authority.kernel.resources import Resource
 from authority.kernel.state import Run, State, pin_name
 
 GATE = "gate"
@@ -125,7 +125,7 @@ def decide(state: State, policy: Policy | None, request: Request, facts: Facts) 
         usage = _capability(state, request, facts, now)
         rule, approval = _policy(state, policy, run, request)
         spec = EFFECTS[request.effect]
-        reserve = _budget(state, run, spec, request, facts)
+        reserve = _budget(state, policy, run, spec, request, facts)
         _labels(policy, run, request)
         if not facts.preview:
             _definition(state, policy, request, facts)
@@ -333,8 +333,14 @@ def _definition(state: State, policy: Policy | None, request: Request, facts: Fa
         raise _No(code, Layer.POLICY, f"{request.resource.text}: {why}", f"mcp.{name}.approve")
 
 
-def _budget(state: State, run: Run, spec: Spec, request: Request, facts: Facts) -> dict[str, int]:
-    reserve = {k: v for k, v in spec.reserve(request.arguments, facts.looked_up).items() if v}
+def _budget(
+    state: State, policy: Policy | None, run: Run, spec: Spec, request: Request, facts: Facts
+) -> dict[str, int]:
+    if request.effect in models.EFFECTS:
+        worst = _model(state, policy, run, request, facts)
+    else:
+        worst = spec.reserve(request.arguments, facts.looked_up)
+    reserve = {k: v for k, v in worst.items() if v}
     if facts.body and facts.body.kept in {"store", "sealed"}:
         reserve["stored_bytes"] = reserve.get("stored_bytes", 0) + facts.body.size
     _fits(state, run, reserve)
@@ -353,6 +359,20 @@ def _fits(state: State, run: Run, reserve: dict[str, int]) -> None:
             f"{lack.dimension} of {lack.account}: {lack.wanted} wanted, {lack.left} left",
             f"budgets.{lack.dimension}",
         )
+
+
+def _model(
+    state: State, policy: Policy | None, run: Run, request: Request, facts: Facts
+) -> dict[str, int]:
+    assert policy is not None
+    assert request.resource is not None
+    chain = [state.accounts[name] for name in run.accounts]
+    terms = policy.model(request.resource.name)
+    whole = bool(request.arguments.request)
+    try:
+        return models.worst(request.effect, facts.looked_up, terms, chain, whole=whole)
+    except models.Unbounded as why:
+        raise _No(Code.BUDGET_EXCEEDED, Layer.BUDGET, str(why), "models") from None
 
 
 def _labels(policy: Policy | None, run: Run, request: Request) -> None:
@@ -415,32 +435,3 @@ def numbers(spec: Spec, arguments: Any) -> dict[str, int]:
         for name in names
         if type(value := source[name]) is int and 0 <= value <= budgets.MAX_AMOUNT
     }
-
-
-def decide_control(
-    state: State, token: Token | None, mac_ok: bool, action: str, time: int
-) -> Refusal | None:
-    """Whether a capability covers an action on the gate itself (`gate:ACTION`).
-
-    Such capabilities are bound to the name `gate` in place of a run. None allows.
-    """
-    now = state.now(time)
-    if token is None:
-        return Refusal(Code.CAP_MISSING, "no capability was presented")
-    key = state.keys.get(token.kid)
-    if key is None or not mac_ok or (key.until and now > key.until):
-        return Refusal(Code.CAP_INVALID, "unknown or retired key, or wrong MAC")
-    if any(cap in state.revoked for cap in token.ids):
-        return Refusal(Code.CAP_REVOKED, "the capability was revoked")
-    if token.run != GATE or token.ids[0] not in state.caps:
-        return Refusal(Code.CAP_INVALID, "not a capability for the gate")
-    return scope(
-        token,
-        effect=f"gate.{action}",
-        resource=named("gate", action),
-        verb="",
-        run=GATE,
-        now=now,
-        numbers={},
-        label=CLEAN,
-    )

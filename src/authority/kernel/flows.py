@@ -5,10 +5,11 @@ Rules
   A file or directory carries its own name, an answer from the network its host, a tool's result the
   tool, anything of an MCP server the server (`mcp:NAME`), unless the policy trusts it. Failing
   counts too: an error text is an answer.
+- What a model answers has the label of what it was asked, so of the run: it adds no source.
 - Sinks. Reading, writing in the workspace, the program's own output, messages to the parent or a
-  child, GET and HEAD, and an MCP server's lists and resources take untrusted content. Everything
-  else wants a trusted run: other HTTP methods, spawning, deleting what the run did not make, and
-  tools, except for those arguments that the policy lists as content.
+  child, prompts to allowed models, GET and HEAD, and an MCP server's lists and resources take
+  untrusted content. Everything else wants a trusted run: other HTTP methods, spawning, deleting what
+  the run did not make, and tools, except for those arguments that the policy lists as content.
 - A tunnel is opaque: all that a run says into one is control, until the policy lists the tunnel
   itself (`tcp://host:443`) as content. Asking for a name says nothing to anybody: it is answered
   from the policy alone.
@@ -25,13 +26,16 @@ import msgspec
 
 from authority.kernel.labels import ANY_SOURCE, CLEAN, Label, Sink
 from authority.kernel.mcp_rules import parts
+from authority.kernel.models import EFFECTS
 from authority.kernel.policy import Policy
 from authority.kernel.resources import Resource
 
 _READS = frozenset({"fs.read", "fs.list", "fs.stat"})
 _INWARD = frozenset({*_READS, "msg.receive", "agent.wait", "net.resolve"})
 _OPEN_SINKS = frozenset(
-    {"fs.write", "fs.append", "fs.mkdir", "fs.rename", "output", "msg.send", "mcp.serve"} | _INWARD
+    {"fs.write", "fs.append", "fs.mkdir", "fs.rename", "output", "msg.send", "mcp.serve"}
+    | _INWARD
+    | EFFECTS
 )
 _NETWORK = frozenset({"http.request", "net.connect"})
 _MCP = frozenset({"mcp.list", "mcp.read", "mcp.prompt"})

@@ -14,7 +14,10 @@ import msgspec
 from authority.kernel import canonical
 from authority.kernel.addresses import ResourceError, is_address, shown
 from authority.kernel.mcp_rules import McpServer, split_tool
+from authority.kernel.models import EFFECTS as MODEL_EFFECTS
+from authority.kernel.models import Terms
 from authority.kernel.pattern_match import Pattern, literal_prefix
+from authority.kernel.policy_models import terms
 from authority.kernel.policy_network import Reach
 from authority.kernel.policy_protect import Protection, path_text
 from authority.kernel.policy_rules import RuleList, Rules, private_key
@@ -27,6 +30,7 @@ from authority.kernel.policy_sections import (
     Judgement,
     Labels,
     Limits,
+    Models,
     Network,
     PolicyError,
     Process,
@@ -46,7 +50,7 @@ _MOVES: Final = frozenset({"fs.rename", "fs.delete"})
 _LISTS: Final = frozenset({"fs.list", "fs.stat"})
 _OPEN_SINKS: Final = frozenset(
     {"fs.write", "fs.append", "fs.mkdir", "fs.rename", "output", "msg.send", "msg.receive"}
-    | {"agent.wait", "net.resolve", *READS}
+    | {"agent.wait", "net.resolve", *READS, *MODEL_EFFECTS}
 )
 _ALL: Final = frozenset({"*"})
 _URLS: Final = frozenset({"http", "https"})
@@ -140,6 +144,10 @@ class Policy:
         return {**DEFAULT_BUDGETS, **self._sections.budgets}
 
     @property
+    def models(self) -> Models:
+        return self._sections.models
+
+    @property
     def labels(self) -> Labels:
         return self._sections.labels
 
@@ -179,6 +187,11 @@ class Policy:
                 if server is not None:
                     return Judgement(*server.judge_item(effect, resource))
                 return _defined("mcp", resource.name, self.mcp)
+        elif effect in MODEL_EFFECTS:
+            if scheme == "model":
+                return self._judge_network(
+                    resource, "", lambda layer: layer.model_allow, lambda layer: layer.model_deny
+                )
         elif effect == "agent.spawn":
             if scheme == "agent":
                 return _defined("agents", resource.name, self.agents)
@@ -202,6 +215,10 @@ class Policy:
         server, tool = split_tool(resource.name)
         named = self.mcp.get(server)
         return (named, server, tool) if named is not None else None
+
+    def model(self, name: str) -> Terms:
+        """What the policy says about a model: its price, the dearest of all files that know it."""
+        return terms(name, [layer.models for layer in self.layers])
 
     def approval(self, effect: str, resource: Resource, verb: str = "") -> str:
         """The rule by which a person has to approve this, or nothing."""
@@ -307,18 +324,6 @@ class Policy:
         except ResourceError as error:
             raise PolicyError(self.name, "", 0, error.message, error.hint) from None
 
-    def missing(self, effect: str, resource: Resource, verb: str = "") -> list[Rules]:
-        """The files whose rules do not allow this though they have an opinion."""
-        return [
-            layer
-            for layer in self.layers
-            for rules in [_list_for(layer, effect)]
-            if rules is not None
-            and not layer.abstains(rules)
-            and not rules.find(resource, verb)
-            and not (effect in _LISTS and rules.below(resource))
-        ]
-
     def _judge_file(self, effect: str, resource: Resource) -> Judgement:
         writes = effect in WRITES
         why = self._protection.denies(resource.segments, writes=writes, moves=effect in _MOVES)
@@ -345,10 +350,14 @@ class Policy:
         return Judgement(True, first, partial=partial)
 
     def _judge_network(
-        self, resource: Resource, verb: str, pick: Callable[[Rules], RuleList]
+        self,
+        resource: Resource,
+        verb: str,
+        pick: Callable[[Rules], RuleList],
+        deny: Callable[[Rules], RuleList] = lambda layer: layer.net_deny,
     ) -> Judgement:
         for layer in self.layers:
-            if rule := layer.net_deny.find(resource, verb):
+            if rule := deny(layer).find(resource, verb):
                 return self._denied(rule, layer, resource)
         first = ""
         for layer in self.layers:
@@ -433,14 +442,6 @@ class Policy:
 
 def _protected(protection: Protection, pattern: Pattern, *, writes: bool) -> str:
     return protection.denies(literal_prefix(pattern.parts), writes=writes, moves=False)
-
-
-def _list_for(layer: Rules, effect: str) -> RuleList | None:
-    if effect in READS:
-        return layer.read
-    if effect in WRITES:
-        return layer.write
-    return {"http.request": layer.http, "net.connect": layer.tunnel}.get(effect)
 
 
 def _defined(key: str, name: str, table: Mapping[str, Any]) -> Judgement:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from authority.kernel.addresses import host_text, is_address, judge_address, shown
+from authority.kernel.models import EFFECTS as MODEL_EFFECTS
 from authority.kernel.pattern_match import Pattern, literal_prefix
 from authority.kernel.pattern_syntax import escape_file, literal
-from authority.kernel.policy_compiled import WRITES
-from authority.kernel.policy_rules import Rules, private_key
+from authority.kernel.policy_compiled import READS, WRITES
+from authority.kernel.policy_rules import RuleList, Rules, private_key
 from authority.kernel.policy_sections import Explanation, Judgement
 from authority.kernel.resource_files import file_segments
 from authority.kernel.resources import Resource
@@ -61,13 +62,36 @@ def explain(
         )
     if effect == "net.resolve":
         return Explanation(judgement.reason, _name_snippet(policy, resource))
-    files = policy.missing(effect, resource, verb)
+    files = _missing(policy, effect, resource, verb)
     if not files:
         return Explanation(judgement.reason)
     missing = judgement.reason
     if len(policy.layers) > 1:
         missing += "; the rule has to stand in " + ", ".join(shown(each.name) for each in files)
     return Explanation(missing, _snippet(files[0], effect, resource, verb))
+
+
+def _missing(policy: Policy, effect: str, resource: Resource, verb: str) -> list[Rules]:
+    """The files whose rules do not allow this though they have an opinion."""
+    return [
+        layer
+        for layer in policy.layers
+        for rules in [_list_for(layer, effect)]
+        if rules is not None
+        and not layer.abstains(rules)
+        and not rules.find(resource, verb)
+        and not (effect in ("fs.list", "fs.stat") and rules.below(resource))
+    ]
+
+
+def _list_for(layer: Rules, effect: str) -> RuleList | None:
+    if effect in READS:
+        return layer.read
+    if effect in WRITES:
+        return layer.write
+    if effect in MODEL_EFFECTS:
+        return layer.model_allow
+    return {"http.request": layer.http, "net.connect": layer.tunnel}.get(effect)
 
 
 def toml_text(text: str) -> str:
@@ -92,6 +116,8 @@ def _snippet(layer: Rules, effect: str, resource: Resource, verb: str) -> str:
     if resource.scheme == "fs":
         key = "write" if effect in WRITES else "read"
         return f"[filesystem]\n{key} = [{toml_text(file_rule(layer.base, resource))}]\n"
+    if resource.scheme == "model":
+        return f"[models]\nallow = [{toml_text(resource.name)}]\n"
     if resource.scheme == "tcp":
         target = f"{host_text(resource.host)}:{resource.port}"
         return f"[network]\nallow = [{toml_text(target)}]\n"

@@ -23,6 +23,7 @@ import msgspec
 
 from authority.kernel import policy_mcp
 from authority.kernel.addresses import ResourceError
+from authority.kernel.policy_models import extended, own_models, tightened
 from authority.kernel.policy_network import narrowed, network
 from authority.kernel.policy_sections import (
     Agent,
@@ -70,6 +71,7 @@ def own_sections(doc: Mapping[str, Any], base: str) -> Sections:
         credentials=_frozen(
             {name: _credential(one) for name, one in doc.get("credentials", {}).items()}
         ),
+        models=own_models(doc.get("models")),
         budgets=_frozen(doc.get("budgets", {})),
         labels=Labels(
             trusted=tuple(labels.get("trusted", ())),
@@ -85,7 +87,7 @@ def extend(doc: Mapping[str, Any], base: str, parents: list[Sections]) -> Sectio
     """The sections of a policy that extends `parents`. Raises `MergeError`."""
     defined = ("tools", "mcp", "agents", "credentials")
     tools, mcp, agents, credentials = (doc.get(key) for key in defined)
-    plain = {k: v for k, v in doc.items() if k not in defined}
+    plain = {k: v for k, v in doc.items() if k not in {*defined, "models"}}
     result = own_sections(plain, base)
     first = parents[0]
     result = msgspec.structs.replace(
@@ -97,6 +99,7 @@ def extend(doc: Mapping[str, Any], base: str, parents: list[Sections]) -> Sectio
             "agents", agents, first.agents, lambda one, b: _tighter_agent(one, b, base)
         ),
         credentials=_refined("credentials", credentials, first.credentials, _tighter_credential),
+        models=extended(doc.get("models"), first.models, _refined),
         process=_shown(doc.get("process", {}), result.process, first.process, ("env",)),
         filesystem=_shown(doc.get("filesystem", {}), result.filesystem, first.filesystem),
         network=_shown(doc.get("network", {}), result.network, first.network),
@@ -145,6 +148,7 @@ def tighten(parent: Sections, child: Sections, *, shown: bool = False) -> Sectio
         credentials=_common(
             parent.credentials, child.credentials, _same_credential, _less_credential
         ),
+        models=tightened(parent.models, child.models, _common),
         budgets=smaller(parent.budgets, child.budgets),
         labels=child.labels,
         approvals=Approvals(_union(parent.approvals.require, child.approvals.require)),

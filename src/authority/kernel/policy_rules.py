@@ -26,6 +26,7 @@ from authority.kernel.patterns import (
     tcp_pattern,
     url_pattern,
 )
+from authority.kernel.policy_models import ModelRules
 from authority.kernel.policy_schema import Context, Path
 from authority.kernel.resources import Resource
 
@@ -69,6 +70,9 @@ class Rules:
         "deny",
         "http",
         "inherits",
+        "model_allow",
+        "model_deny",
+        "models",
         "name",
         "net_deny",
         "private",
@@ -115,6 +119,9 @@ class Rules:
         self.net_deny = rules(("network", "deny"), lambda text: _net_deny(text, base))
         self.content = rules(("labels", "content"), permit)
         self.approvals = rules(("approvals", "require"), forbid)
+        self.models = ModelRules(doc.get("models"), inherits=inherits)
+        self.model_allow = rules(("models", "allow"), lambda text: permit(_model(text)))
+        self.model_deny = rules(("models", "deny"), lambda text: forbid(_model(text)))
         trusted = _at(doc, ("labels", "trusted"))
         self.trusts_user = trusted is not None and "user" in trusted
         self.trusted = rules(("labels", "trusted"), lambda text: _word(text, permit, "user"))
@@ -189,6 +196,12 @@ def _net_deny(text: str, base: str) -> Pattern:
             "address ranges need no rule: what is not public is refused unless private names it",
         )
     return host_pattern(text)
+
+
+def _model(text: str) -> str:
+    if text.strip("*") == "":
+        raise PatternError("a bare * would cover everything", 'name the models, as "gpt-*"')
+    return f"model:{text}"
 
 
 def _word(text: str, reader: Callable[[str], Pattern], *words: str) -> Pattern:

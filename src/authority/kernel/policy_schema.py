@@ -183,6 +183,12 @@ def _mcp(context: Context, path: Path, value: Any) -> dict[str, Any]:
     return servers(context, path, value)
 
 
+def _models(context: Context, path: Path, value: Any) -> dict[str, Any]:
+    from authority.kernel.policy_schema_models import section
+
+    return section(context, path, value)
+
+
 def _version(_context: Context, _path: Path, _value: Any) -> int:
     return 1
 
@@ -352,7 +358,10 @@ class Checkers:
     command = staticmethod(_command)
     arguments = staticmethod(_arguments)
     env = staticmethod(_env)
+    env_name = staticmethod(_env_name)
     env_names = staticmethod(_env_names)
+    need = staticmethod(_need)
+    quantity = staticmethod(_quantity)
     one_of = staticmethod(_one_of)
     duration = staticmethod(_quantity(values.duration, positive=True))
 
@@ -421,6 +430,7 @@ _TOP: Final[dict[str, Checker]] = {
     "credentials": _named_tables(
         {"from_env": _env_name, "hosts": _command, "header": _header, "format": _format}
     ),
+    "models": _models,
     "budgets": _BUDGETS,
     "labels": _section(
         {

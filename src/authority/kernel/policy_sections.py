@@ -115,6 +115,29 @@ class Credential(msgspec.Struct, frozen=True):
     format: str = "Bearer {}"
 
 
+class Upstream(msgspec.Struct, frozen=True):
+    """Where models are asked: `models` (all when empty), a key from `from_env` (none when empty).
+
+    `limit` is what a chat's limit of output is called there, where the request gives none.
+    """
+
+    url: str
+    api: str
+    from_env: str = ""
+    models: tuple[str, ...] = ()
+    limit: str = "max_tokens"
+
+
+class Models(msgspec.Struct, frozen=True):
+    """`default_max_output` 0: the built-in one. `count`: the vendor may bound the input."""
+
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    default_max_output: int = 0
+    input_bound: str = ""
+    upstream: Mapping[str, Upstream] = EMPTY
+
+
 class Labels(msgspec.Struct, frozen=True):
     trusted: tuple[str, ...] = ()
     content: tuple[str, ...] = ()
@@ -141,6 +164,7 @@ class Sections(msgspec.Struct, frozen=True):
     mcp: Mapping[str, McpServer] = EMPTY
     agents: Mapping[str, Agent] = EMPTY
     credentials: Mapping[str, Credential] = EMPTY
+    models: Models = Models()
     budgets: Mapping[str, int] = EMPTY
     labels: Labels = Labels()
     approvals: Approvals = Approvals()
@@ -168,6 +192,22 @@ class Explanation(msgspec.Struct, frozen=True):
     missing: str
     snippet: str = ""
 
+
+UPSTREAMS: Final[Mapping[str, Upstream]] = MappingProxyType(
+    {
+        "openai": Upstream(
+            "https://api.openai.com:443/v1",
+            "openai",
+            "OPENAI_API_KEY",
+            ("gpt-*", "chatgpt-*", "o1*", "o3*", "o4*", "text-embedding-*"),
+            "max_completion_tokens",
+        ),
+        "anthropic": Upstream(
+            "https://api.anthropic.com:443", "anthropic", "ANTHROPIC_API_KEY", ("claude-*",)
+        ),
+    }
+)
+"""Where models are asked when a policy that allows some names no upstream."""
 
 DEFAULT_BUDGETS: Final[Mapping[str, int]] = MappingProxyType(
     {

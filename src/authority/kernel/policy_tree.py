@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from authority.kernel import policy_merge
+from authority.kernel import policy_merge, policy_schema_models
 from authority.kernel.addresses import ResourceError
 from authority.kernel.policy_protect import path_text
 from authority.kernel.policy_rules import Rules, private_key
@@ -23,6 +23,8 @@ from authority.kernel.resource_files import file_segments
 ReadParent = Callable[[str, str], Source]
 """`(base, reference)` to the policy that a file extends; raises `PolicyError` itself."""
 
+SHIPPED_PRICES: Final = "authority:prices"
+"""What `ReadParent` is asked for where a policy that allows models names no price list."""
 MAX_CHAIN: Final = 8
 MAX_FILES: Final = 32
 
@@ -65,11 +67,22 @@ def _load(source: Source, read_parent: ReadParent, depth: int, files: list[int])
     except ResourceError as error:
         raise PolicyError(source.name, "", 0, error.message, error.hint) from None
     doc = normalise(context, read(source))
+    policy_schema_models.check(context, doc)
+    _read_prices(doc, source, read_parent)
     parents = tuple(
         _load(read_parent(source.base, reference), read_parent, depth + 1, files)
         for reference in doc.get("extends", ())
     )
     return Node(doc, source.base, source.name, parents, source=source)
+
+
+def _read_prices(doc: dict[str, Any], source: Source, read_parent: ReadParent) -> None:
+    """Put the price list that a policy names, or the one that is shipped, into its document."""
+    models = doc.get("models")
+    if models is None or ("prices" not in models and ("extends" in doc or not models.get("allow"))):
+        return
+    found = read_parent(source.base, models.get("prices", SHIPPED_PRICES))
+    models["prices"] = policy_schema_models.price_list(Context(found), read(found))
 
 
 def unpack(value: Mapping[str, Any], depth: int) -> Node:
@@ -119,9 +132,16 @@ def assemble(node: Node, layers: list[Rules]) -> Sections:
                 "is set by process.env, but the run finds a placeholder under this name",
                 "take it out of process.env",
             )
-        if credential.from_env in sections.process.pass_env:
+    holders: dict[tuple[str, ...], str] = {
+        ("credentials", name): one.from_env for name, one in sections.credentials.items()
+    }
+    holders |= {
+        ("models", "upstream", name): one.from_env for name, one in sections.models.upstream.items()
+    }
+    for where, variable in holders.items():
+        if variable and variable in sections.process.pass_env:
             raise context.error(
-                ("credentials", name, "from_env"),
+                (*where, "from_env"),
                 "is passed into the run by process.pass_env, which shows the secret to the agent",
                 "take it out of pass_env",
             )

@@ -85,6 +85,17 @@ class McpPrompt(_Arguments, frozen=True):
     arguments: dict[str, str] = {}
 
 
+class ModelCall(_Arguments, frozen=True):
+    """A request to a model in the form of `api`: the body itself as `request`, from a program that
+    asks through the channel; or the digest and size of one that came to the run's endpoint.
+    """
+
+    api: Annotated[str, msgspec.Meta(max_length=32)]
+    request: dict[str, Any] = {}
+    sha256: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    size: Amount = 0
+
+
 class AgentSpawn(_Arguments, frozen=True):
     """`restriction` narrows the child's capability (keys of `capabilities.Restriction`)."""
 
@@ -156,6 +167,11 @@ def _mcp(_a: _Arguments, _f: Mapping[str, Any]) -> dict[str, int]:
     return {"requests": 1, "tool_calls": 1}
 
 
+def _model(_a: ModelCall, _f: Mapping[str, Any]) -> dict[str, int]:
+    # What it costs beside this rests on the policy's prices: kernel.models, asked by decide.
+    return {"requests": 1}
+
+
 def _spawn(_a: AgentSpawn, _f: Mapping[str, Any]) -> dict[str, int]:
     return {"requests": 1, "runs": 1}
 
@@ -187,6 +203,9 @@ EFFECTS: dict[str, Spec] = {
         Spec("mcp.serve", Nothing, True, _one, internal=True, flow="output_bytes"),
         Spec("mcp.read", Nothing, True, _mcp),
         Spec("mcp.prompt", McpPrompt, True, _mcp),
+        Spec("model.chat", ModelCall, True, _model, flow="network_bytes"),
+        Spec("model.embed", ModelCall, True, _model, flow="network_bytes"),
+        Spec("model.count", ModelCall, True, _model, flow="network_bytes"),
         Spec("agent.spawn", AgentSpawn, True, _spawn),
         Spec("agent.wait", Wait, False, _one),
         Spec("msg.send", MsgSend, True, _message, content=("data",)),

@@ -1,0 +1,46 @@
+"""Small readings that the client needs: of what it is given, and of what the gate answers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from authority import protocol
+from authority.agent.errors import BadReply, BadRequest, Receipt
+
+_T = TypeVar("_T")
+
+
+def token_bytes(capability: str | bytes) -> bytes:
+    if isinstance(capability, bytes):
+        return capability
+    from authority import tokens
+
+    return tokens.from_text(capability.strip())
+
+
+def utf8_or_bytes(resource: str) -> str | bytes:
+    try:
+        resource.encode()
+    except UnicodeEncodeError:
+        try:
+            return os.fsencode(resource)
+        except UnicodeEncodeError as error:
+            raise BadRequest("the resource's name is no text and no file name") from error
+    return resource
+
+
+def receipt_of(reply: protocol.Reply) -> Receipt | None:
+    return None if reply.seq is None else Receipt(reply.seq, reply.hash.hex())
+
+
+def as_bytes(data: bytes | str) -> bytes:
+    return data.encode() if isinstance(data, str) else bytes(data)
+
+
+def field(value: Mapping[str, Any], name: str, kind: type[_T]) -> _T:
+    found = value.get(name)
+    if not isinstance(found, kind):
+        raise BadReply(f"the gate's answer has no valid field {name!r}")
+    return found
