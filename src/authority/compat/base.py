@@ -125,6 +125,19 @@ class Flow(Protocol):
         """
         ...
 
+    def settle(
+        self,
+        status: str,
+        *,
+        code: str = "",
+        spent: Mapping[str, int] | None = None,
+        facts: Mapping[str, Any] | None = None,
+        body: bytes = b"",
+    ) -> int:
+        """`finish` without waiting: the outcome is appended now and durable with the next batch. Only
+        for what a look at the world can settle after a crash (a file)."""
+        ...
+
 
 class Door(Protocol):
     """The gate, as one run's services see it."""
@@ -169,6 +182,11 @@ class Door(Protocol):
     def glance(self, effect: str, resource: Resource, verb: str = "") -> Judgement:
         """Judge a look by the policy. It is tallied, and its label joins the run's with the run's
         next entry. A run that is halted or over sees nothing."""
+        ...
+
+    def label_at(self) -> int:
+        """The entry that raised the run's label last. What goes on compares it, so that nothing is
+        written under a decision that was made before the run read a secret."""
         ...
 
     async def worker(self) -> Peer:

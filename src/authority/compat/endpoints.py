@@ -21,6 +21,7 @@ from authority.compat.ca import RunCA
 from authority.compat.credentials import Keyring
 from authority.compat.models import ModelService
 from authority.compat.models import environment as model_environment
+from authority.compat.mount import Mounts
 from authority.compat.names import Names
 from authority.kernel.policy import Policy
 from authority.protocol import Service as Kind
@@ -42,7 +43,7 @@ class Endpoints:
     was mounted before it asks for the services.
     """
 
-    answers_mounts = False
+    answers_mounts = True
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Endpoints:
         """Certificates, as PEM, by which servers outside are verified."""
         self.bundle = b""
         """What programs of the run trust: these and the run's own; empty without an authority."""
+        self.mounts: Mounts | None = None
         if policy.needs_network or watch:
             self._listen(Kind.PROXY, PROXY_PORT)
             self._listen(Kind.NAMES, NAMES_PORT, datagrams=True)
@@ -103,4 +105,7 @@ class Endpoints:
             found[int(Kind.MODEL)] = ModelService(door, self.secrets)
         if self._mcp is not None:
             found[int(Kind.MCP)] = self._mcp(door)
+        if self.places.folders:
+            self.mounts = Mounts(door, self.places)
+            found[int(Kind.MOUNT)] = self.mounts
         return found

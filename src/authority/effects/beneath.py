@@ -42,6 +42,7 @@ _RESOLVE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 _OPENAT2 = {"x86_64": 437, "aarch64": 437}
 _RENAMEAT2 = {"x86_64": 316, "aarch64": 276}
 RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
 
 _PROC = 0x9FA0
 _PROC_FD = "/proc/self/fd"
@@ -219,8 +220,11 @@ class Beneath:
 
     # --- looking ---
 
-    def look(self, path: bytes, at: int | None = None, *, now: bool = False) -> Handle:
-        """An `O_PATH` handle of the regular file or directory `path`.
+    def look(
+        self, path: bytes, at: int | None = None, *, now: bool = False, links: bool = False
+    ) -> Handle:
+        """An `O_PATH` handle of the regular file or directory `path`; with `links` of a symbolic
+        link too, of the link itself, never of what it leads to.
 
         `path` is absolute, or relative to the directory handle `at`. Raises `OSError` (ENOENT,
         EACCES ...), `Untouchable` for what is neither file nor directory, leads through a link or
@@ -231,9 +235,10 @@ class Beneath:
             path = path[1:] if path.startswith(b"/") else path
         if path:
             _check_path(path)
-        fd = self._open(at, path or b".", os.O_PATH | os.O_CLOEXEC, 0, now=now)
+        flags = os.O_PATH | os.O_CLOEXEC | (os.O_NOFOLLOW if links else 0)
+        fd = self._open(at, path or b".", flags, 0, now=now)
         try:
-            return self._identify(fd, now=now)
+            return self._identify(fd, now=now, links=links)
         except BaseException:
             os.close(fd)
             raise
@@ -283,13 +288,23 @@ class Beneath:
     def create(self, parent: Handle, name: bytes, mode: int, flags: int = 0) -> int:
         """Create the regular file `name` in `parent` (`O_EXCL`: a link there is an error)."""
         _check_path(name)
-        flags |= os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+        if not flags & os.O_ACCMODE:
+            flags |= os.O_WRONLY
+        flags |= os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         return self._open(parent.fd, name, flags, mode, now=False)
 
     def move(
-        self, source: Handle, old: bytes, target: Handle, new: bytes, *, replace: bool
+        self,
+        source: Handle,
+        old: bytes,
+        target: Handle,
+        new: bytes,
+        *,
+        replace: bool,
+        exchange: bool = False,
     ) -> None:
-        """Rename between two held directories; without `replace` an existing target is EEXIST.
+        """Rename between two held directories; without `replace` an existing target is EEXIST, with
+        `exchange` both names change places.
 
         Where the file system has no `RENAME_NOREPLACE`, a new link and the removal of the old name
         do the same: linkat(2) never replaces.
@@ -302,15 +317,36 @@ class Beneath:
             ctypes.c_char_p(old),
             ctypes.c_int(target.fd),
             ctypes.c_char_p(new),
-            ctypes.c_uint(0 if replace else RENAME_NOREPLACE),
+            ctypes.c_uint(RENAME_EXCHANGE if exchange else 0 if replace else RENAME_NOREPLACE),
         )
         if result == 0:
             return
         number = ctypes.get_errno()
-        if replace or number not in (errno.EINVAL, errno.ENOSYS):
-            raise OSError(number, "")
+        if replace or exchange or number not in (errno.EINVAL, errno.ENOSYS):
+            raise OSError(number, os.strerror(number))
         os.link(old, new, src_dir_fd=source.fd, dst_dir_fd=target.fd, follow_symlinks=False)
         os.unlink(old, dir_fd=source.fd)
+
+    def path(self, handle: Handle) -> str:
+        """A path that leads to the held object, whatever happened to its name: for calls that take
+        no descriptor (extended attributes). Only in this process."""
+        return f"{_PROC_FD}/{handle.fd}"
+
+    def change_mode(self, handle: Handle, mode: int) -> None:
+        """chmod(2) of the very object that `handle` holds."""
+        os.chmod(str(handle.fd), mode, dir_fd=self._proc)
+
+    def change_times(self, handle: Handle, times: tuple[int, int]) -> None:
+        """Access and modification time (ns) of the object that `handle` holds."""
+        os.utime(str(handle.fd), ns=times, dir_fd=self._proc)
+
+    def allocate(self, fd: int, mode: int, offset: int, length: int) -> None:
+        """fallocate(2). Raises `OSError`."""
+        result = self._libc.fallocate(
+            ctypes.c_int(fd), ctypes.c_int(mode), ctypes.c_int64(offset), ctypes.c_int64(length)
+        )
+        if result != 0:
+            raise OSError(ctypes.get_errno(), "")
 
     def sync(self, directory: Handle) -> None:
         """fsync(2) of a held directory: names made, moved or removed in it are durable after."""
@@ -322,14 +358,15 @@ class Beneath:
 
     # --- system calls ---
 
-    def _identify(self, fd: int, *, now: bool) -> Handle:
+    def _identify(self, fd: int, *, now: bool, links: bool) -> Handle:
         kind = self._file_system(fd)
         if kind not in self._filesystems:
             raise Untouchable("lies on a file system that does not hold files of this machine")
         if now and kind not in QUICK:
             raise WouldWait
         status = os.fstat(fd)
-        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        kinds = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK if links else stat.S_IFREG)
+        if stat.S_IFMT(status.st_mode) not in kinds:
             raise Untouchable("is neither a regular file nor a directory")
         return Handle(fd, status, kind)
 

@@ -127,6 +127,11 @@ class Doorway:
     def glance(self, effect: str, resource: Resource, verb: str = "") -> Judgement:
         return self._tallies.look(self.run, self.policy, effect, resource, verb)
 
+    def label_at(self) -> int:
+        self._tallies.flush(self.run, unless_known=True)
+        info = self._pipeline.ledger.state.runs.get(self.run)
+        return info.label_at if info else -1
+
     async def worker(self) -> Peer:
         async with self._starting:
             if self._worker is None or self._worker.peer.reason:

@@ -108,6 +108,20 @@ class Going:
         facts: Mapping[str, Any] | None = None,
         body: bytes = b"",
     ) -> int:
+        seq = self.settle(status, code=code, spent=spent, facts=facts, body=body)
+        if seq >= 0:
+            await self._goings.pipeline.ledger.durable(seq)
+        return seq
+
+    def settle(
+        self,
+        status: str,
+        *,
+        code: str = "",
+        spent: Mapping[str, int] | None = None,
+        facts: Mapping[str, Any] | None = None,
+        body: bytes = b"",
+    ) -> int:
         ledger, admit = self._goings.pipeline.ledger, self._admit
         self._goings.over(self)
         if self.seq not in ledger.state.open:
@@ -122,9 +136,7 @@ class Going:
             result=short_body(body) if body else None,
             facts=dict(facts or {}),
         )
-        receipt = self._goings.pipeline.outcome(admit, outcome)
-        await ledger.durable(receipt.seq)
-        return receipt.seq
+        return self._goings.pipeline.outcome(admit, outcome).seq
 
 
 class Goings:

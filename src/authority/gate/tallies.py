@@ -60,10 +60,14 @@ class Tallies:
                 unseen[effect, resource.text] += 1
         return judgement
 
-    def flush(self, run: str) -> None:
-        """Commit what was counted; called right before the run's next entry."""
-        pending = self._pending.pop(run, None)
+    def flush(self, run: str, *, unless_known: bool = False) -> None:
+        """Commit what was counted; called right before the run's next entry. With `unless_known` only
+        when it raises the run's label."""
         info = self._ledger.state.runs.get(run)
+        waiting = self._pending.get(run)
+        if unless_known and info and waiting and waiting.label <= info.label:
+            return
+        pending = self._pending.pop(run, None)
         if pending is None or info is None or not info.running:
             return
         new = not pending.label <= info.label

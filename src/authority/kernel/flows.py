@@ -30,13 +30,13 @@ from authority.kernel.models import EFFECTS
 from authority.kernel.policy import Policy
 from authority.kernel.resources import Resource
 
-_READS = frozenset({"fs.read", "fs.list", "fs.stat"})
-_INWARD = frozenset({*_READS, "msg.receive", "agent.wait", "net.resolve"})
-_OPEN_SINKS = frozenset(
-    {"fs.write", "fs.append", "fs.mkdir", "fs.rename", "output", "msg.send", "mcp.serve"}
-    | _INWARD
-    | EFFECTS
+_READS = frozenset({"fs.read", "fs.list", "fs.stat", "fs.open", "fs.look"})
+_INWARD = _READS | {"msg.receive", "agent.wait", "fs.mount", "net.resolve"}
+_WRITES = frozenset(
+    {"fs.write", "fs.append", "fs.mkdir", "fs.rename"}
+    | {"fs.modify", "fs.attributes", "fs.symlink", "fs.link"}
 )
+_OPEN_SINKS = _INWARD | _WRITES | EFFECTS | {"output", "msg.send", "mcp.serve"}
 _NETWORK = frozenset({"http.request", "net.connect"})
 _MCP = frozenset({"mcp.list", "mcp.read", "mcp.prompt"})
 _ANY = frozenset({ANY_SOURCE})
@@ -95,7 +95,9 @@ def result_label(
     """The label of an answer. `carried` is what came with it: a message's or a child's label."""
     label = carried
     if effect in _READS:
-        sources = frozenset() if policy.trusted(resource, verb) else frozenset({resource.text})
+        # A look shows a name in its directory, and there are many of them.
+        shows = resource.text.rpartition("/")[0] if effect == "fs.look" else resource.text
+        sources = frozenset() if policy.trusted(resource, verb) else frozenset({shows})
         label = label.join(Label(sources, policy.secrets(resource)))
     elif effect in _NETWORK and not policy.trusted(resource, verb):
         label = label.join(Label(frozenset({f"{resource.scheme}://{resource.host}"})))

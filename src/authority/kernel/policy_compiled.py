@@ -17,6 +17,7 @@ from authority.kernel.mcp_rules import McpServer, split_tool
 from authority.kernel.models import EFFECTS as MODEL_EFFECTS
 from authority.kernel.models import Terms
 from authority.kernel.pattern_match import Pattern, literal_prefix
+from authority.kernel.policy_files import FILES, READS, WRITES, FileRules, Say
 from authority.kernel.policy_models import terms
 from authority.kernel.policy_network import Reach
 from authority.kernel.policy_protect import Protection, path_text
@@ -44,13 +45,11 @@ from authority.kernel.policy_tree import (
 from authority.kernel.resources import Resource
 
 FORMAT: Final = 1
-READS: Final = frozenset({"fs.read", "fs.list", "fs.stat"})
-WRITES: Final = frozenset({"fs.write", "fs.append", "fs.mkdir", "fs.rename", "fs.delete"})
-_MOVES: Final = frozenset({"fs.rename", "fs.delete"})
-_LISTS: Final = frozenset({"fs.list", "fs.stat"})
 _OPEN_SINKS: Final = frozenset(
-    {"fs.write", "fs.append", "fs.mkdir", "fs.rename", "output", "msg.send", "msg.receive"}
-    | {"agent.wait", "net.resolve", *READS, *MODEL_EFFECTS}
+    {"output", "msg.send", "msg.receive", "agent.wait", "net.resolve", "fs.look", "fs.mount"}
+    | READS
+    | MODEL_EFFECTS
+    | WRITES - {"fs.delete"}
 )
 _ALL: Final = frozenset({"*"})
 _URLS: Final = frozenset({"http", "https"})
@@ -63,7 +62,17 @@ class Policy:
     others. `reach` says which hosts and ports they leave open.
     """
 
-    __slots__ = ("_node", "_protection", "_sections", "canonical", "digest", "layers", "reach")
+    __slots__ = (
+        "_files",
+        "_node",
+        "_protection",
+        "_say",
+        "_sections",
+        "canonical",
+        "digest",
+        "layers",
+        "reach",
+    )
 
     def __init__(self, node: Node, protection: Protection) -> None:
         layers: list[Rules] = []
@@ -72,6 +81,8 @@ class Policy:
         self.reach = Reach(self.layers)
         self._node = node
         self._protection = protection
+        self._say = Say(self.layers)
+        self._files = FileRules(self.layers, protection, self._sections.process, self._say)
         try:
             self.canonical = canonical.encode(
                 {
@@ -163,9 +174,9 @@ class Policy:
     def judge(self, effect: str, resource: Resource, verb: str = "") -> Judgement:
         """Whether the policy allows the effect on the resource. Never raises."""
         scheme = resource.scheme
-        if effect in READS or effect in WRITES:
+        if effect in FILES:
             if scheme == "fs":
-                return self._judge_file(effect, resource)
+                return self._files.judge(effect, resource, verb)
         elif effect == "http.request":
             if scheme in _URLS:
                 return self._judge_network(resource, verb, lambda layer: layer.http)
@@ -224,7 +235,7 @@ class Policy:
         """The rule by which a person has to approve this, or nothing."""
         for layer in self.layers:
             if rule := layer.approvals.find(resource, verb):
-                return self._in(rule, layer)
+                return self._say.named(rule, layer)
         return ""
 
     def trusted(self, resource: Resource, verb: str = "") -> bool:
@@ -324,31 +335,6 @@ class Policy:
         except ResourceError as error:
             raise PolicyError(self.name, "", 0, error.message, error.hint) from None
 
-    def _judge_file(self, effect: str, resource: Resource) -> Judgement:
-        writes = effect in WRITES
-        why = self._protection.denies(resource.segments, writes=writes, moves=effect in _MOVES)
-        if why:
-            return Judgement(False, "built in", why)
-        for layer in self.layers:
-            rule = layer.deny.find(resource)
-            if rule:
-                return self._denied(rule, layer, resource)
-            if effect == "fs.rename" and (rule := layer.deny.holds(resource)):
-                return self._denied(rule, layer, resource)
-        first, partial = "", False
-        for layer in self.layers:
-            rules = layer.write if writes else layer.read
-            if layer.abstains(rules):
-                continue
-            rule = rules.find(resource)
-            if not rule and effect in _LISTS:
-                rule = rules.below(resource)
-                partial = partial or bool(rule)
-            if not rule:
-                return self._not_covered(rules, layer, resource)
-            first = first or self._in(rule, layer)
-        return Judgement(True, first, partial=partial)
-
     def _judge_network(
         self,
         resource: Resource,
@@ -358,7 +344,7 @@ class Policy:
     ) -> Judgement:
         for layer in self.layers:
             if rule := deny(layer).find(resource, verb):
-                return self._denied(rule, layer, resource)
+                return self._say.denied(rule, layer, resource)
         first = ""
         for layer in self.layers:
             rules = pick(layer)
@@ -366,8 +352,8 @@ class Policy:
                 continue
             rule = rules.find(resource, verb)
             if not rule:
-                return self._not_covered(rules, layer, resource, verb)
-            first = first or self._in(rule, layer)
+                return self._say.not_covered(rules, layer, resource, verb)
+            first = first or self._say.named(rule, layer)
         return Judgement(True, first)
 
     def _judge_tunnel(self, resource: Resource) -> Judgement:
@@ -384,26 +370,12 @@ class Policy:
         """A name is there for the run when some rule could allow something at its host."""
         for layer in self.layers:
             if rule := layer.net_deny.find(msgspec.structs.replace(resource, scheme="tcp")):
-                return self._denied(rule, layer, resource)
+                return self._say.denied(rule, layer, resource)
         if ports := self.reach.ports(resource.host):
             return Judgement(True, f"network names it on port {', '.join(map(str, ports[:8]))}")
         return Judgement(
             False, "", f"no rule of network.allow or network.http names {shown(resource.host)}"
         )
-
-    def _denied(self, rule: str, layer: Rules, resource: Resource) -> Judgement:
-        rule = self._in(rule, layer)
-        return Judgement(False, rule, f"{rule} forbids {shown(resource.text)}")
-
-    def _not_covered(
-        self, rules: RuleList, layer: Rules, resource: Resource, verb: str = ""
-    ) -> Judgement:
-        what = f"{verb} {resource.text}" if verb else resource.text
-        where = self._in(rules.key, layer)
-        return Judgement(False, "", f"no rule of {where} covers {shown(what)}")
-
-    def _in(self, rule: str, layer: Rules) -> str:
-        return rule if len(self.layers) == 1 else f"{rule} in {shown(layer.name)}"
 
     def _all_say(self, resource: Resource, verb: str, pick: Callable[[Rules], RuleList]) -> bool:
         return all(

@@ -12,7 +12,7 @@ from authority.kernel.addresses import host_text, is_address, judge_address, sho
 from authority.kernel.models import EFFECTS as MODEL_EFFECTS
 from authority.kernel.pattern_match import Pattern, literal_prefix
 from authority.kernel.pattern_syntax import escape_file, literal
-from authority.kernel.policy_compiled import READS, WRITES
+from authority.kernel.policy_files import READS, WRITES
 from authority.kernel.policy_rules import RuleList, Rules, private_key
 from authority.kernel.policy_sections import Explanation, Judgement
 from authority.kernel.resource_files import file_segments

@@ -8,8 +8,8 @@ Rules
 - A path is judged by its names alone, in any folder, and without regard to case (some file systems
   have none). What lies below a folder of the list counts like the folder.
 - A rule of `filesystem.write` opens such a path only if it names it: the literal names with which the
-  rule begins are themselves a path of this list. `./.github/workflows/**` names the workflows;
-  `./**` and `./.github/**` do not.
+  rule begins reach as far as what makes the path one of this list. `./.github/workflows/**` names the
+  workflows; `./**` and `./.github/**` do not.
 - `Kind.REPOSITORY` (a repository's configuration and hooks) may be written in a repository that the
   run itself made, `Kind.FOLDER` (what Python and its environments load by themselves) in a folder
   that the run itself made. Whoever saw that happen says so with the verb `OWN`, which no frame from
@@ -25,6 +25,9 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 OWN: Final = "own"
+HOME: Final = "home"
+"""The verb of what happens in the run's named home, a folder of its own that no path outside names."""
+HOME_SEGMENTS: Final = ("home", "agent")
 
 
 class Kind(StrEnum):
@@ -36,7 +39,7 @@ class Kind(StrEnum):
 
 
 class Persistent(NamedTuple):
-    """Why a path is closed: `what` continues "this is ..."; `at` names up to here are the marker."""
+    """Why a path is closed: `what` continues "this is ..."; its first `at` names make it so."""
 
     kind: Kind
     what: str
@@ -137,11 +140,6 @@ def persistent(effect: str, segments: tuple[str, ...]) -> Persistent | None:
     if name.startswith("activate") and last and names[last - 1] in ("bin", "scripts"):
         return Persistent(Kind.FOLDER, "an environment's activation script", last + 1)
     return None
-
-
-def names_it(effect: str, prefix: tuple[str, ...]) -> bool:
-    """Whether a rule that begins with these literal names means such a path, and not by chance."""
-    return persistent(effect, prefix) is not None
 
 
 def _repository(effect: str, names: list[str], inside: int) -> Persistent | None:

@@ -66,6 +66,44 @@ class FsRename(_Arguments, frozen=True):
     to: Name
 
 
+class FsOpen(_Arguments, frozen=True):
+    """A file is opened for reading, so all of it counts: `size` bytes (of what came to it, when it
+    grew while it was open). `dev` and `ino` say which file it was."""
+
+    size: Amount = 0
+    dev: Amount = 0
+    ino: Amount = 0
+
+
+class FsModify(_Arguments, frozen=True):
+    """A file is opened for changing in place; at most `lease` bytes are written before the next such
+    request for it. `create` makes it when it isn't there, `truncate` cuts it to that size."""
+
+    lease: Amount = 0
+    create: bool = False
+    truncate: Amount | None = None
+
+
+class FsAttributes(_Arguments, frozen=True):
+    """Permission bits, times (microseconds since the epoch), or one extended attribute."""
+
+    mode: Amount | None = None
+    accessed: int | None = None
+    modified: int | None = None
+    attribute: Name = ""
+    size: Amount = 0
+
+
+class FsSymlink(_Arguments, frozen=True):
+    """`text` is what the link says, printable; nothing follows it here."""
+
+    text: Annotated[str, msgspec.Meta(max_length=4 * MAX_NAME)]
+
+
+class FsLink(FsRename, frozen=True):
+    """A further name `to` for the file."""
+
+
 class HttpRequest(_Arguments, frozen=True):
     """`max_bytes` bounds the response body in bytes; a longer one fails."""
 
@@ -155,6 +193,18 @@ def _data(a: FsWrite | FsAppend, _f: Mapping[str, Any]) -> dict[str, int]:
     return {"requests": 1, "file_bytes": len(a.data)}
 
 
+def _opened(a: FsOpen, _f: Mapping[str, Any]) -> dict[str, int]:
+    return {"requests": 1, "file_bytes": a.size}
+
+
+def _leased(a: FsModify, _f: Mapping[str, Any]) -> dict[str, int]:
+    return {"requests": 1, "file_bytes": a.lease}
+
+
+def _none(_a: Any, _f: Mapping[str, Any]) -> dict[str, int]:
+    return {}
+
+
 def _http(a: HttpRequest, _f: Mapping[str, Any]) -> dict[str, int]:
     return {"requests": 1, "network_bytes": len(a.body) + a.max_bytes + HTTP_OVERHEAD}
 
@@ -198,6 +248,13 @@ EFFECTS: dict[str, Spec] = {
         Spec("http.request", HttpRequest, True, _http, ("max_bytes",), flow="network_bytes"),
         Spec("net.connect", Connect, True, _one, internal=True, flow="network_bytes"),
         Spec("net.resolve", Nothing, False, _one, internal=True),
+        Spec("fs.mount", Nothing, True, _none, internal=True),
+        Spec("fs.look", Nothing, False, _none, internal=True),
+        Spec("fs.open", FsOpen, False, _opened, internal=True),
+        Spec("fs.modify", FsModify, True, _leased, internal=True),
+        Spec("fs.attributes", FsAttributes, True, _one, internal=True),
+        Spec("fs.symlink", FsSymlink, True, _one, internal=True),
+        Spec("fs.link", FsLink, True, _one, internal=True),
         Spec("tool.call", ToolCall, True, _tool),
         Spec("mcp.list", Nothing, True, _one),
         Spec("mcp.serve", Nothing, True, _one, internal=True, flow="output_bytes"),

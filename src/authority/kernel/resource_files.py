@@ -68,6 +68,11 @@ def decode_name(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
+def has_control(segment: str) -> bool:
+    """Whether a name holds a control character, so that no resource can name it."""
+    return _CONTROL.search(segment) is not None
+
+
 def percent_decode(data: bytes) -> bytes:
     """Percent-decoding, once. Raises `ResourceError` on a percent sign that begins no escape."""
     if _BAD_PERCENT.search(data):

@@ -26,8 +26,8 @@ import msgspec
 from authority.kernel import resources
 from authority.kernel.addresses import ResourceError, shown
 from authority.kernel.policy import Policy, PolicyError, add_rules, check_warnings, explain
-from authority.kernel.policy_compiled import READS, WRITES
 from authority.kernel.policy_explain import file_rule, toml_text
+from authority.kernel.policy_files import READS, WRITES
 from authority.kernel.resource_files import file_segments, file_text
 from authority.kernel.resources import Resource
 from authority.kernel.suggest_words import acts_later, looks_secret, warnings_of

@@ -65,7 +65,7 @@ def looks_secret(segments: tuple[str, ...]) -> bool:
 
 def acts_later(effect: str, segments: tuple[str, ...]) -> str:
     """What a file is that a trusted tool later executes or obeys, when this effect changes it."""
-    from authority.kernel.policy_compiled import WRITES
+    from authority.kernel.policy_files import WRITES
 
     found = persistent(effect, segments) if effect in WRITES else None
     return found.what if found is not None else ""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from authority.kernel import flows
 from authority.kernel.pattern_match import Pattern
 from authority.kernel.policy import Policy
-from authority.kernel.policy_compiled import _LISTS, _MOVES, READS, WRITES
+from authority.kernel.policy_files import LISTS, MOVES, READS, WRITES
 from authority.kernel.policy_protect import PathSet
 from authority.kernel.policy_rules import RuleList, Rules
 from authority.kernel.resource_files import file_segments
@@ -162,7 +162,7 @@ class Encoded:
         denied = [atom("find", False, self._no_access)]
         if writes:
             denied.append(atom("find", False, self._no_write))
-        if effect in _MOVES:
+        if effect in MOVES:
             denied += [
                 atom("leads", False, self._no_access),
                 atom("leads", False, self._no_write),
@@ -179,7 +179,7 @@ class Encoded:
             if layer.abstains(rules):
                 continue
             covered = self.find(rules, cell)
-            if effect in _LISTS:
+            if effect in LISTS:
                 covered = either(covered, self.find(rules, cell, "below"))
             allowed.append(covered)
         return both(negated(either(*denied)), *allowed)

@@ -1,0 +1,167 @@
+"""Real programs in real runs over a real mount: each act is judged, and the program notices nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from tests.gate.lab import Lab, lab_at
+
+POLICY = """\
+version = 1
+[filesystem]
+read = ["./**"]
+write = ["./**"]
+[process]
+exec = ["git", "cp", "mv", "rm", "cat", "sh", "bash", "mkdir", "ln", "ls"]
+[labels]
+trusted = ["user", "fs:./**"]
+[budgets]
+denials = 1000
+"""
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with lab_at() as made:
+        made.work.chmod(0o777)
+        yield made
+
+
+def test_python_reads_writes_lists_and_removes(lab: Lab) -> None:
+    lab.file("in.txt", "input")
+    ran = lab.run(
+        "import os, pathlib, shutil, tempfile\n"
+        "p = pathlib.Path('made'); p.mkdir()\n"
+        "(p / 'a.txt').write_text(open('in.txt').read() * 3)\n"
+        "with open(p / 'a.txt', 'a') as f: f.write('!')\n"
+        "mine = os.stat('in.txt').st_uid == os.getuid()\n"
+        "print((p / 'a.txt').read_text(), sorted(os.listdir('made')), mine)\n"
+        "os.symlink('a.txt', p / 'l'); print(open(p / 'l').read()[-1], os.readlink(p / 'l'))\n"
+        "f = tempfile.TemporaryFile(dir='.'); f.write(b'x' * 200000); f.seek(0); print(len(f.read()))\n"
+        "shutil.rmtree(p); print(p.exists())\n",
+        POLICY,
+    )
+    assert ran.out.splitlines() == [
+        "inputinputinput! ['a.txt'] True",
+        "! a.txt",
+        "200000",
+        "False",
+    ], ran.err
+    assert lab.log(kind="admit", run=ran.run, effect="fs.open")
+
+
+def test_a_denial_is_eacces_and_an_entry(lab: Lab) -> None:
+    lab.file("ro/x", "x")
+    policy = POLICY.replace('write = ["./**"]', 'write = ["./out/**"]')
+    ran = lab.run(
+        "import os\n"
+        "for f in (lambda: open('ro/x', 'w'), lambda: os.remove('ro/x'), lambda: os.mkdir('ro/d')):\n"
+        "    try: f()\n"
+        "    except OSError as e: print(e.errno)\n"
+        "print(open('ro/x').read())\n",
+        policy,
+    )
+    assert ran.out.splitlines() == ["13", "13", "13", "x"], ran.err
+    assert {e["effect"] for e in lab.denials(run=ran.run)} == {"fs.modify", "fs.delete", "fs.mkdir"}
+
+
+def test_git_makes_and_uses_a_repository(lab: Lab) -> None:
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    script = (
+        "set -e; export HOME=/tmp GIT_CONFIG_NOSYSTEM=1\n"
+        "git init -q repo; cd repo\n"
+        "git config user.name a; git config user.email a@example.com\n"
+        "echo one > f; git add f; git commit -qm one\n"
+        "echo two >> f; git commit -qam two; git mv f g; git commit -qm three\n"
+        "git log --oneline | cat; git status -s; cat g; cd ..; mv repo moved\n"
+        "git -C moved config core.fsmonitor ./evil || echo refused\n"
+    )
+    ran = lab.run(["bash", "-c", script], POLICY)
+    lines = ran.out.splitlines()
+    assert [line.split(" ", 1)[1] for line in lines[:3]] == ["three", "two", "one"], ran.err
+    assert lines[3:] == ["one", "two", "refused"], ran.err
+    config = (lab.work / "moved/.git/config").read_text()
+    assert "fsmonitor" not in config
+    assert "name = a" in config
+    hooks = list((lab.work / "moved/.git/hooks").glob("*"))
+    assert not [hook for hook in hooks if hook.stat().st_mode & 0o111]
+
+
+def test_sqlite_works_with_a_journal_and_with_a_shared_mapping(lab: Lab) -> None:
+    ran = lab.run(
+        "import sqlite3\n"
+        "for mode in ('delete', 'wal'):\n"
+        "    db = sqlite3.connect(f'{mode}.db')\n"
+        "    print(db.execute(f'pragma journal_mode={mode}').fetchone()[0])\n"
+        "    db.execute('create table t (a)')\n"
+        "    with db: db.executemany('insert into t values (?)', [(n,) for n in range(500)])\n"
+        "    print(db.execute('select sum(a) from t').fetchone()[0]); db.close()\n",
+        POLICY,
+    )
+    kernel = tuple(map(int, os.uname().release.split(".")[:2]))
+    assert ran.out.splitlines()[:2] == ["delete", "124750"], ran.err
+    if kernel >= (6, 6):
+        assert ran.out.splitlines()[2:] == ["wal", "124750"], ran.err
+    done = subprocess.run(
+        [sys.executable, "-c", "import sqlite3,sys; print(sqlite3.connect(sys.argv[1]).execute("
+         "'select count(*) from t').fetchone()[0])", str(lab.work / "delete.db")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "500"
+
+
+def test_trees_are_copied_moved_and_removed(lab: Lab) -> None:
+    for n in range(40):
+        lab.file(f"tree/d{n % 5}/f{n}", f"content {n}" * n)
+    (lab.work / "tree/link").symlink_to("d0")
+    ran = lab.run(
+        [
+            "bash",
+            "-c",
+            "cp -r tree copy && mv copy turned && mv turned/d1/f1 turned/f1 && rm -r tree/d2; echo $?",
+        ],
+        POLICY,
+    )
+    # Deleting what the run did not make is all control: the files are trusted, so it may.
+    assert ran.out == "0\n", ran.err
+    assert (lab.work / "turned/d3/f38").read_text() == "content 38" * 38
+    assert (lab.work / "turned/f1").exists()
+    assert os.readlink(lab.work / "turned/link") == "d0"
+    assert not (lab.work / "tree/d2").exists()
+
+
+def test_what_acts_later_is_refused_to_every_program(lab: Lab) -> None:
+    ran = lab.run(
+        [
+            "bash",
+            "-c",
+            "mkdir -p p; echo x > p/.envrc; echo x > e; mv e p/.bashrc; mkdir p/.vscode; "
+            "ln -s e p/.mcp.json; mkdir -p q/workflows; echo x > q/workflows/a.yml; "
+            "mv q .github; ls -A p",
+        ],
+        POLICY,
+    )
+    assert ran.out == "", ran.err
+    assert ran.err.count("ermission denied") == 5, ran.err
+
+
+def test_a_halt_ends_a_run_that_writes(lab: Lab) -> None:
+    ran = lab.start(
+        "import time\nf = open('endless', 'wb', 0)\nprint('on', flush=True)\n"
+        "while True: f.write(b'x' * 1000); time.sleep(0.001)\n",
+        POLICY,
+    ).started()
+    ran.said("on")
+    lab.admin("POST", "/v1/halt", {"run": ran.run, "reason": "tested"})
+    ran.end()
+    size = (lab.work / "endless").stat().st_size
+    (halt,) = lab.log(kind="halt", run=ran.run)
+    later = [e for e in lab.log(kind="admit", run=ran.run) if e["seq"] > halt["seq"]]
+    assert later == []
+    assert (lab.work / "endless").stat().st_size == size
