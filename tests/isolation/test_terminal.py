@@ -89,7 +89,7 @@ def test_nothing_can_be_typed_into_it_and_its_modes_can_be_set() -> None:
         "before = termios.tcgetattr(0)\n"
         "tty.setraw(0); raw = termios.tcgetattr(0)\n"
         "termios.tcsetattr(0, termios.TCSADRAIN, before)\n"
-        "termios.tcflush(0, termios.TCIOFLUSH); termios.tcdrain(1)\n"
+        "termios.tcflush(0, termios.TCIFLUSH); termios.tcdrain(1)\n"
         "fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack('HHHH', 7, 9, 0, 0))\n"
         "print(raw != before, os.get_terminal_size())\n"
     )
@@ -107,8 +107,9 @@ def test_nothing_can_be_typed_into_it_and_its_modes_can_be_set() -> None:
 def test_typing_reaches_the_program_and_interrupts_it() -> None:
     source = (
         "import sys, time\n"
-        "print('got', input(), flush=True)\n"
-        "try: time.sleep(60)\n"
+        "try:\n"
+        "    print('got', input(), flush=True)\n"
+        "    time.sleep(60)\n"
         "except KeyboardInterrupt: print('interrupted', flush=True)\n"
         "print('rest', repr(sys.stdin.read()))\n"
     )
@@ -131,10 +132,10 @@ def test_typing_reaches_the_program_and_interrupts_it() -> None:
 def test_a_new_size_is_told_to_the_program() -> None:
     source = (
         "import os, signal\n"
-        "def told(*_): print('size', *os.get_terminal_size(), flush=True)\n"
-        "signal.signal(signal.SIGWINCH, told)\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH])\n"
         "print('up', flush=True)\n"
-        "while True: signal.pause()\n"
+        "signal.sigwait([signal.SIGWINCH])\n"
+        "print('size', *os.get_terminal_size(), flush=True)\n"
     )
 
     async def scene() -> None:

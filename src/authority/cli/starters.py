@@ -19,7 +19,10 @@ _HEAD: Final = """\
 version = 1
 """
 
-_SECRETS: Final = 'deny = ["**/.env", "**/.env.*", "**/*.pem", "**/*.key", "**/.ssh/**", "**/.netrc", "**/.aws/**"]'
+_SECRETS: Final = """\
+deny = [                           # wins over the two above
+    "**/.env", "**/.env.*", "**/*.pem", "**/*.key", "**/.ssh/**", "**/.netrc", "**/.aws/**",
+]"""
 
 _LIMITS: Final = """
 [limits]
@@ -43,7 +46,7 @@ _PLAIN: Final = """
 [filesystem]
 read = ["./**"]                    # what it may read and list
 write = ["./out/**"]               # what it may create, change and delete
-{secrets}   # wins over the two above
+{secrets}
 
 [network]
 http = []                          # such as "GET https://api.example.com/v1/**"
@@ -70,7 +73,7 @@ _PYTHON: Final = """
 [filesystem]
 read = ["./**"]                    # the program, its data, its modules
 write = ["./out/**"]               # what it may create, change and delete
-{secrets}   # wins over the two above
+{secrets}
 
 [network]
 http = []                          # such as "GET https://api.example.com/v1/**"
@@ -87,7 +90,7 @@ _NODE: Final = """
 [filesystem]
 read = ["./**"]                    # the program, node_modules, its data
 write = ["./out/**"]               # what it may create, change and delete
-{secrets}   # wins over the two above
+{secrets}
 
 [network]
 http = []                          # such as "GET https://api.example.com/v1/**"
@@ -103,7 +106,7 @@ _MCP: Final = """
 [filesystem]
 read = ["./**"]                    # what its tools may read
 write = []                         # what they may create, change and delete
-{secrets}   # wins over the two above
+{secrets}
 
 [network]
 http = []                          # hosts that its tools need, such as "GET https://api.example.com/**"
@@ -117,7 +120,7 @@ _AGENT: Final = """
 [filesystem]
 read = ["./**"]                    # your project
 write = ["./**"]                   # hooks, start files and build definitions stay closed all the same
-{secrets}   # wins over the two above
+{secrets}
 
 [network]
 http = [
