@@ -89,7 +89,15 @@ class Going:
         if body.kept in {"store", "sealed"}:
             amounts["stored_bytes"] = amounts.get("stored_bytes", 0) + body.size
         entry = kernel.chunk(
-            pipeline.ledger.state, policy, request, self.seq, way, amounts, body, carried
+            pipeline.ledger.state,
+            policy,
+            request,
+            self.seq,
+            way,
+            amounts,
+            body,
+            carried,
+            self._goings.find_canary(data) if way == "out" else "",
         )
         receipt = pipeline.ledger.step([entry])
         await pipeline.ledger.durable(receipt.seq)
@@ -142,8 +150,9 @@ class Going:
 class Goings:
     """All flows of one gate."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, find_canary: Callable[[bytes], str]) -> None:
         self.pipeline = pipeline
+        self.find_canary = find_canary
         self._open: dict[int, Going] = {}
         pipeline.goings = self
 

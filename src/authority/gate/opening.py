@@ -28,7 +28,7 @@ from authority.audit.opening import open_log
 from authority.audit.store import ContentStore
 from authority.audit.witness import DirectoryWitness
 from authority.errors import AuthorityError
-from authority.gate import clock, snapshots, statedir
+from authority.gate import build, clock, snapshots, statedir
 from authority.gate.ledger import Ledger
 from authority.gate.statedir import StateDir
 from authority.kernel import capabilities, entries
@@ -40,7 +40,8 @@ from authority.kernel.state import digest
 ADMIN_METHODS = tuple(
     f"gate.{action}"
     for action in (
-        "approve", "attach", "clock", "halt", "mint", "prove", "revoke", "rotate", "run", "status",
+        "approve", "attach", "clock", "halt", "incident", "mint", "prove", "revoke", "rotate",
+        "run", "status",
         "stop",
     )
 )  # fmt: skip
@@ -136,6 +137,8 @@ def _first_entries(opened: Opened) -> None:
             public_key=opened.signing.public.to_text(),
             identity={"uid": os.geteuid(), "gid": os.getegid(), "pid": os.getpid()},
             limits=statedir.limits(opened.directory),
+            build=build.digest(),
+            two_people=statedir.two_people(opened.directory),
         )
     )
     ledger.step(new)

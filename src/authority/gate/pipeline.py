@@ -97,6 +97,7 @@ class Pipeline:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._caps: dict[int, list[str]] = {}
         self._rooms: dict[str, Room] = {}
+        self.on_overspent: Callable[[str, int], None]  # set by what answers incidents
         self.goings: Stoppable | None = None  # set by what carries effects that go on
 
     def submit(self, asked: Asked, reply: Reply) -> None:
@@ -201,7 +202,11 @@ class Pipeline:
                 problem = kernel.Problem(Code.SCHEMA_INVALID, Layer.SCHEMA, why)
             body = await self.bodies.keep(request.run, asked.arguments, Label())
             asked.facts = msgspec.structs.replace(
-                facts, looked_up=looked_up, body=body, time=clock.wall(), problem=problem
+                facts,
+                looked_up={**facts.looked_up, **looked_up},
+                body=body,
+                time=clock.wall(),
+                problem=problem,
             )
         self._judge(asked, reply)
 
@@ -386,17 +391,12 @@ class Pipeline:
 
     def outcome(self, admit: entries.Admit, outcome: entries.Outcome) -> Receipt:
         """Append what came of an admission. More used than was reserved halts everything."""
-        new: list[entries.AnyEntry] = [outcome]
+        receipt = self.ledger.step([outcome])
         over = {k: v for k, v in outcome.spent.items() if v > admit.reserve.get(k, 0)}
         over.pop("stored_bytes", None)
         if over:
-            new.append(
-                entries.Incident(
-                    run=outcome.run, what="overspent", detail=f"{outcome.of}: {sorted(over)}"
-                )
-            )
-            new.append(entries.Halt(reason="an effect used more than was reserved", by="gate"))
-        return self.ledger.step(new)
+            self.on_overspent(f"{outcome.of}: {sorted(over)}", outcome.seq)
+        return receipt
 
 
 def rendering(denied: entries.Denied, policy: Policy | None) -> list[Any]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -59,8 +59,9 @@ class Asked(msgspec.Struct):
 class Reader:
     """Reads requests with the gate's keys. Holds no state but a bounded cache."""
 
-    def __init__(self, keys: Mapping[str, MacKey]) -> None:
+    def __init__(self, keys: Mapping[str, MacKey], find_canary: Callable[[bytes], str]) -> None:
         self._keys = keys
+        self._find_canary = find_canary
         self._tokens: dict[bytes, tuple[Token, bool]] = {}
 
     def token(self, raw: bytes) -> tuple[Token | None, bool]:
@@ -137,6 +138,7 @@ class Reader:
             mac_ok=mac_ok,
             problem=problem,
             numbers=numbers(spec, arguments) if spec and arguments is not None else {},
+            looked_up=self._looked_up(wire.arguments),
             body=short_body(raw),
         )
         return Asked(request, facts, raw, bytes(wire.capability or b""))
@@ -194,9 +196,14 @@ class Reader:
             mac_ok=mac_ok,
             problem=problem,
             numbers=numbers(spec, arguments) if spec and arguments is not None else {},
+            looked_up=self._looked_up(data),
             body=short_body(data),
         )
         return Asked(request, facts, data, capability)
+
+    def _looked_up(self, sent: bytes | msgspec.Raw) -> dict[str, Any]:
+        found = self._find_canary(bytes(sent))
+        return {"canary": found} if found else {}
 
 
 def _bad(reason: str) -> Problem:

@@ -236,6 +236,11 @@ class Run:
         code, signal = self._exit
         return (128 + signal, "killed") if signal else (code, "exited")
 
+    @property
+    def signal(self) -> int:
+        """The signal that ended the program; 0 when none did, or nothing is known."""
+        return self._exit[1] if self._exit is not None else 0
+
     async def carry_output(self) -> None:
         """Commit what the program prints, chunk by chunk in order, and hand it on."""
         while (item := await self._next_output()) is not None:

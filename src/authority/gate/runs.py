@@ -29,6 +29,7 @@ from authority.compat.endpoints import Endpoints
 from authority.errors import AuthorityError
 from authority.gate import clock, figures
 from authority.gate.channel import Channel
+from authority.gate.detectors import Detectors
 from authority.gate.ledger import Ledger
 from authority.gate.pipeline import Pipeline, Reply
 from authority.gate.places import reach
@@ -68,7 +69,8 @@ class Runs:
         door: Callable[[Run], Door],
         home: Callable[[str], str],
     ) -> None:
-        self.pipeline: Pipeline  # set by the gate once both exist
+        self.pipeline: Pipeline  # set by the gate once they exist
+        self.detectors: Detectors
         self._ledger = ledger
         self._reader = reader
         self._host = host
@@ -113,22 +115,6 @@ class Runs:
                         "reason": entry.reason,
                     }
                 )
-            state = self._ledger.state
-            info = state.runs.get(entry.run)
-            if info is not None and not info.halted and state.denials_spent(info):
-                asyncio.get_running_loop().call_soon(self._too_many_denials, entry.run)
-
-    def _too_many_denials(self, run_id: str) -> None:
-        info = self._ledger.state.runs.get(run_id)
-        if info is None or info.halted:
-            return
-        self._ledger.step(
-            [
-                entries.Incident(run=run_id, what="denials", detail="denial budget exhausted"),
-                entries.Halt(run=run_id, reason="denial budget exhausted", by="gate"),
-            ]
-        )
-        self.halt_started(run_id, "denials")
 
     def _new(self, spec: Start, listener: Listener) -> tuple[Run, list[entries.AnyEntry]]:
         """The run with its capability, and the entries that make the capability known.
@@ -308,6 +294,7 @@ class Runs:
         except TimeoutError:
             output.cancel()
         code, reason = run.exit_code
+        self.detectors.exited(run, run.signal)
         await self._end(run, code, reason)
 
     async def _supervise_attached(self, run: Run) -> None:
@@ -385,23 +372,29 @@ class Runs:
         """The attached run that a capability belongs to, if it verifies."""
         token, ok = self._reader.token(raw)
         run = self.running.get(token.run) if token and ok else None
+        if token and ok and run is None:
+            self.detectors.late(token.run)
         if run is None or run.sandbox is not None:
             return None
         return run.id, run.spec.cwd, run
 
+    def under(self, run_id: str) -> list[Run]:
+        """A run and its descendants as far as they run; all when `run_id` is empty."""
+        state = self._ledger.state
+        return [
+            run
+            for run in self.running.values()
+            if not run_id or run_id in set(state.ancestry(run.id))
+        ]
+
     def halt_started(self, run_id: str, reason: str) -> None:
         """Kill the sandboxes of a run and its descendants (of all, when `run_id` is empty)."""
-        state = self._ledger.state
-        for run in list(self.running.values()):
-            if not run_id or run_id in state.ancestry(run.id):
-                run.stop(reason)
+        for run in self.under(run_id):
+            run.stop(reason)
 
     async def halted(self, run_id: str, timeout: float = FINISH_SECONDS) -> list[str]:
         """Wait until the halted runs have ended; those that have not are in doubt."""
-        state = self._ledger.state
-        waiting = [
-            r for r in self.running.values() if not run_id or run_id in set(state.ancestry(r.id))
-        ]
+        waiting = self.under(run_id)
         pending = [asyncio.ensure_future(r.ended.wait()) for r in waiting]
         if pending:
             await asyncio.wait(pending, timeout=timeout)

@@ -33,12 +33,16 @@ from authority.effects.tools import ToolEffect
 from authority.errors import AuthorityError
 from authority.gate import clock, snapshots, statedir
 from authority.gate.bodies import Bodies
+from authority.gate.canaries import Canaries
 from authority.gate.channel import Channel
 from authority.gate.control import Control
+from authority.gate.detectors import Detectors
 from authority.gate.doorway import Doorway
 from authority.gate.family import Messages, Spawn
 from authority.gate.going import Goings
 from authority.gate.mcp import Hubs, ToolRouter
+from authority.gate.incident_routes import IncidentRoutes
+from authority.gate.incidents import Incidents
 from authority.gate.opening import Opened, open_state
 from authority.gate.performers import Models, PerPolicy, look_ups, table
 from authority.gate.pipeline import Pipeline
@@ -52,7 +56,6 @@ from authority.gate.toolbox import SandboxStarter
 from authority.gate.workers import Workers
 from authority.isolation import probe
 from authority.kernel import entries
-from authority.kernel.canonical import printable
 from authority.kernel.policy import Policy
 from authority.protocol import Service as Kind
 
@@ -77,7 +80,8 @@ class Gate:
         self.failure: BaseException | None = None
         host = probe()
         self._forbidden = (str(opened.directory.root.resolve()),)
-        reader = Reader(opened.keys)
+        self.canaries = Canaries(opened.directory, self.ledger.state)
+        reader = Reader(opened.keys, self.canaries.found_in)
         self.policies = Policies(opened.directory, opened.store)
         self.runs = Runs(
             self.ledger,
@@ -120,13 +124,26 @@ class Gate:
             self.fail,
         )
         self.runs.pipeline = self.pipeline
-        self._goings = Goings(self.pipeline)
+        self._goings = Goings(self.pipeline, self.canaries.found_in)
         self._tallies = tallies
         self._workers = Workers(host, self._forbidden)
         self._secrets: dict[str, Mapping[str, str]] = {}
+        self.incidents = Incidents(
+            self.ledger,
+            opened.store,
+            self.runs.under,
+            self._goings.stop,
+            self._stop_runs,
+            self.checkpoint,
+        )
+        self.detectors = Detectors(self.ledger, self.incidents, lambda: self.runs.under(""))
+        self.pipeline.on_overspent = lambda detail, of: self.distrust("overspent", detail, of)
+        tallies.on_canary = self.detectors.looked
+        self.runs.detectors = self.detectors
         self.control = Control(self.ledger, reader, self._touch)
         self.reader = reader
         Routes(self).register(self.control)
+        IncidentRoutes(self).register(self.control)
 
     def give(self, policy: Policy, environment: Mapping[str, str]) -> None:
         """Keep what a run's caller gave for its policy: credentials, the tools' environment."""
@@ -196,6 +213,8 @@ class Gate:
             lambda: Channel(self.pipeline, self.reader, identify=self.runs.identify),
             sock=_listen(directory.attach_socket),
         )
+        self.incidents.take_on()
+        self.detectors.synced(self.ledger.log.recovery.poisoned)
         await self.ledger.durable(self.ledger.state.seq)
         os.write(ready, b"ready\n")
         os.close(ready)
@@ -226,15 +245,13 @@ class Gate:
         if found != expected:
             self.distrust("snapshot", f"the fold through entry {last} gives {found}")
 
-    def distrust(self, what: str, detail: str) -> None:
-        """The evidence failed: record it and halt everything."""
-        self.ledger.step(
-            [
-                entries.Incident(what=what, detail=printable(detail, 512)),
-                entries.Halt(reason=f"incident: {what}", by="gate"),
-            ]
-        )
-        self.runs.halt_started("", "halted")
+    def distrust(self, what: str, detail: str, of: int = -1) -> None:
+        """The evidence failed: an incident that concerns everything."""
+        self.incidents.open(what, detail, of=of)
+
+    async def _stop_runs(self, run: str, what: str) -> list[str]:
+        self.runs.halt_started(run, what)
+        return await self.runs.halted(run)
 
     async def checkpoint(self) -> None:
         """A signed tree head over everything durable. A failure halts: see `distrust`."""
@@ -277,6 +294,7 @@ class Gate:
             if self.opened.checkpointer.error is not None:
                 self._checkpoint_failed(self.opened.checkpointer.error)
             self._snapshot()
+            self.detectors.check()
             if self.runs.running or self.control.open:
                 self._touch()
             elif clock.boot() - self._idle_since > IDLE_SECONDS * 1_000_000:

@@ -210,9 +210,12 @@ def _settings(state: StateDir) -> dict[str, Any]:
         document = canonical.decode(path.read_bytes())
     except AuthorityError as error:
         raise StateDirError(f"gate.json: {error.message}") from error
-    if not isinstance(document, dict) or set(document) - {"budgets", "witnesses"}:
-        raise StateDirError("gate.json may hold 'budgets' and 'witnesses' only")
+    if not isinstance(document, dict) or set(document) - _SETTINGS:
+        raise StateDirError(f"gate.json may hold only {', '.join(sorted(_SETTINGS))}")
     return document
+
+
+_SETTINGS = frozenset({"budgets", "two_people", "witnesses"})
 
 
 def limits(state: StateDir) -> dict[str, int]:
@@ -223,6 +226,14 @@ def limits(state: StateDir) -> dict[str, int]:
     except (budgets.BudgetError, AttributeError) as error:
         raise StateDirError(f"gate.json: {error}") from error
     return dict(amounts)
+
+
+def two_people(state: StateDir) -> bool:
+    """Whether an incident is closed by another person than the one who deployed its patch."""
+    wanted = _settings(state).get("two_people", False)
+    if type(wanted) is not bool:
+        raise StateDirError("gate.json: 'two_people' is true or false")
+    return wanted
 
 
 def witnesses(state: StateDir) -> list[Path]:

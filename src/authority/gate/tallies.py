@@ -11,6 +11,7 @@ Rules
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import msgspec
 
@@ -36,6 +37,7 @@ class Tallies:
         self._ledger = ledger
         self._pending: dict[str, _Pending] = {}
         self._unseen: dict[str, Counter[tuple[str, str]]] = {}
+        self.on_canary: Callable[[str, str], None] = lambda _run, _name: None
 
     def look(
         self, run: str, policy: Policy, effect: str, resource: Resource, verb: str = ""
@@ -45,6 +47,10 @@ class Tallies:
         info = state.runs.get(run)
         if info is None or not info.running or info.halted or state.halted >= 0:
             return Judgement(False, "", "the run is halted or over")
+        trap = state.canary(resource)
+        if trap:
+            self.on_canary(run, trap)
+            return Judgement(False, "canary", f"canary {trap}")
         judgement = policy.judge(effect, resource, verb)
         pending = self._pending.get(run)
         if pending is None:

@@ -3,7 +3,7 @@
 The stages, in the order of the specification's zero-trust flow. The first that says no ends it:
 
 1. frame, schema, sequence: what the gate found while reading the request (`Facts.problem`).
-2. halt: a halted or ended run, or a halted gate, admits nothing.
+2. halt: a halted or ended run, or a halted gate, admits nothing. A canary is refused here too.
 3. capability: present, known key, MAC, minted here and not revoked (nor any ancestor), bound to this
    run or an ancestor of it, scope (resource, method, time), rate, count and quotas.
 4. policy: allowed, and not waiting for a person's approval.
@@ -78,7 +78,8 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What comes from outside: time (us), whether the MAC holds, what the gate looked up.
+    """What comes from outside: time (us), whether the MAC holds, what the gate looked up (`size` of a
+    file, `canary`: the name of a planted credential that stands in what is sent).
 
     `preview`: asked before anything was looked up, to see whether it is worth it. Never recorded.
     """
@@ -122,6 +123,7 @@ def decide(state: State, policy: Policy | None, request: Request, facts: Facts) 
         if facts.problem:
             raise _No(facts.problem.code, facts.problem.layer, facts.problem.reason)
         run = _halted(state, request)
+        _canary(state, request, facts.looked_up.get("canary", ""))
         usage = _capability(state, request, facts, now)
         rule, approval = _policy(state, policy, run, request)
         spec = EFFECTS[request.effect]
@@ -164,6 +166,7 @@ def chunk(
     charge: dict[str, int],
     body: Body,
     label: Label,
+    canary: str = "",
 ) -> AnyEntry:
     """Whether an admitted effect (entry `of`, made by `request`) may go on with one more piece.
 
@@ -179,11 +182,13 @@ def chunk(
         stopped = recheck(state, request.run, caps)
         if stopped:
             raise _No(stopped, Layer.CAPABILITY, "the capability was revoked")
+        _canary(state, request, canary)
         _fits(state, run, charge)
         if way == "out":
             _labels(policy, run, request)
     except _No as no:
-        return _denied(state, request, Facts(0, body=body), no, [])
+        looked_up = {"canary": canary} if canary else {}
+        return _denied(state, request, Facts(0, looked_up=looked_up, body=body), no, [])
     return entries.Chunk(
         run=request.run,
         of=of,
@@ -217,6 +222,14 @@ def _halted(state: State, request: Request) -> Run:
     if request.effect not in EFFECTS or request.resource is None or request.arguments is None:
         raise _No(Code.SCHEMA_INVALID, Layer.SCHEMA, f"no effect {request.effect!r} of this form")
     return run
+
+
+def _canary(state: State, request: Request, found: str) -> None:
+    """What nothing legitimate touches is refused before anything else is asked."""
+    for resource in (request.resource, request.target):
+        found = found or (state.canary(resource) if resource else "")
+    if found:
+        raise _No(Code.POLICY_DENY, Layer.POLICY, f"canary {found}", "canary")
 
 
 def _capability(state: State, request: Request, facts: Facts, now: int) -> dict[str, UsageDelta]:

@@ -44,7 +44,8 @@ class Body(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class GateStart(Entry, tag="gate.start", kw_only=True):
-    """A gate opened the log. What was in flight before is in doubt, so spent; its runs ended."""
+    """A gate opened the log. `build` is the digest of its own program. What was in flight before is in
+    doubt, so spent; its runs ended."""
 
     log: str
     rules: int
@@ -54,6 +55,8 @@ class GateStart(Entry, tag="gate.start", kw_only=True):
     public_key: str
     identity: dict[str, int] = {}
     limits: dict[str, int] = {}
+    build: str = ""
+    two_people: bool = False
 
 
 class GateStop(Entry, tag="gate.stop", kw_only=True):
@@ -217,10 +220,12 @@ class Input(Entry, tag="input", kw_only=True):
 
 
 class Halt(Entry, tag="halt", kw_only=True):
-    """`run` empty: everything. All capabilities concerned are revoked with it."""
+    """`run` empty: everything. All capabilities concerned are revoked with it. `incident` is the
+    entry of the case that it answers."""
 
     reason: str
     by: str = ""
+    incident: int = -1
 
 
 class Resume(Entry, tag="resume", kw_only=True):
@@ -253,8 +258,33 @@ class Definition(Entry, tag="mcp.definition", kw_only=True):
 
 
 class Incident(Entry, tag="incident", kw_only=True):
+    """Something that must not be was seen. `wide`: it concerns the gate or its evidence, and so
+    everything; otherwise the run that caused it. `of` is the entry that shows it."""
+
     what: str
     detail: str = ""
+    wide: bool = False
+    of: int = -1
+
+
+class IncidentStep(Entry, tag="incident.step", kw_only=True):
+    """The next step of case `incident`, and what it rests on."""
+
+    incident: int
+    step: str
+    by: str
+    evidence: dict[str, Any] = {}
+
+
+class Canary(Entry, tag="canary", kw_only=True):
+    """A trap that nothing legitimate touches. `action`: plant or remove; `what`: file, host or
+    credential; `resource` where it lies; `digest` of a credential's value."""
+
+    action: str
+    what: str
+    name: str
+    resource: str = ""
+    digest: str = ""
 
 
 class Clock(Entry, tag="clock", kw_only=True):
@@ -319,6 +349,8 @@ AnyEntry = (
     | Approval
     | Definition
     | Incident
+    | IncidentStep
+    | Canary
     | Clock
     | Control
     | Proof

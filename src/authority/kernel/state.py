@@ -21,8 +21,10 @@ import msgspec
 
 from authority.kernel import budgets, entries
 from authority.kernel.budgets import Account
+from authority.kernel.incidents import Case, Surroundings, refusal, take
 from authority.kernel.labels import CLEAN, Label
 from authority.kernel.rates import Usage, UsageDelta, add, subtract
+from authority.kernel.resources import Resource
 
 STATE_ACCOUNT = "state"
 DENIALS_DEFAULT = 1000
@@ -31,6 +33,8 @@ DENIAL_REPEATS = 10
 """All denials together, repeats too, may be this many times the distinct ones."""
 CREATED_LIMIT = 10_000
 PINS_LIMIT = 20_000
+CLOSED_CASES = 100
+"""Incidents that are remembered after they were closed."""
 
 
 class FoldError(ValueError):
@@ -127,11 +131,21 @@ class State(msgspec.Struct):
     approvals: dict[str, Pending] = {}
     policies: dict[str, str] = {}
     pins: dict[str, Pin] = {}
-    incidents: int = 0
+    cases: dict[str, Case] = {}
+    canaries: dict[str, str] = {}
+    version: str = ""
+    two_people: bool = False
 
     def now(self, time: int) -> int:
         """The time to judge by: what expired stays expired when the clock steps back."""
         return max(time, self.floor)
+
+    def canary(self, resource: Resource) -> str:
+        """The name of the canary that a resource is, or nothing."""
+        if not self.canaries:
+            return ""
+        trap = f"host:{resource.host}" if resource.host else resource.text
+        return next((name for name, where in self.canaries.items() if where == trap), "")
 
     def ancestry(self, run: str) -> Iterable[str]:
         """The run and its ancestors, nearest first."""
@@ -205,6 +219,7 @@ def _gate_start(state: State, e: entries.GateStart) -> None:
     state.accounts[STATE_ACCOUNT].limit = dict(e.limits)
     state.boot, state.boot_clock, state.boot_time = e.boot, e.boot_clock, e.time
     state.clock_suspect = False
+    state.version, state.two_people = e.build or e.version, e.two_people
 
 
 def _nothing(_state: State, _entry: Any) -> None:
@@ -369,9 +384,15 @@ def _halt(state: State, e: entries.Halt) -> None:
         if not e.run or e.run in state.ancestry(run.id):
             run.halted = True
             state.revoked.update(c for c, info in state.caps.items() if info.run == run.id)
+    case = state.cases.get(str(e.incident))
+    if case is not None and case.step == "detected":
+        take(case, "halted", e.seq, e.time, e.by, {})
+        take(case, "revoked", e.seq, e.time, e.by, {})
 
 
 def _resume(state: State, _e: entries.Resume) -> None:
+    if any(case.wide and case.open for case in state.cases.values()):
+        raise FoldError("a halt can't be lifted while an incident that concerns all is open")
     state.halted = -1
 
 
@@ -402,8 +423,45 @@ def _definition(state: State, e: entries.Definition) -> None:
         raise FoldError(f"definition {e.digest!r} is not waiting")
 
 
-def _incident(state: State, _e: entries.Incident) -> None:
-    state.incidents += 1
+def _incident(state: State, e: entries.Incident) -> None:
+    run = state.runs.get(e.run)
+    state.cases[str(e.seq)] = Case(
+        id=e.seq,
+        what=e.what,
+        run=e.run,
+        wide=e.wide,
+        detail=e.detail,
+        at={"detected": e.seq},
+        times={"detected": e.time},
+        by={"detected": "gate"},
+        policy=run.policy if run else "",
+        version=state.version,
+    )
+
+
+def _incident_step(state: State, e: entries.IncidentStep) -> None:
+    case = state.cases.get(str(e.incident))
+    if case is None:
+        raise FoldError(f"entry {e.seq} is a step of incident {e.incident}, which is not known")
+    why = refusal(case, e.step, e.evidence, e.by, surroundings(state))
+    if why:
+        raise FoldError(f"entry {e.seq} can't be a step of incident {e.incident}: {why}")
+    take(case, e.step, e.seq, e.time, e.by, e.evidence)
+    closed = [name for name, one in state.cases.items() if not one.open]
+    for name in closed[: max(0, len(closed) - CLOSED_CASES)]:
+        del state.cases[name]
+
+
+def surroundings(state: State) -> Surroundings:
+    """What a case's next step is judged against."""
+    return Surroundings(state.seq, state.version, state.two_people)
+
+
+def _canary(state: State, e: entries.Canary) -> None:
+    if e.action == "plant":
+        state.canaries[e.name] = e.resource
+    elif state.canaries.pop(e.name, None) is None:
+        raise FoldError(f"canary {e.name!r} was never planted")
 
 
 def _clock(state: State, e: entries.Clock) -> None:
@@ -433,6 +491,8 @@ _FOLDS: dict[type, Callable[[State, Any], None]] = {
     entries.Approval: _approval,
     entries.Definition: _definition,
     entries.Incident: _incident,
+    entries.IncidentStep: _incident_step,
+    entries.Canary: _canary,
     entries.Clock: _clock,
     entries.Control: _nothing,
     entries.Proof: _nothing,
