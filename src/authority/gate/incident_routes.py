@@ -2,27 +2,23 @@
 
 Rules
 - Evidence is derived here, not believed: a policy's digest from its text, a certificate's claims by
-  deciding them again, results by reading them. What is kept goes to the content store first.
+  deciding them again, counts by counting. Whether the attacks were really made is the person's word;
+  what they printed is kept. What is kept goes to the content store first.
 - Each step is judged by the kernel before it is recorded, and the refusal says what is missing.
 - Closing a case wants the capability that resuming wants.
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import binascii
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from authority.gate import proofs
 from authority.gate.control import Asking, Control, ControlRefused
-from authority.kernel import canonical
 from authority.kernel.canonical import printable
 from authority.kernel.incidents import STEPS, Case
-from authority.proof import certificate as certificates
-from authority.proof.certificate import CertificateError
 
 if TYPE_CHECKING:
     from authority.gate.server import Gate
@@ -73,11 +69,8 @@ class IncidentRoutes:
             raise ControlRefused(
                 404, f"there is no incident {printable(number, 20)}", "'authority incident show'"
             )
-        try:
-            given = await self._evidence(case, step, asking.body)
-        except CertificateError as error:
-            raise ControlRefused(409, error.message, error.hint) from error
         by = f"uid {asking.uid} cap {asking.caps[0] if asking.caps else '-'}"
+        given = await self._evidence(case, step, asking.body, by)
         why = self._incidents.refuses(case, step, given, by)
         if why:
             raise ControlRefused(409, why, f"'authority incident show {case.id}' says what is next")
@@ -87,7 +80,9 @@ class IncidentRoutes:
             "seq": self._incidents.take(case, step, given, by),
         }
 
-    async def _evidence(self, case: Case, step: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def _evidence(
+        self, case: Case, step: str, body: dict[str, Any], by: str
+    ) -> dict[str, Any]:
         match step:
             case "forensics":
                 return {
@@ -101,7 +96,7 @@ class IncidentRoutes:
                 await self._gate.policies.keep(policy)
                 return {"kind": "policy", "digest": policy.digest}
             case "proved":
-                return {"certificates": await self._certificates(body.get("certificates"))}
+                return {"certificates": await self._certificates(body.get("certificates"), by)}
             case "tested":
                 return await self._tested(body)
             case "deployed":
@@ -120,23 +115,20 @@ class IncidentRoutes:
             raise ControlRefused(400, "the report is a text")
         return await self._gate.opened.store.put_durable(text.encode())
 
-    async def _certificates(self, given: Any) -> list[dict[str, Any]]:
+    async def _certificates(self, given: Any, by: str) -> list[dict[str, Any]]:
+        """Each is decided again and recorded before the step rests on it."""
         if not isinstance(given, list) or not 0 < len(given) <= MOST_CERTIFICATES:
-            raise ControlRefused(400, f"1 to {MOST_CERTIFICATES} certificates, each in base64")
+            raise ControlRefused(400, f"1 to {MOST_CERTIFICATES} certificates, as their JSON text")
         found = []
         for text in given:
-            try:
-                data = base64.b64decode(str(text), validate=True)
-            except binascii.Error as error:
-                raise ControlRefused(400, "a certificate is not base64") from error
-            one = certificates.decode(data)
-            await asyncio.to_thread(certificates.recheck, one)
-            await self._gate.opened.store.put_durable(data)
+            entry = await proofs.checked(str(text), self._gate.opened.store)
+            entry.by = by
+            self._ledger.step([entry])
             found.append(
                 {
-                    "digest": canonical.digest(data),
-                    "policies": [policy.digest for policy in one.policies],
-                    "claims": [[claim.statement, claim.proved] for claim in one.claims],
+                    "digest": entry.certificate,
+                    "policies": entry.policies,
+                    "claims": [[each, entry.verdict == "proved"] for each in entry.statements],
                 }
             )
         return found

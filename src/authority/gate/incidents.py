@@ -4,7 +4,7 @@ Rules
 - Opening a case is one synchronous step: the `Incident` entry, then the `Halt` that answers it, and
   what goes on under it is cut before anything else runs. No request is admitted after that entry.
 - Then, in this order: the sandboxes are frozen, their processes are described and kept, they are
-  killed, a checkpoint is signed, and the case is at `investigating`. What could not be kept is named
+  killed, the case is at `investigating`, and a checkpoint is signed over all of it. What could not be kept is named
   in the evidence; a full disk or a dead process stops none of the other steps.
 - A case that the gate's own end interrupted is taken on by the next gate, which says that it was.
 - One case is opened for one cause: a second exhausted budget of a halted run, or a second failed
@@ -80,8 +80,9 @@ class Incidents:
         kept: list[Any] = list(await asyncio.gather(*(self._keep(one) for one in runs)))
         in_doubt = await self._stop(run, what)
         kept += [{"run": name, "in_doubt": True} for name in in_doubt]
-        await self._checkpoint()
         self._investigate(case, kept)
+        await self._ledger.durable(self._ledger.state.seq)
+        await self._checkpoint()
 
     def _investigate(self, case: int, kept: list[Any]) -> None:
         found = self._ledger.state.cases.get(str(case))

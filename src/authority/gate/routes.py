@@ -264,6 +264,12 @@ class Routes:
             raise ControlRefused(400, "resuming needs a reason", "give it with --reason")
         if self._ledger.state.halted < 0:
             raise ControlRefused(409, "nothing is halted")
+        if cases := [c.id for c in self._ledger.state.cases.values() if c.wide and c.open]:
+            raise ControlRefused(
+                409,
+                f"incident {cases[0]} halted everything: it has to be closed first",
+                f"'authority incident show {cases[0]}' says what is next",
+            )
         self._control.record(asking)
         receipt = self._ledger.step([entries.Resume(reason=reason, by=f"uid {asking.uid}")])
         return {"seq": receipt.seq}
