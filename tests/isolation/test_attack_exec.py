@@ -152,7 +152,8 @@ def script(first):
     with open('build/script', 'w') as f: f.write(first + '\\necho pwned\\n')
     os.chmod('build/script', 0o755)
     return start('./build/script')
-print(script('#!/usr/bin/mawk -f'), script('#!/usr/bin/env mawk'), script('#!' + os.path.abspath('echo')))
+print(script('#!/usr/bin/mawk -f'), script('#!/usr/bin/env mawk'),
+      script('#!' + os.path.abspath('echo')))
 print(script('#!/bin/sh'))
 """
     mounts = [[str(place)], [str(place / "build"), True]]

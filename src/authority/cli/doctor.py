@@ -9,7 +9,7 @@ from authority.cli.common import parser, print_json, state_of, table
 from authority.errors import AuthorityError
 from authority.gate.client import alive
 from authority.isolation import probe
-from authority.isolation.probe import Host, explain, try_namespaces
+from authority.isolation.probe import FUSE, Host, explain, try_namespaces
 
 Row = tuple[str, str, str, str]
 
@@ -49,6 +49,16 @@ def _rows(host: Host) -> list[Row]:
     trouble = try_namespaces(host)
     cause, fix = explain(host, trouble) if trouble else ("a sandbox started", "")
     rows.append(_need("namespaces", not trouble, cause, fix))
+    cause, fix = host.fuse_problem
+    weaker = 'or in a policy: files = "requests" or "bind" in [filesystem]'
+    rows.append(
+        (
+            "file mounts",
+            "weaker" if cause else "ok",
+            cause or f"FUSE through {FUSE}",
+            f"{fix}; {weaker}" if cause else "",
+        )
+    )
     controllers = sorted(host.cgroup.controllers)
     usable = {"memory", "pids"} <= host.cgroup.controllers
     rows.append(

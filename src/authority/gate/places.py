@@ -28,10 +28,10 @@ from authority.kernel.policy import Policy
 from authority.kernel.policy_rules import RuleList, Rules
 
 _SHARED: Final = frozenset(
-    [
-        *("/var", "/var/lib", "/var/tmp", "/root", "/opt", "/srv", "/mnt", "/media", "/boot"),
-        *("/run", "/usr/share", "/usr/local", "/usr/local/share"),
-    ]
+    """
+    /var /var/lib /var/tmp /root /opt /srv /mnt /media /boot /run
+    /usr/share /usr/local /usr/local/share
+    """.split()
 )
 """Folders that hold what many need: for one file in them they are not mounted."""
 

@@ -45,17 +45,17 @@ _CERTIFICATES: Final = "/etc/ssl/certs"
 _ALTERNATIVES: Final = "/etc/alternatives"
 _MERGED: Final = ("/bin", "/sbin", "/lib", "/lib64")
 
-GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
-    "coreutils": tuple(
-        "[ arch b2sum base32 base64 basename cat chmod cksum comm cp csplit cut date dd df dir "
-        "dircolors dirname du echo env expand expr factor false fmt fold head id install join link "
-        "ln ls md5sum mkdir mkfifo mktemp mv nice nl nproc numfmt od paste pathchk pr printenv "
-        "printf ptx pwd readlink realpath rm rmdir seq sha1sum sha224sum sha256sum sha384sum "
-        "sha512sum shred shuf sleep sort split stat stdbuf sum sync tac tail tee test timeout touch "
-        "tr true truncate tsort tty uname unexpand uniq unlink wc whoami yes "
-        "awk cmp diff egrep fgrep find grep gunzip gzip sed tar which xargs zcat".split()
-    ),
-}
+_COREUTILS: Final = """
+[ arch b2sum base32 base64 basename cat chmod cksum comm cp csplit cut date dd df dir dircolors
+dirname du echo env expand expr factor false fmt fold head id install join link ln ls md5sum mkdir
+mkfifo mktemp mv nice nl nproc numfmt od paste pathchk pr printenv printf ptx pwd readlink realpath
+rm rmdir seq sha1sum sha224sum sha256sum sha384sum sha512sum shred shuf sleep sort split stat stdbuf
+sum sync tac tail tee test timeout touch tr true truncate tsort tty uname unexpand uniq unlink wc
+whoami yes
+awk cmp diff egrep fgrep find grep gunzip gzip sed tar which xargs zcat
+"""
+GROUPS: Final[Mapping[str, tuple[str, ...]]] = {"coreutils": tuple(_COREUTILS.split())}
+"""Names that stand for many: the small programs that scripts take for granted."""
 
 
 @dataclass(frozen=True, slots=True)
