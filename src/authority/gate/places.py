@@ -27,12 +27,10 @@ from authority.kernel.pattern_match import literal_prefix
 from authority.kernel.policy import Policy
 from authority.kernel.policy_rules import RuleList, Rules
 
-_SHARED: Final = frozenset(
-    """
-    /var /var/lib /var/tmp /root /opt /srv /mnt /media /boot /run
-    /usr/share /usr/local /usr/local/share
-    """.split()
-)
+_WIDE: Final = """
+/var /var/lib /var/tmp /root /opt /srv /mnt /media /boot /run /usr/share /usr/local /usr/local/share
+"""
+_SHARED: Final = frozenset(_WIDE.split())
 """Folders that hold what many need: for one file in them they are not mounted."""
 
 
