@@ -20,12 +20,15 @@ from typing import Any
 from authority.audit import checkpoints, prove, query
 from authority.audit.notes import VerifyKey
 from authority.audit.query import Filter
+from authority.audit.store import ContentStore
 from authority.audit.verification import Report, verify
 from authority.audit.witness import DirectoryWitness
 from authority.cli.common import add_common, print_json, state_of, table, when
 from authority.errors import AuthorityError
 from authority.gate.statedir import StateDir
 from authority.kernel.canonical import printable
+from authority.rejudge.log import Rejudged, rejudge
+from authority.rejudge.sources import Sources
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,6 +40,10 @@ def main(arguments: Sequence[str]) -> int:
     )
     one.add_argument("--witness", action="append", default=[], type=Path, metavar="DIR")
     one.add_argument("--log", type=Path, metavar="DIR", help="a copy of a log, instead of --state")
+    one.add_argument(
+        "--rejudge", action="store_true", help="recompute every verdict from the log, and compare"
+    )
+    one.add_argument("--store", type=Path, metavar="DIR", help="the content store beside --log")
     one = parts.add_parser("show", help="one entry, or the last ones")
     one.add_argument("entry", nargs="?", type=int)
     one.add_argument("-n", type=int, default=20, help="how many (default: 20)")
@@ -84,10 +91,12 @@ def _outside_key(text: str, local: VerifyKey | None) -> VerifyKey | None:
 def _verify(options: argparse.Namespace) -> int:
     if options.log is not None:
         directory, local, witnesses = options.log, None, []
+        store, sealed = options.store, None
     else:
         state = state_of(options)
         directory, local = state.log, _key(state)
         witnesses = [DirectoryWitness(state.witness)]
+        store, sealed = options.store or state.store, state.keys / "sealed"
     witnesses += [DirectoryWitness(path) for path in options.witness]
     progress = _Progress() if sys.stderr.isatty() and not options.json else None
     report = verify(
@@ -97,13 +106,33 @@ def _verify(options: argparse.Namespace) -> int:
         witnesses=witnesses,
         progress=progress,
     )
+    judged = None
+    if options.rejudge and report.ok:
+        judged = _judged_again(directory, store, sealed, progress)
     if progress:
         progress.end()
     if options.json:
-        print_json(report.to_json())
+        print_json({**report.to_json(), **({"rejudged": judged.to_json()} if judged else {})})
     else:
         _say(report)
-    return 0 if report.ok else 1
+        if judged:
+            _say_judged(judged)
+    return 0 if report.ok and (judged is None or judged.ok) else 1
+
+
+def _judged_again(
+    directory: Path, store: Path | None, sealed: Path | None, progress: _Progress | None
+) -> Rejudged:
+    """Only what is there is opened: an auditor's copy is not written to."""
+    found = None
+    if store is not None:
+        if not store.is_dir():
+            raise AuthorityError(
+                f"there is no content store at {printable(str(store))}", "name it with --store"
+            )
+        keys = sealed if sealed is not None and sealed.is_dir() else None
+        found = ContentStore(store, keys=keys)
+    return rejudge(directory, Sources(found, sealed=sealed is not None), progress=progress)
 
 
 class _Progress:
@@ -136,6 +165,17 @@ def _say(report: Report) -> None:
     else:
         print(f"NOT CONSISTENT at entry {report.first_bad}: {printable(report.problem)}")
         print(f"  the {report.entries} entries before it check out")
+
+
+def _say_judged(found: Rejudged) -> None:
+    if found.ok:
+        print(f"every verdict judges the same again: {found.judged} recomputed")
+    else:
+        print(f"{found.different} ENTRIES JUDGE DIFFERENTLY of {found.judged} recomputed")
+        for difference in found.differences:
+            print(f"  entry {difference.seq}: {printable(difference.what)}")
+    for what, count in found.given.items():
+        print(f"  taken as given {count} times: {what}")
 
 
 def _show(options: argparse.Namespace) -> int:

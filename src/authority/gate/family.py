@@ -14,7 +14,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
@@ -35,7 +35,8 @@ WAIT_LIMIT_MS = 60_000
 
 
 class Spawn:
-    """`agent.spawn` and `agent.wait`. `child_policy` loads the policy that an agent section names."""
+    """`agent.spawn` and `agent.wait`. `child_policy` loads the policy that an agent section names,
+    `keep` makes it durable in the content store before the child's first entry names it."""
 
     def __init__(
         self,
@@ -43,8 +44,10 @@ class Spawn:
         state: State,
         child_policy: Callable[[Policy, str], Policy | None],
         give: Callable[[Policy, Mapping[str, str]], None],
+        keep: Callable[[Policy], Awaitable[None]],
     ) -> None:
         self._give = give
+        self._keep = keep
         self._runs = runs
         self._state = state
         self._child_policy = child_policy
@@ -57,10 +60,15 @@ class Spawn:
         agent = call.policy.agents.get(name)
         if parent is None or agent is None:
             raise EffectFailed("There is no such agent.")
-        info = self._state.runs[call.run]
         try:
             check(call.arguments.budgets)
             policy = self._child_policy(parent.spec.policy, name)
+            if policy is not None:
+                await self._keep(policy)
+            # Nothing is awaited from here to the child's first entry.
+            info = self._state.runs.get(call.run)
+            if info is None or self._runs.running.get(call.run) is not parent:
+                raise EffectFailed("The run is over.")
             if policy is not None:
                 self._give(policy, parent.spec.caller)
             spec = Start(

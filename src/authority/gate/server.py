@@ -100,7 +100,8 @@ class Gate:
         self._files = files
         self._host = host
         self._http, self._tools = PerPolicy(), PerPolicy()
-        family = Spawn(self.runs, self.ledger.state, self.policies.for_child, self.give)
+        policies = self.policies
+        family = Spawn(self.runs, self.ledger.state, policies.for_child, self.give, policies.keep)
         messages = Messages(self.runs, self.ledger.state)
         models = Models(self._model_service)
         tallies = Tallies(self.ledger)

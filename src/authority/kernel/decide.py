@@ -119,6 +119,7 @@ def decide(state: State, policy: Policy | None, request: Request, facts: Facts) 
     """The entries of one decision, the verdict last. Their seq, batch and time are not set yet."""
     now = state.now(facts.time)
     caps = list(request.token.ids) if request.token and facts.mac_ok else []
+    reserve: dict[str, int] = {}
     try:
         if facts.problem:
             raise _No(facts.problem.code, facts.problem.layer, facts.problem.reason)
@@ -127,12 +128,13 @@ def decide(state: State, policy: Policy | None, request: Request, facts: Facts) 
         usage = _capability(state, request, facts, now)
         rule, approval = _policy(state, policy, run, request)
         spec = EFFECTS[request.effect]
-        reserve = _budget(state, policy, run, spec, request, facts)
+        reserve = _worst(state, policy, run, spec, request, facts)
+        _fits(state, run, reserve)
         _labels(policy, run, request)
         if not facts.preview:
             _definition(state, policy, request, facts)
     except _No as no:
-        return [_denied(state, request, facts, no, caps)]
+        return [_denied(state, request, facts, no, caps, reserve)]
     derived: list[AnyEntry] = _derived(state, request)
     verdict = entries.Admit(
         run=request.run,
@@ -153,6 +155,7 @@ def decide(state: State, policy: Policy | None, request: Request, facts: Facts) 
         approval=approval,
         label_at=run.label_at,
         final=request.effect == "output",
+        at=now,
     )
     return [*derived, verdict]
 
@@ -188,7 +191,10 @@ def chunk(
             _labels(policy, run, request)
     except _No as no:
         looked_up = {"canary": canary} if canary else {}
-        return _denied(state, request, Facts(0, looked_up=looked_up, body=body), no, [])
+        piece = Facts(0, looked_up=looked_up, body=body)
+        denied = _denied(state, request, piece, no, [], charge)
+        denied.of, denied.way = of, way
+        return denied
     return entries.Chunk(
         run=request.run,
         of=of,
@@ -346,7 +352,7 @@ def _definition(state: State, policy: Policy | None, request: Request, facts: Fa
         raise _No(code, Layer.POLICY, f"{request.resource.text}: {why}", f"mcp.{name}.approve")
 
 
-def _budget(
+def _worst(
     state: State, policy: Policy | None, run: Run, spec: Spec, request: Request, facts: Facts
 ) -> dict[str, int]:
     if request.effect in models.EFFECTS:
@@ -356,7 +362,6 @@ def _budget(
     reserve = {k: v for k, v in worst.items() if v}
     if facts.body and facts.body.kept in {"store", "sealed"}:
         reserve["stored_bytes"] = reserve.get("stored_bytes", 0) + facts.body.size
-    _fits(state, run, reserve)
     return reserve
 
 
@@ -408,10 +413,15 @@ def _labels(policy: Policy | None, run: Run, request: Request) -> None:
 
 
 def _denied(
-    state: State, request: Request, facts: Facts, no: _No, caps: list[str]
+    state: State,
+    request: Request,
+    facts: Facts,
+    no: _No,
+    caps: list[str],
+    reserve: dict[str, int],
 ) -> entries.Denied:
     run = state.runs.get(request.run)
-    return entries.Denied(
+    denied = entries.Denied(
         run=request.run,
         code=no.code,
         layer=no.layer,
@@ -432,7 +442,17 @@ def _denied(
         approval=no.approval,
         label_at=run.label_at if run else -1,
         again=bool(run and request.digest in run.denied),
+        at=state.now(facts.time),
+        given=facts.problem is not None,
+        reserve=reserve,
     )
+    token = request.token
+    if caps and token is not None and not denied.given:
+        unknown = [at for at, id_ in enumerate(token.ids) if id_ not in state.caps]
+        denied.links = [token.links[at].restriction.plain() for at in unknown]
+        if 0 in unknown:
+            denied.kid, denied.bound = token.kid, token.run
+    return denied
 
 
 def numbers(spec: Spec, arguments: Any) -> dict[str, int]:

@@ -132,6 +132,7 @@ class Admit(Entry, tag="admit", kw_only=True):
     """A request was allowed and its worst case reserved. For a side effect this is the intent.
 
     `final`: nothing can differ from the reservation, so no outcome follows and it counts as spent.
+    `at`: the time that was judged by, us.
     """
 
     effect: str
@@ -151,6 +152,7 @@ class Admit(Entry, tag="admit", kw_only=True):
     approval: str = ""
     label_at: int = -1
     final: bool = False
+    at: int = 0
 
 
 class Outcome(Entry, tag="outcome", kw_only=True):
@@ -189,7 +191,14 @@ class Tally(Entry, tag="tally", kw_only=True):
 
 
 class Denied(Entry, tag="denied", kw_only=True):
-    """A request was refused. `number` is the run's own count, which the agent is told."""
+    """A request was refused. `number` is the run's own count, which the agent is told.
+
+    What the decision rested on beside: `at`, the time that was judged by; `given`, when the refusal
+    was made while reading, before any rule was asked; `reserve`, when the budget was asked; `of` and
+    `way`, when a piece of that entry was refused. Of a capability that no entry holds yet, `links`
+    are its restrictions from the first unknown id on; `kid` and `bound` its key and run, when its
+    root is unknown.
+    """
 
     code: str
     layer: str
@@ -210,6 +219,14 @@ class Denied(Entry, tag="denied", kw_only=True):
     approval: str = ""
     label_at: int = -1
     again: bool = False
+    at: int = 0
+    given: bool = False
+    reserve: dict[str, int] = {}
+    of: int = -1
+    way: str = ""
+    kid: str = ""
+    bound: str = ""
+    links: list[dict[str, Any]] = []
 
 
 class Input(Entry, tag="input", kw_only=True):
