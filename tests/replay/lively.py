@@ -176,8 +176,8 @@ def _capabilities(lab: Lab, run: Attached) -> None:
 def _marked(run: Attached, port: int) -> None:
     gate = run.gate()
     attempt(gate.read, "data/long.txt")
-    attempt(gate.tool, "count", {"text": "seen"})
     attempt(gate.tool, "count", {"n": 1})
+    attempt(gate.tool, "count", {"text": "seen"})
     attempt(gate.http, "POST", f"http://127.0.0.1:{port}/ok/a", body=b"q")
     attempt(gate.http, "GET", f"http://127.0.0.1:{port}/ok/a")
     attempt(gate.read, "secret/s.txt")
@@ -201,7 +201,9 @@ def keep(folder: Path) -> None:
     root.chmod(0o755)
     lab = Lab(root)
     play(lab)
-    shutil.copytree(lab.directory.log, folder / "log", ignore=shutil.ignore_patterns("lock"))
+    shutil.copytree(
+        lab.directory.log, folder / "log", ignore=shutil.ignore_patterns("lock", "clean", "*.zero")
+    )
     for segment in (folder / "log").glob("*"):
         if segment.is_file():
             segment.write_bytes(segment.read_bytes().rstrip(b"\0"))

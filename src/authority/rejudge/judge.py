@@ -303,8 +303,10 @@ def _timeless(entry: AnyEntry) -> AnyEntry:
         usage = {k: UsageDelta(0, d.count, d.quotas) for k, d in entry.usage.items()}
         return msgspec.structs.replace(entry, at=0, usage=usage)
     if isinstance(entry, entries.Denied):
+        # How long is left to wait stands in the reason.
+        reason = "" if entry.code == Code.CAP_RATE else entry.reason
         return msgspec.structs.replace(
-            entry, at=0, given=False, reserve={}, links=[], kid="", bound=""
+            entry, at=0, given=False, reserve={}, links=[], kid="", bound="", reason=reason
         )
     return entry
 

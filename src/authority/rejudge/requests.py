@@ -59,6 +59,18 @@ def _resource(text: str) -> Resource | None:
         return None
 
 
+@lru_cache(maxsize=8192)
+def _read(
+    effect: str, resource: str, verb: str, target: str, data: bytes
+) -> tuple[Any, str, str] | None:
+    """The arguments, the digest of their bytes, and that of the request; None for what is none."""
+    try:
+        arguments = None if effect == "output" else _DECODERS[effect](data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return arguments, sha256(data).hexdigest(), request_digest(effect, resource, verb, data, target)
+
+
 def again(entry: entries.Admit | entries.Denied, token: Token | None, sources: Sources) -> Again:
     """The request of a verdict."""
     given = isinstance(entry, entries.Denied) and entry.given
@@ -71,16 +83,15 @@ def again(entry: entries.Admit | entries.Denied, token: Token | None, sources: S
     read = not given and not (isinstance(entry, entries.Denied) and entry.layer == Layer.SCHEMA)
     if read and entry.effect in EFFECTS:
         data = None if entry.arguments is None else sources.body(entry.arguments)
+        found = None
+        if data is not None:
+            found = _read(entry.effect, entry.resource, entry.verb, entry.target, data)
+            wrong = _wrong(entry, found)
         if entry.effect == "output":
             arguments = Output(bytes(entry.arguments.size if entry.arguments else 0))
-            wrong = _wrong(entry, data)
-        elif data is not None:
-            try:
-                arguments = _DECODERS[entry.effect](data)
-                wrong = _wrong(entry, data)
-            except (msgspec.MsgspecError, UnicodeDecodeError):
-                wrong = "its arguments are not those of the effect"
-        else:
+        elif found is not None:
+            arguments = found[0]
+        elif data is None:
             arguments, made_up = _made_up(entry), True
     request = Request(
         run=entry.run,
@@ -109,16 +120,14 @@ def again(entry: entries.Admit | entries.Denied, token: Token | None, sources: S
     return Again(request, facts, made_up, wrong)
 
 
-def _wrong(entry: entries.Admit | entries.Denied, data: bytes | None) -> str:
-    """Whether the bytes are those that the entry commits to."""
-    if data is None or entry.arguments is None:
-        return ""
-    if entry.arguments.kept != "sealed" and sha256(data).hexdigest() != entry.arguments.digest:
+def _wrong(entry: entries.Admit | entries.Denied, found: tuple[Any, str, str] | None) -> str:
+    """Why the recorded bytes can't be those that the entry commits to, or nothing."""
+    if found is None:
+        return "its arguments are not those of the effect"
+    body = entry.arguments
+    if body is not None and body.kept != "sealed" and found[1] != body.digest:
         return "its arguments are not those of their digest"
-    if (
-        request_digest(entry.effect, entry.resource, entry.verb, data, entry.target)
-        != entry.request
-    ):
+    if found[2] != entry.request:
         return "its arguments are not those that the request's digest names"
     return ""
 

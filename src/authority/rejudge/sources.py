@@ -16,6 +16,40 @@ from authority.audit.errors import BodyMissing, LogCorrupt
 from authority.audit.store import ContentStore
 from authority.kernel.entries import Body
 from authority.kernel.policy import Policy, PolicyError, from_canonical
+from authority.kernel.policy_sections import Judgement
+from authority.kernel.resources import Resource
+
+REMEMBERED = 65_536
+"""Judgements that are remembered for each policy."""
+
+
+class _Remembering(Policy):
+    """A policy that remembers what it said: `judge` and `approval` are pure functions of these."""
+
+    __slots__ = ("_approvals", "_judgements")
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(policy._node, policy._protection)
+        self._judgements: dict[tuple[str, str, str], Judgement] = {}
+        self._approvals: dict[tuple[str, str], str] = {}
+
+    def judge(self, effect: str, resource: Resource, verb: str = "") -> Judgement:
+        key = (effect, resource.text, verb)
+        found = self._judgements.get(key)
+        if found is None:
+            if len(self._judgements) >= REMEMBERED:
+                self._judgements.clear()
+            found = self._judgements[key] = super().judge(effect, resource, verb)
+        return found
+
+    def approval(self, effect: str, resource: Resource, verb: str = "") -> str:
+        key = (resource.text, verb)
+        found = self._approvals.get(key)
+        if found is None:
+            if len(self._approvals) >= REMEMBERED:
+                self._approvals.clear()
+            found = self._approvals[key] = super().approval(effect, resource, verb)
+        return found
 
 
 class Sources:
@@ -30,7 +64,9 @@ class Sources:
     ) -> None:
         self._store = store
         self._sealed = sealed
-        self._policies: dict[str, Policy | None] = dict(policies or {})
+        self._policies: dict[str, Policy | None] = {
+            digest: _Remembering(policy) for digest, policy in (policies or {}).items()
+        }
 
     def policy(self, digest: str) -> Policy | None:
         """The policy of a run, or None when it is not at hand."""
@@ -42,7 +78,7 @@ class Sources:
         if self._store is None:
             return None
         try:
-            return from_canonical(self._store.get(digest))
+            return _Remembering(from_canonical(self._store.get(digest)))
         except (BodyMissing, LogCorrupt, PolicyError):
             return None
 

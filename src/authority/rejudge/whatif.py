@@ -10,6 +10,7 @@ every line is about a request that was really made; nothing is said of requests 
 Rules
 - A request that was let through and would be denied costs nothing in the second state, and its outcome
   is left out. One that was denied and would be allowed has no outcome, so it is only counted.
+- The size of a file that a run was kept from reading is in no entry, and counts as nothing.
 - Labels of answers are worked out anew for reads, HTTP and tools, where they follow from the policy.
 - What the recorded policy protected (the gate's own places) the new one protects, too. A child with a
   policy of its own is asked under both: its own as recorded, and the new one.
@@ -270,6 +271,9 @@ class _Fold:
         if denied is not None and denied.code == Code.CAP_MISSING and not denied.caps:
             return again(entry, None, self._sources)
         asked = again(entry, token, self._sources)
+        if denied is not None and not denied.facts and entry.effect == "fs.read":
+            facts = msgspec.structs.replace(asked.facts, looked_up={"size": 0})
+            asked = asked._replace(facts=facts)
         if asked.request.arguments is None and asked.facts.problem is None:
             self._unasked += 1
             return None
@@ -297,13 +301,13 @@ class _Fold:
         count[0] += 1
 
     def _goes_on(self, entry: entries.Outcome | entries.Chunk) -> bool:
+        spent = entry.spent if isinstance(entry, entries.Outcome) else entry.charge
+        self._spent.setdefault(entry.run, Counter()).update(spent)
         if entry.of in self._dropped:
             return False
         found = self._admitted.get(entry.of)
         if found is None:
             return True
-        spent = entry.spent if isinstance(entry, entries.Outcome) else entry.charge
-        self._spent[found.run].update(spent)
         policy = self._under.get(found.run)
         entry.of = found.seq
         if policy is None or found.resource is None or found.effect not in _LABELLED:

@@ -1,0 +1,1 @@
+from tests.gate.conftest import *  # noqa: F403
