@@ -7,31 +7,28 @@ Rules
 - Its streams are one effect of its own run (`mcp.serve`). It starts with a clean label; what it is
   sent is committed before it gets it and raises its label to the caller's; what it sends is committed
   before the worker sees it.
-- A definition is recorded when it is first seen, with its text in the store. Whether it then waits
-  for a person is the policy's word (`approve`); a changed one always does.
+- What a server says that its tools are is recorded and approved in `definitions`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from authority import protocol
-from authority.audit.store import ContentStore
 from authority.compat.base import Door, Failed, Flow, Refused
 from authority.compat.mcp import Hub
 from authority.effects.base import Call, EffectFailed, Performed
 from authority.errors import AuthorityError
+from authority.gate.definitions import Definitions
 from authority.gate.ledger import Ledger
 from authority.gate.pipeline import Performer
 from authority.gate.policies import Policies
 from authority.gate.run import Event, Run, Start
 from authority.gate.runs import Runs
-from authority.kernel import entries
 from authority.kernel.canonical import printable
 from authority.kernel.decide import Request
 from authority.kernel.labels import CLEAN, Label
@@ -39,7 +36,7 @@ from authority.kernel.mcp_rules import McpServer
 from authority.kernel.policy import Policy
 from authority.kernel.requests import Nothing
 from authority.kernel.resources import named
-from authority.kernel.state import PINS_LIMIT, Pin, State, pin_name
+from authority.kernel.state import State
 from authority.protocol.packets import LinkOver
 
 CHUNK = 64 * 1024
@@ -166,12 +163,11 @@ class RunsServers:
         return await self._hubs.start(self._run, name)
 
     async def see(self, name: str, tools: Mapping[str, str]) -> None:
-        await self._hubs.see(self._run, name, tools)
+        await self._hubs.definitions.see(self._run, name, tools)
 
     def approved(self, name: str, tool: str, digest: str) -> bool:
         server = self._run.spec.policy.mcp[name]
-        pin = self._hubs.state.pins.get(pin_name(server.key(name), tool))
-        return not server.unapproved(tool, pin.approved if pin else "", {"definition": digest})
+        return self._hubs.definitions.approved(server, name, tool, digest)
 
 
 class Hubs:
@@ -181,7 +177,7 @@ class Hubs:
         self,
         runs: Runs,
         ledger: Ledger,
-        store: ContentStore,
+        definitions: Definitions,
         policies: Policies,
         door: Callable[[Run], Door],
         give: Callable[[Policy, Mapping[str, str]], None],
@@ -189,8 +185,7 @@ class Hubs:
     ) -> None:
         self.state = ledger.state
         self._runs = runs
-        self._ledger = ledger
-        self._store = store
+        self.definitions = definitions
         self._policies = policies
         self._door = door
         self._give = give
@@ -279,39 +274,6 @@ class Hubs:
                 f"The server {name} could not be started: {printable(str(error), 300)}"
             ) from error
         return served
-
-    async def see(self, run: Run, name: str, tools: Mapping[str, str]) -> None:
-        """Record definitions that are new. Durable on return."""
-        server = run.spec.policy.mcp[name]
-        key, state = server.key(name), self._ledger.state
-        new: list[entries.AnyEntry] = []
-        for tool, text in tools.items():
-            digest = hashlib.sha256(text.encode("ascii")).hexdigest()
-            pin = state.pins.get(pin_name(key, tool)) or Pin(name, tool, key)
-            if digest in {pin.approved, pin.waiting, pin.refused, *server.pins(tool)}:
-                continue
-            if len(state.pins) + len(new) >= PINS_LIMIT:
-                run.on_trouble(f"mcp.{name}: too many definitions are kept; {tool} is not")
-                continue
-            await self._store.put_durable(text.encode("ascii"))
-            first = not pin.approved and server.approve == "changes" and not server.pins(tool)
-            new.append(
-                entries.Definition(
-                    run=run.id,
-                    server=name,
-                    key=key,
-                    tool=tool,
-                    digest=digest,
-                    action="approved" if first else "seen",
-                    by="policy" if first else "",
-                    before=pin.approved,
-                )
-            )
-            what = "taken as it is at first sight" if first else "waits for approval"
-            run.on_trouble(f"mcp.{name}: the tool {tool} {what} ('authority approvals')")
-        if new:
-            receipt = self._ledger.step(new)
-            await self._ledger.durable(receipt.seq)
 
 
 class ToolRouter:

@@ -48,6 +48,6 @@ def answer_bound(effect: str, arguments: Any, reserved: dict[str, int]) -> int:
         size = reserved.get("file_bytes", 0)
     elif isinstance(arguments, HttpRequest):
         size = arguments.max_bytes
-    elif effect in {"tool.call", "fs.list"}:
+    elif effect in {"tool.call", "fs.list", "mcp.list", "mcp.read", "mcp.prompt"}:
         size = MAX_OUTPUT
     return size if size > SMALL else 0

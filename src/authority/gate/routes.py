@@ -18,7 +18,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from authority import protocol
-from authority.audit.errors import BodyMissing, LogCorrupt
 from authority.gate import clock, figures, opening, proofs
 from authority.gate.control import Asking, Control, ControlRefused
 from authority.gate.run import Run, Start
@@ -31,13 +30,6 @@ if TYPE_CHECKING:
     from authority.gate.server import Gate
 
 PROGRESS_SECONDS = 0.5
-
-
-def definition_id(key: str, tool: str, digest: str) -> str:
-    """What a waiting definition is called: its server, its tool, and exactly this text."""
-    return f"mcp.{key[:8]}.{tool}.{digest[:12]}"
-
-
 GRACE_DEFAULT_US = 60 * 60 * 1_000_000
 LARGEST_WINDOW = 4096
 _TERM = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]{0,63}")
@@ -352,56 +344,17 @@ class Routes:
                 }
                 for key, p in self._ledger.state.approvals.items()
             ],
-            "definitions": [
-                {
-                    "id": definition_id(p.key, p.tool, p.waiting),
-                    "server": p.server,
-                    "tool": p.tool,
-                    "digest": p.waiting,
-                    "before": p.approved,
-                    "asked": p.seen,
-                    "text": await self._text(p.waiting),
-                    "approved_text": await self._text(p.approved),
-                }
-                for p in self._ledger.state.pins.values()
-                if p.waiting
-            ],
+            "definitions": await self._gate.definitions.waiting(),
         }
-
-    async def _text(self, digest: str) -> str:
-        """What a definition says: printable ASCII, and newlines."""
-        if not digest:
-            return ""
-        try:
-            data = await asyncio.to_thread(self._gate.opened.store.get, digest)
-        except (BodyMissing, LogCorrupt):
-            return "(the text is gone)"
-        return data.decode("ascii")  # printable, or it would not have been kept: `Hub._refresh`
-
-    def _answer_definition(self, key: str, granted: bool, uid: int) -> dict[str, Any]:
-        for pin in self._ledger.state.pins.values():
-            if pin.waiting and definition_id(pin.key, pin.tool, pin.waiting) == key:
-                receipt = self._ledger.step(
-                    [
-                        entries.Definition(
-                            server=pin.server,
-                            key=pin.key,
-                            tool=pin.tool,
-                            digest=pin.waiting,
-                            action="approved" if granted else "refused",
-                            by=f"uid {uid}",
-                            before=pin.approved,
-                        )
-                    ]
-                )
-                return {"id": key, "granted": granted, "seq": receipt.seq}
-        raise ControlRefused(404, f"no definition {printable(key, 200)} is waiting")
 
     async def _approve(self, asking: Asking) -> dict[str, Any]:
         key = asking.path[0]
         granted = asking.body.get("granted")
         if key.startswith("mcp.") and type(granted) is bool:
-            return self._answer_definition(key, granted, asking.uid)
+            seq = self._gate.definitions.answer(key, f"uid {asking.uid}", granted=granted)
+            if seq is None:
+                raise ControlRefused(404, f"no definition {printable(key, 200)} is waiting")
+            return {"id": key, "granted": granted, "seq": seq}
         pending = self._ledger.state.approvals.get(key)
         if pending is None or pending.answer:
             raise ControlRefused(404, f"no approval {printable(key, 80)} is waiting")

@@ -36,6 +36,7 @@ from authority.gate.bodies import Bodies
 from authority.gate.canaries import Canaries
 from authority.gate.channel import Channel
 from authority.gate.control import Control
+from authority.gate.definitions import Definitions
 from authority.gate.detectors import Detectors
 from authority.gate.doorway import Doorway
 from authority.gate.family import Messages, Spawn
@@ -105,10 +106,11 @@ class Gate:
         messages = Messages(self.runs, self.ledger.state)
         models = Models(self._model_service)
         tallies = Tallies(self.ledger)
+        self.definitions = Definitions(self.ledger, opened.store)
         self.hubs = Hubs(
             self.runs,
             self.ledger,
-            opened.store,
+            self.definitions,
             self.policies,
             self._door,
             self.give,

@@ -34,7 +34,8 @@ PATIENCE: Final = 16
 NOTIFICATIONS: Final = 200
 PAGES: Final = 16
 READ_SIZE: Final = 64 * 1024
-START_SECONDS: Final = 30.0
+START_SECONDS = 30.0
+"""The least time that a server has to start: some fetch themselves first."""
 _REFUSED: Final = {
     "sampling/createMessage": "sampling",
     "elicitation/create": "elicitation",
@@ -112,7 +113,7 @@ class Upstream:
 
     async def _greet(self, session: _Session) -> None:
         try:
-            async with asyncio.timeout(min(START_SECONDS, self._timeout)):
+            async with asyncio.timeout(max(START_SECONDS, self._timeout)):
                 await negotiate_auto(session)
         except TimeoutError:
             self.close("it did not answer the handshake in time")
