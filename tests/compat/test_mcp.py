@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import socket
+import sys
 from typing import Any
 
 import pytest
@@ -207,7 +208,9 @@ def test_the_list_of_approvals_shows_the_text_and_then_what_changed(own: Lab) ->
         run.gate().tool("s/t", {"a": 1})
 
 
-def run_client(lab: Lab, policy: str, command: list[str], body: Any, *more: str) -> Any:
+def run_client(
+    lab: Lab, policy: str, command: list[str], body: Any, *more: str, hear: Any = None
+) -> Any:
     """The SDK's client, with `authority mcp` where a server would stand in its configuration."""
     parameters = StdioServerParameters(
         command=str(CLI),
@@ -220,7 +223,7 @@ def run_client(lab: Lab, policy: str, command: list[str], body: Any, *more: str)
         errors = (lab.root / "mcp.err").open("w+")
         async with (
             stdio_client(parameters, errlog=errors) as streams,
-            ClientSession(*streams) as session,
+            ClientSession(*streams, message_handler=hear) as session,
         ):
             await session.initialize()
             return await body(session)
@@ -233,8 +236,6 @@ def run_client(lab: Lab, policy: str, command: list[str], body: Any, *more: str)
 
 
 def test_between_a_client_and_a_server(own: Lab) -> None:
-    import sys
-
     prepare(own)
     policy = str(own.policy('version = 1\n[mcp.server]\nallow = ["add"]\n'))
     command = [sys.executable, "servers/files.py"]
@@ -281,3 +282,26 @@ def test_a_policy_that_names_what_is_not_there(own: Lab) -> None:
         assert refusal(lambda: run.gate().tool("gone/t", {})).code == "E_POLICY_DENY"
     with pytest.raises(PolicyFileError):
         own.start("1", OPEN + server("g", more='policy = "none.toml"')).started()
+
+
+def test_a_client_hears_of_an_approval(own: Lab) -> None:
+    prepare(own)
+    policy = str(own.policy('version = 1\n[mcp.server]\nallow = ["add"]\n'))
+
+    async def body(session: ClientSession) -> Any:
+        before = [t.name for t in (await session.list_tools()).tools]
+        await asyncio.to_thread(approve, own)
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            if heard:
+                break
+        return before, [t.name for t in (await session.list_tools()).tools]
+
+    heard: list[Any] = []
+
+    async def hear(message: Any) -> None:
+        heard.append(message)
+
+    command = [sys.executable, "servers/files.py"]
+    assert run_client(own, policy, command, body, hear=hear) == ([], ["add"])
+    assert type(heard[0]).__name__ == "ToolListChangedNotification"

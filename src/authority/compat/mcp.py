@@ -178,6 +178,11 @@ class Hub:
         if server is not None:
             server.connection.stop(reason)
 
+    def answered(self) -> None:
+        """A person approved or refused a definition: clients may list anew."""
+        if self._peer is not None:
+            self._peer.tell("mcp.answered", {})
+
     # --- clients in the run ---
 
     async def serve(self, stream: Stream) -> None:

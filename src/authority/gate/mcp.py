@@ -229,6 +229,11 @@ class Hubs:
             return None
         return self._hubs.get(run_id) or self.service(self._door(run))
 
+    def answered(self) -> None:
+        """A person answered what waited."""
+        for hub in self._hubs.values():
+            hub.answered()
+
     async def look_up(self, request: Request) -> dict[str, Any]:
         """What a call of a server's tool has to know: the tool's definition as it is now."""
         run = self._runs.running.get(request.run)

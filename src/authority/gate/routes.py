@@ -354,6 +354,8 @@ class Routes:
             seq = self._gate.definitions.answer(key, f"uid {asking.uid}", granted=granted)
             if seq is None:
                 raise ControlRefused(404, f"no definition {printable(key, 200)} is waiting")
+            await self._ledger.durable(seq)
+            self._gate.hubs.answered()
             return {"id": key, "granted": granted, "seq": seq}
         pending = self._ledger.state.approvals.get(key)
         if pending is None or pending.answer:

@@ -20,8 +20,10 @@ from typing import Any
 
 import anyio
 import mcp_types as types
+from mcp.server.lowlevel.server import NotificationOptions
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
+from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
 from pydantic import ValidationError
 from uvicorn import Config
@@ -48,7 +50,8 @@ _rooms: dict[int, Room] = {}
 def prepare(peer: Peer) -> None:
     """Answer the gate's calls about MCP on this link."""
     if id(peer) not in _rooms:
-        logging.disable(logging.CRITICAL)  # what a peer sent is not for the gate's error output
+        for name in ("mcp", "uvicorn"):  # what a peer sent is not for the gate's error output
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         _rooms[id(peer)] = Room(peer)
 
 
@@ -66,9 +69,20 @@ class Room:
         self._servers: dict[str, Upstream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._http: asyncio.Future[H11Factory] | None = None
+        self._fronts: set[Front] = set()
         peer.on("mcp.server", self._server)
+        peer.on("mcp.answered", self._answered)
         self._parcels.on("mcp.refresh", self._refresh)
         self._parcels.on("mcp.perform", self._perform)
+
+    async def _answered(self, _params: Any, _fds: list[int]) -> tuple[Any, Fds]:
+        """A person answered: clients may list anew."""
+        self._tell_clients()
+        return None, ()
+
+    def _tell_clients(self) -> None:
+        for front in self._fronts:
+            self._keep(_told(front))
 
     def _keep(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
@@ -91,6 +105,7 @@ class Room:
 
         def changed() -> None:
             self._peer.tell("mcp.changed", {"name": name})
+            self._tell_clients()
 
         upstream = self._servers[name] = Upstream(name, sock, trouble, changed, timeout)
 
@@ -175,7 +190,12 @@ class Room:
         """Serve one connection."""
         names = [str(name) for name in params["names"]]
         if params.get("form") == "lines":
-            await self._lines(Front(names, self._ask, self.tools, prefixed=False), sock)
+            front = Front(names, self._ask, self.tools, prefixed=False)
+            self._fronts.add(front)
+            try:
+                await self._lines(front, sock)
+            finally:
+                self._fronts.discard(front)
             return
         if self._http is None:
             self._http = asyncio.get_running_loop().create_future()
@@ -228,13 +248,21 @@ class Room:
 
         tasks = [self._keep(receive()), self._keep(send())]
         try:
-            await server.run(inward, outward, server.create_initialization_options())
+            told = NotificationOptions(tools_changed=True)
+            await server.run(inward, outward, server.create_initialization_options(told))
         finally:
             outward.close()
             await asyncio.wait({tasks[1]}, timeout=1)
             for task in tasks:
                 task.cancel()
             writer.close()
+
+
+async def _told(front: Front) -> None:
+    with contextlib.suppress(
+        MCPError, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError
+    ):
+        await front.changed()
 
 
 class H11Factory:

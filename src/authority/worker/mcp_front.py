@@ -42,6 +42,7 @@ class Front:
         self._tools = tools
         self._prefixed = prefixed
         self._uris: dict[str, str] = {}
+        self._session: Any = None
         self.server: Server[Any] = Server(
             "authority",
             instructions=_INSTRUCTIONS,
@@ -53,6 +54,11 @@ class Front:
             on_get_prompt=self._get_prompt,
         )
         self.server.middleware.clear()  # nothing is traced: the gate's log is the record
+
+    async def changed(self) -> None:
+        """Tell the client of a connection of its own that there may be other tools now."""
+        if self._session is not None:
+            await self._session.send_tool_list_changed()
 
     def _shown(self, server: str, name: str) -> str:
         return f"{server}__{name}" if self._prefixed else name
@@ -79,7 +85,9 @@ class Front:
             raise _refusal(refused)
         return found
 
-    async def _list_tools(self, _ctx: Any, _params: Any) -> types.ListToolsResult:
+    async def _list_tools(self, ctx: Any, _params: Any) -> types.ListToolsResult:
+        if not self._prefixed:
+            self._session = ctx.session
         shown: list[types.Tool] = []
         for name, value in await self._each("tools"):
             known = self._tools(name)

@@ -102,7 +102,8 @@ class Upstream:
                 await self._greet(session)
                 await self._ended.wait()
         except ExceptionGroup as group:
-            self.close(f"the connection failed: {quoted(group.exceptions[0])}")
+            self._trouble(f"the connection failed: {quoted(group.exceptions[0])}")
+            self.close("the connection failed")
         finally:
             self.close("closed")
             for task in tasks:
@@ -118,7 +119,8 @@ class Upstream:
         except TimeoutError:
             self.close("it did not answer the handshake in time")
         except (MCPError, ValidationError, RuntimeError, OSError) as error:
-            self.close(f"the handshake failed: {quoted(error)}")
+            self._trouble(f"the handshake failed: {quoted(error)}")
+            self.close("the handshake failed")
         else:
             self.version = session.protocol_version or ""
             self._session = session
