@@ -6,10 +6,14 @@ or the same one started again) still works.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -226,6 +230,54 @@ def test_sampling_is_refused_with_a_sentence(at: Lab) -> None:
         text = run.gate().tool("bad/t", {"a": 1})["content"][0]["text"]
         assert text == "Refused: this client gives a server no sampling."
         assert any("sampling" in line for line in troubles(run))
+
+
+def test_a_worker_that_dies_takes_its_servers_and_nobody_else(at: Lab) -> None:
+    with at.attached(policy("plain")) as run:
+        good_works(run)
+        for pid in below(at.pid(), "authority.worker"):
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: at.log(kind="run.end"))
+        good_works(run)
+        starts = at.log(kind="run.start", agent="mcp:good")
+        assert len(starts) == 2
+        assert at.log(kind="outcome", run=starts[0]["run"])[-1]["facts"]["ended"]
+
+
+def below(gate: int, word: str) -> list[int]:
+    """Processes of this gate's own that have `word` on their command line."""
+    found, parents = [], {gate}
+    for _ in range(6):
+        for each in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                parent = int((each / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                pid = int(each.name)
+                if parent in parents and pid not in parents:
+                    parents.add(pid)
+                    if word.encode() in (each / "cmdline").read_bytes():
+                        found.append(pid)
+    return found
+
+
+def test_a_person_is_asked_for_each_call_where_the_policy_says_so(at: Lab) -> None:
+    text = policy("plain") + '\n[approvals]\nrequire = ["tool:bad.*"]\n'
+    with at.attached(text) as run:
+        gate = run.gate()
+        assert code_of(lambda: gate.tool("bad/t", {"a": 1})) == "E_APPROVAL_REQUIRED"
+        (asked,) = at.admin("GET", "/v1/approvals")["approvals"]
+        at.admin("POST", f"/v1/approvals/{asked['id']}", {"granted": True})
+        assert code_of(lambda: gate.tool("bad/t", {"a": 2})) == "E_APPROVAL_REQUIRED"
+        gate.tool("bad/t", {"a": 1})
+        assert code_of(lambda: gate.tool("bad/t", {"a": 1})) == "E_APPROVAL_REQUIRED"
+        good_works(run)
+
+
+def test_a_capability_can_be_narrowed_to_one_tool_of_a_server(at: Lab) -> None:
+    with at.attached(policy("plain")) as run:
+        gate = run.gate()
+        narrow = gate.attenuate(resources=["tool:good.t"])
+        assert code_of(lambda: gate.tool("good/u", {}, capability=narrow)) == "E_CAP_SCOPE"
+        gate.tool("good/t", {"a": 1}, capability=narrow)
 
 
 def test_halting_the_run_ends_its_servers(at: Lab) -> None:

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from authority import protocol
@@ -54,8 +55,9 @@ class Served:
         self._ours, self._theirs = socket.socketpair()
         self._ours.setblocking(False)
         self._printed: asyncio.Queue[bytes] = asyncio.Queue()
+        self._stopping = asyncio.Event()
         self._child: Run | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def printed(self, data: bytes) -> None:
         """What the server wrote to its standard output."""
@@ -75,19 +77,48 @@ class Served:
         child.on_end(lambda: self.stop("its run ended"))
         flow = await door.open("mcp.serve", named("run", self._parent), Nothing())
         flow.on_stop(lambda: self.stop("its run was stopped"))
-        for work in (self._inward(flow), self._outward(flow)):
-            self._tasks.append(asyncio.get_running_loop().create_task(work))
+        carrying = [self._keep(work) for work in (self._inward(flow), self._outward(flow))]
+        self._keep(self._finish(flow, carrying))
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _finish(self, flow: Flow, carrying: list[asyncio.Task[None]]) -> None:
+        """When one direction has ended, so has the other; then the effect has its outcome."""
+        await asyncio.wait(carrying, return_when=asyncio.FIRST_COMPLETED)
+        for task in carrying:
+            task.cancel()
+        await asyncio.wait(carrying)
+        self._ours.close()
+        await flow.finish("done", facts={"ended": self.over})
 
     def stop(self, reason: str) -> None:
         if self.over:
             return
-        self.over = reason
-        self._ours.close()
+        self.over = printable(reason, 200)
         self._theirs.close()
-        for task in self._tasks:
-            task.cancel()
+        if not self._tasks:
+            self._ours.close()
+        else:
+            with contextlib.suppress(OSError):  # who reads or writes it sees its end
+                self._ours.shutdown(socket.SHUT_RDWR)
+        self._stopping.set()
         if self._child is not None and not self._child.over:
             self._child.stop(reason)
+
+    async def _next(self) -> bytes:
+        """What the server printed next; nothing when it is stopped."""
+        waits = [asyncio.ensure_future(w) for w in (self._printed.get(), self._stopping.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            found = waits[0].result() if waits[0].done() and not self.over else b""
+            return found if isinstance(found, bytes) else b""
+        finally:
+            for each in waits:
+                each.cancel()
 
     def _caller(self) -> Label:
         info = self._state.runs.get(self._parent)
@@ -102,7 +133,7 @@ class Served:
                 await flow.commit("in", data, charge={}, label=self._caller())
                 await self._child.give_input(data)
         except (OSError, Refused) as error:
-            self.stop(f"its input ended: {printable(str(error), 200)}")
+            self.stop(f"its input ended: {error}")
             return
         self.stop("the worker ended the connection")
 
@@ -112,13 +143,15 @@ class Served:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                data = await self._printed.get()
+                data = await self._next()
+                if not data:
+                    return
                 await flow.commit("out", data, charge={"output_bytes": len(data)})
                 await loop.sock_sendall(self._ours, data)
                 if self._child.channel is not None:
                     self._child.channel.send_control(protocol.OutputAck(len(data)))
         except (OSError, Refused) as error:
-            self.stop(f"its output ended: {printable(str(error), 200)}")
+            self.stop(f"its output ended: {error}")
 
 
 class Wire:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from authority.kernel.addresses import host_text, is_address, judge_address, shown
+from authority.kernel.mcp_rules import covering
 from authority.kernel.models import EFFECTS as MODEL_EFFECTS
 from authority.kernel.pattern_match import Pattern, literal_prefix
 from authority.kernel.pattern_syntax import escape_file, literal
@@ -146,6 +147,15 @@ def check_warnings(policy: Policy) -> list[str]:
     out: list[str] = []
     for layer in policy.layers:
         out.extend(f"{shown(layer.name)}: {text}" for text in _layer_warnings(layer))
+    for name, server in policy.mcp.items():
+        if any("*" in view.allow for view in server.views):
+            out.append(f'mcp.{name}: allow "*" covers every tool that the server will ever have')
+        for view in server.views:
+            out.extend(
+                f"mcp.{name}.tools.{tool} has no effect: no pattern of allow covers it"
+                for tool in view.tools
+                if not covering(view.allow, tool)
+            )
     for name, credential in policy.credentials.items():
         out.extend(_credential_warnings(policy, name, credential.hosts))
     if policy.network.proxy:
