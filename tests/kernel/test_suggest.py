@@ -9,9 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from authority.gate.policyfile import shipped_prices
 from authority.kernel import resources
-from authority.kernel.policy import Policy, PolicyError, Source, load, narrow
+from authority.kernel.policy import (
+    Judgement,
+    Policy,
+    PolicyError,
+    Source,
+    explain,
+    load,
+    narrow,
+)
 from authority.kernel.policy_edit import EditError, with_additions
+from authority.kernel.policy_tree import SHIPPED_PRICES
 from authority.kernel.resource_files import file_segments
 from authority.kernel.suggest import (
     LISTS,
@@ -32,7 +42,8 @@ def policy(text: str = "", base: str = BASE) -> Policy:
 
 
 def none(base: str, name: str) -> Source:
-    raise AssertionError(name)
+    assert name == SHIPPED_PRICES
+    return shipped_prices()
 
 
 def wish(effect: str, resource: str, verb: str = "", **more: Any) -> Wish:
@@ -457,3 +468,35 @@ def test_json_is_written_anew() -> None:
     assert (
         made == '{\n  "version": 1,\n  "filesystem": {\n    "read": [\n      "./x"\n    ]\n  }\n}\n'
     )
+
+
+# --- what other effects bring ---
+
+SERVER = '[mcp.files]\ncommand = ["server"]\nallow = ["read_*"]   # mine\n'
+
+
+def test_tools_of_a_server_that_is_defined() -> None:
+    asked = [wish("tool.call", "tool:files.write_file"), wish("tool.call", "tool:other.x")]
+    found = suggest(policy(SERVER), asked)
+    assert rules(found) == [("mcp.files.allow", "write_file")]
+    assert [left.wish for left in found.left] == [asked[1]]
+    after = applied(SERVER, found)
+    assert after.judge("tool.call", resources.parse_text("tool:files.write_file")).allowed
+    assert not after.judge("tool.call", resources.parse_text("tool:files.delete")).allowed
+
+
+def test_a_model_by_its_name() -> None:
+    found = suggest(policy(), [wish("model.chat", "model:claude-x-1")])
+    assert rules(found) == [("models.allow", "claude-x-1")]
+    assert (
+        not applied("", found).judge("model.chat", resources.parse_text("model:claude-x-2")).allowed
+    )
+
+
+def test_a_denial_of_what_acts_later_names_the_rule_that_opens_it() -> None:
+    asked = resources.parse("fs.write", ".git/hooks/x", cwd=BASE)
+    closed = Judgement(False, "built in", "this is a repository's hooks")
+    told = explain(policy(), "fs.write", asked, "", closed)
+    assert told.snippet == '[filesystem]\nwrite = ["./.git/hooks/x"]\n'
+    guarded = policy().protect([f"{BASE}/.git"])
+    assert "no rule can allow it" in explain(guarded, "fs.write", asked, "", closed).missing

@@ -115,22 +115,26 @@ def narrow(parent: Policy, child: Policy) -> Policy:
 
 
 def add_rules(policy: Policy, rules: Mapping[tuple[str, str], Sequence[str]]) -> Policy:
-    """The policy with more rules in its own file: texts for each (section, list).
+    """The policy with more rules in its own file: texts for each (section, list). A section may be
+    one of several (`mcp.NAME`), and is there then.
 
     What is protected stays so. Raises `PolicyError`, for a run's policy below another one too.
     """
     node = policy._node
     if node.under:
         raise PolicyError(policy.name, "", 0, "rules can't be added below a parent's policy")
-    doc = {name: _copied(value) for name, value in node.doc.items()}
+    doc = _copied(node.doc)
     for (section, key), texts in rules.items():
-        table = doc.setdefault(section, {})
+        table = doc
+        for part in section.split("."):
+            table = table.setdefault(part, {})
         table[key] = [*table.get(key, []), *texts]
     return Policy(msgspec.structs.replace(node, doc=doc, source=None), policy._protection)
 
 
 def _copied(value: Any) -> Any:
-    return dict(value) if isinstance(value, Mapping) else value
+    """Tables anew, all the way down; what they hold as it is."""
+    return {k: _copied(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
 def for_agent(parent: Policy, name: str, read_parent: ReadParent) -> Policy:

@@ -11,6 +11,7 @@ Pure. Rules
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import tomllib
@@ -63,9 +64,11 @@ def _read(text: str, format: str) -> dict[str, Any]:
 
 
 def _merged(old: dict[str, Any], additions: Sequence[Addition]) -> dict[str, Any]:
-    out = {key: dict(value) if isinstance(value, dict) else value for key, value in old.items()}
+    out: dict[str, Any] = copy.deepcopy(old)
     for each in additions:
-        table = out.setdefault(each.section, {})
+        table: Any = out
+        for part in each.section.split("."):
+            table = table.setdefault(part, {}) if isinstance(table, dict) else None
         if not isinstance(table, dict) or not isinstance(table.get(each.key, []), list):
             raise EditError(f"{each.section}.{each.key} is no list in this file")
         table[each.key] = [*table.get(each.key, []), each.rule]

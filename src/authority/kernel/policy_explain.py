@@ -14,6 +14,7 @@ from authority.kernel.models import EFFECTS as MODEL_EFFECTS
 from authority.kernel.pattern_match import Pattern, literal_prefix
 from authority.kernel.pattern_syntax import escape_file, literal
 from authority.kernel.policy_files import READS, WRITES
+from authority.kernel.policy_persist import persistent
 from authority.kernel.policy_rules import RuleList, Rules, private_key
 from authority.kernel.policy_sections import Explanation, Judgement
 from authority.kernel.resource_files import file_segments
@@ -41,6 +42,9 @@ def explain(
     """Why a judgement denies, and the smallest addition that would allow exactly this."""
     if judgement.allowed:
         return Explanation(f"nothing: {judgement.rule} allows it")
+    if named_alone(policy, effect, resource, judgement):
+        layer = policy.layers[0]
+        return Explanation(judgement.reason, _snippet(layer, effect, resource, verb))
     if judgement.rule:
         return Explanation(
             f"{judgement.reason}; no rule can allow it"
@@ -70,6 +74,19 @@ def explain(
     if len(policy.layers) > 1:
         missing += "; the rule has to stand in " + ", ".join(shown(each.name) for each in files)
     return Explanation(missing, _snippet(files[0], effect, resource, verb))
+
+
+def named_alone(policy: Policy, effect: str, resource: Resource, judgement: Judgement) -> bool:
+    """Whether this is closed because a trusted tool later acts on it: a rule that names it opens it."""
+    return (
+        judgement.rule == "built in"
+        and resource.scheme == "fs"
+        and effect in WRITES
+        and persistent(effect, resource.segments) is not None
+        and not policy._protection.denies(
+            resource.segments, writes=True, moves=effect in ("fs.rename", "fs.delete")
+        )
+    )
 
 
 def _missing(policy: Policy, effect: str, resource: Resource, verb: str) -> list[Rules]:

@@ -18,7 +18,7 @@ Pure. Rules
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -26,7 +26,7 @@ import msgspec
 from authority.kernel import resources
 from authority.kernel.addresses import ResourceError, shown
 from authority.kernel.policy import Policy, PolicyError, add_rules, check_warnings, explain
-from authority.kernel.policy_explain import file_rule, toml_text
+from authority.kernel.policy_explain import file_rule, named_alone, toml_text
 from authority.kernel.policy_files import READS, WRITES
 from authority.kernel.resource_files import file_segments, file_text
 from authority.kernel.resources import Resource
@@ -43,7 +43,8 @@ LISTS: Final[tuple[Place, ...]] = (
     ("network", "http"),
     ("models", "allow"),
 )
-"""The lists that a rule can be added to; anything else a person has to define."""
+"""The lists that a rule can be added to, beside those of a server that `mcp` defines; anything else a
+person has to define."""
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -196,9 +197,7 @@ def _rules(
             raise _Cannot("is not there: nothing would be found with a rule either")
         if looks_secret(resource.segments):
             raise _Cannot("looks like a secret: if a run must have it, a person writes that rule")
-        if judgement.rule and not (
-            judgement.rule == "built in" and acts_later(wish.effect, resource.segments)
-        ):
+        if judgement.rule and not named_alone(policy, wish.effect, resource, judgement):
             raise _Cannot(judgement.reason)
         key = "write" if wish.effect in WRITES else "read"
         return [(("filesystem", key), file_rule(policy.layers[0].base, resource), resource)]
@@ -206,15 +205,26 @@ def _rules(
         raise _Cannot(judgement.reason)
     found = explain(policy, wish.effect, resource, wish.verb, judgement)
     added: list[tuple[Place, str, Resource | None]] = [
-        ((section, key), rule, None)
-        for section, table in tomllib.loads(found.snippet).items()
-        for key, value in table.items()
-        if (section, key) in LISTS and isinstance(value, list)
-        for rule in value
+        (place, rule, None) for place, rule in _said(found.snippet)
     ]
     if not added:
         raise _Cannot(f"{found.missing}; a person has to say what it is")
     return added
+
+
+def _said(snippet: str) -> Iterator[tuple[Place, str]]:
+    """The rules of a snippet that go into a list. What a person has to define is none."""
+    for section, table in tomllib.loads(snippet).items():
+        for key, value in table.items():
+            if (section, key) in LISTS:
+                for rule in value:
+                    yield (section, key), rule
+            elif section == "mcp":
+                # A server that is defined: its tools, prompts and resources by their exact names.
+                for name, rules in value.items():
+                    for rule in rules if isinstance(rules, list) else ():
+                        if "*" not in rule:
+                            yield (f"mcp.{key}", name), rule
 
 
 def _sayable(
@@ -363,7 +373,8 @@ def toml(suggestion: Suggestion) -> str:
     """The additions as TOML, each with its reasons; what is left as comments."""
     out: list[str] = []
     section = ""
-    for place in LISTS:
+    others = sorted({each.place for each in suggestion.additions} - set(LISTS))
+    for place in (*LISTS, *others):
         rules = [each for each in suggestion.additions if each.place == place]
         if not rules:
             continue
