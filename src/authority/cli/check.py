@@ -2,28 +2,48 @@
 
 Nothing is started and no gate is asked. Capabilities, budgets and labels are not judged here: they
 depend on the run.
+
+Rules
+- A request is an effect and a resource. Without an effect, what is named says which are meant: a URL
+  the request (`--verb`), host and port the tunnel, anything else a file, to be read and written.
+- The exit code is 0 only when everything that was asked is allowed.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from authority.cli.common import parser, print_json
 from authority.errors import AuthorityError
 from authority.gate import policyfile
 from authority.kernel import resources
 from authority.kernel.canonical import printable
+from authority.kernel.policy import Policy
 from authority.kernel.policy_explain import check_warnings, explain
 from authority.kernel.requests import EFFECTS
+
+_SCHEMES = {
+    "http": ("http.request",),
+    "https": ("http.request",),
+    "tcp": ("net.connect",),
+    "dns": ("net.resolve",),
+    "tool": ("tool.call",),
+    "agent": ("agent.spawn",),
+    "model": ("model.chat",),
+    "fs": ("fs.read", "fs.write"),
+}
+_TUNNEL = re.compile(r"[A-Za-z0-9.-]+:[0-9]{1,5}\Z")
 
 
 def main(arguments: Sequence[str]) -> int:
     made = parser("check", "Judge a request by a policy, without running anything.")
     made.add_argument("--policy", type=Path, required=True, metavar="FILE")
-    made.add_argument("effect", nargs="?", help="such as fs.read or http.request")
-    made.add_argument("resource", nargs="?", help="a path, a URL, tool:NAME")
+    made.add_argument("effect", nargs="?", help="such as fs.read or http.request; may be left out")
+    made.add_argument("resource", nargs="?", help="a path, a URL, host:port, tool:NAME")
     made.add_argument("--verb", default="GET", help="the HTTP method (default: GET)")
     options = made.parse_args(arguments)
     policy = policyfile.read(options.policy).policy
@@ -37,37 +57,63 @@ def main(arguments: Sequence[str]) -> int:
             for line in warnings:
                 print(f"  note: {printable(line)}")
         return 0
-    if options.effect not in EFFECTS or options.resource is None:
+    answers = [
+        answer(policy, effect, resource, options.verb.upper())
+        for effect, resource in asked(options.effect, options.resource)
+    ]
+    if options.json:
+        first = {**answers[0], "warnings": warnings}
+        print_json(first if len(answers) == 1 else {"requests": answers, "warnings": warnings})
+    else:
+        for each in answers:
+            _show(each)
+    return 0 if all(each["allowed"] for each in answers) else 1
+
+
+def asked(effect: str, resource: str | None) -> list[tuple[str, str]]:
+    """The requests that are meant. Raises `AuthorityError`."""
+    if effect in EFFECTS and resource is not None:
+        return [(effect, resource)]
+    if effect in EFFECTS or resource is not None:
         raise AuthorityError(
             "name an effect and a resource", f"effects: {', '.join(sorted(EFFECTS))}"
         )
-    verb = options.verb.upper() if options.effect == "http.request" else ""
-    resource = resources.parse(options.effect, options.resource, cwd=os.path.realpath(os.getcwd()))
-    judgement = policy.judge(options.effect, resource, verb)
-    approval = policy.approval(options.effect, resource, verb) if judgement.allowed else ""
-    answer = {
+    if _TUNNEL.match(effect):
+        return [("net.connect", effect)]
+    effects = _SCHEMES.get(effect.partition(":")[0], _SCHEMES["fs"])
+    return [(each, effect) for each in effects]
+
+
+def answer(policy: Policy, effect: str, text: str, verb: str) -> dict[str, Any]:
+    """What the policy says of one request. Raises `ResourceError`."""
+    verb = verb if effect == "http.request" else ""
+    resource = resources.parse(effect, text, cwd=os.path.realpath(os.getcwd()))
+    judgement = policy.judge(effect, resource, verb)
+    found = {
+        "effect": effect,
+        "verb": verb,
         "resource": resource.text,
         "allowed": judgement.allowed,
         "rule": judgement.rule,
         "reason": judgement.reason,
-        "approval": approval,
+        "approval": policy.approval(effect, resource, verb) if judgement.allowed else "",
         "missing": "",
         "snippet": "",
-        "warnings": warnings,
     }
     if not judgement.allowed:
-        told = explain(policy, options.effect, resource, verb, judgement)
-        answer["missing"], answer["snippet"] = told.missing, told.snippet
-    if options.json:
-        print_json(answer)
-    else:
-        said = "allowed" if judgement.allowed else "denied"
-        if approval:
-            said = "allowed when a person approves"
-        print(f"{said}: {options.effect} {verb} {resource.text}".replace("  ", " "))
-        print(f"  {printable(judgement.rule or judgement.reason)}")
-        if answer["snippet"]:
-            print("  this would allow it:")
-            for line in str(answer["snippet"]).rstrip().split("\n"):
-                print(f"    {printable(line)}")
-    return 0 if judgement.allowed else 1
+        told = explain(policy, effect, resource, verb, judgement)
+        found["missing"], found["snippet"] = told.missing, told.snippet
+    return found
+
+
+def _show(found: dict[str, Any]) -> None:
+    said = "allowed" if found["allowed"] else "denied"
+    if found["approval"]:
+        said = "allowed when a person approves"
+    what = " ".join(part for part in (found["effect"], found["verb"], found["resource"]) if part)
+    print(f"{said}: {printable(what, 8192)}")
+    print(f"  {printable(found['rule'] or found['reason'])}")
+    if found["snippet"]:
+        print("  this would allow it:")
+        for line in str(found["snippet"]).rstrip().split("\n"):
+            print(f"    {printable(line)}")
