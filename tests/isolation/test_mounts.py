@@ -67,6 +67,23 @@ def test_the_program_below_a_mount_is_shown_by_who_answers(caller: Any, place: P
     assert answer["over"] == []
 
 
+def test_a_program_file_in_a_mounted_folder_starts(caller: Any, place: Path) -> None:
+    """Machine code is bound onto the mount, where it can be executed; a script is read through it."""
+    shutil.copy("/bin/echo", place / "tool")
+    (place / "tool").chmod(0o755)
+    (place / "run.sh").write_text("#!/bin/sh\nread line < data.txt || true\necho got $line\n")
+    (place / "run.sh").chmod(0o755)
+    own(caller, place)
+    case = {"cwd": str(place), "mounts": [[str(place)]]}
+    binary, script = caller.mounted(
+        {"argv": ["./tool", "hello"], **case}, {"argv": ["./run.sh"], **case}
+    )
+    assert binary["out"] == "hello\n", binary
+    assert binary["over"] == [str(place / "tool")]
+    assert script["out"] == "got data\n", script
+    assert str(place / "run.sh") in script["shown"]
+
+
 def test_a_denial_is_eacces_and_a_neighbour_still_opens(caller: Any, place: Path) -> None:
     answer = python(
         caller,
@@ -176,6 +193,8 @@ def test_a_question_that_is_never_answered_holds_nobody_beyond_the_kill(
         assert answer["killed"] is True
         assert answer["out"] == ""
         assert answer["took"] < 5, answer
+        if then == "freeze" and caller.drop is None and os.geteuid() == 0:
+            assert answer["frozen"] is True
 
 
 def test_the_end_of_the_stream_ends_the_mount(caller: Any, place: Path) -> None:

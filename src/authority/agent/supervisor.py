@@ -150,6 +150,9 @@ class Supervisor:
             handler = self.handlers.get(fd)
             if handler is not None:
                 handler(events)
+        if self.out.size:
+            # Most of the time the trunk has room, and need not be waited for.
+            self.out.flush(self.trunk)
         if timed:
             self.clients.close_stalled(self.out.size < TRUNK_HIGH)
 

@@ -58,6 +58,20 @@ def resident_bytes(pids: list[int]) -> int:
     return total
 
 
+def held(pids: list[int]) -> bool:
+    """Whether each of their threads is where no signal wakes it: frozen, or waiting in the kernel (for
+    an answer about a mounted file), from where a thread that is to be frozen does not come back."""
+    states = []
+    for pid in pids:
+        try:
+            for task in os.listdir(f"/proc/{pid}/task"):
+                text = Path(f"/proc/{pid}/task/{task}/stat").read_text("utf-8", "replace")
+                states.append(text.rpartition(")")[2].split()[0])
+        except OSError:
+            continue
+    return all(state in "DTtZX" for state in states)
+
+
 def stopped(pids: list[int]) -> bool:
     """Whether each of them is stopped or dead."""
     return all(status(pid).get("State", "Z")[:1] in "TtZX" for pid in pids)

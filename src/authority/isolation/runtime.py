@@ -193,6 +193,7 @@ def resolve(
         line = _shebang(program)
         if line is None:
             break
+        view.file(program, "the program")
         words = [*line, program, *words[1:]]
         program = find(line[0], view.cwd, environment)
     executables = _show_elf(view, program, architecture)

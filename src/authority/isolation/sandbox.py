@@ -244,6 +244,9 @@ class Sandbox:
             if by_group and self._group is not None:
                 if self._group.is_frozen():
                     return True
+                # Process 1 stands still too, so who waits for an answer about a file waits on.
+                if self._group.version == 1 and processes.held(processes.tree(self.pid)):
+                    return True
             else:
                 # What was forked meanwhile is found on the next round; the stopped fork no more.
                 members = processes.tree(self.pid)
