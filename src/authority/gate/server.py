@@ -41,9 +41,9 @@ from authority.gate.detectors import Detectors
 from authority.gate.doorway import Doorway
 from authority.gate.family import Messages, Spawn
 from authority.gate.going import Goings
-from authority.gate.mcp import Hubs, ToolRouter
 from authority.gate.incident_routes import IncidentRoutes
 from authority.gate.incidents import Incidents
+from authority.gate.mcp import Hubs, ToolRouter
 from authority.gate.opening import Opened, open_state
 from authority.gate.performers import Models, PerPolicy, look_ups, table
 from authority.gate.pipeline import Pipeline
