@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from authority.gate.policyfile import shipped_prices
 from authority.kernel.policy import Policy, Source, check_warnings, from_canonical, load
 from authority.kernel.policy_schema import _TOP
 from authority.kernel.policy_sections import DEFAULT_BUDGETS, Limits
+from authority.kernel.policy_tree import SHIPPED_PRICES
 from authority.kernel.resources import parse
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "policy.md").read_text("utf-8")
@@ -19,6 +21,8 @@ BASE = "/home/u/project"
 
 def make(text: str) -> Policy:
     def parent(base: str, name: str) -> Source:
+        if name == SHIPPED_PRICES:
+            return shipped_prices()
         found = [block for block in BLOCKS if block.startswith(f"# {name}")]
         return Source(found[0], "toml", base, name)
 
