@@ -1,4 +1,4 @@
-"""The obedient model: it obeys what it reads last, in both APIs, within its limit, without a network."""
+"""The obedient model: it obeys what it reads last, in both APIs, within its limit."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Finish(_Message, frozen=True):
 def strictly(params: Any, kind: type[_T]) -> _T:
     """A message of the worker. Raises `CallError`."""
     try:
-        return msgspec.convert(params, kind)
+        return msgspec.convert(params, kind, builtin_types=(bytes,))
     except msgspec.ValidationError:
         raise CallError("E_SCHEMA_INVALID", "The worker's message has not its form.") from None
 

@@ -318,7 +318,8 @@ class ModelService:
             json_text.decode(json_text.encode(arguments.request))
         except (DemandError, ValueError, RecursionError) as error:
             return {"problem": str(error)[:200]}
-        found: dict[str, Any] = {"demand": msgspec.to_builtins(prepared.demand)}
+        demand = msgspec.to_builtins(prepared.demand)
+        found: dict[str, Any] = {"demand": demand, "whole": True}
         if resource.name in self._distrusted:
             found["distrusted"] = True
         return found

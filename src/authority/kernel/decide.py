@@ -386,9 +386,8 @@ def _model(
     assert request.resource is not None
     chain = [state.accounts[name] for name in run.accounts]
     terms = policy.model(request.resource.name)
-    whole = bool(request.arguments.request)
     try:
-        return models.worst(request.effect, facts.looked_up, terms, chain, whole=whole)
+        return models.worst(request.effect, facts.looked_up, terms, chain)
     except models.Unbounded as why:
         raise _No(Code.BUDGET_EXCEEDED, Layer.BUDGET, str(why), "models") from None
 

@@ -199,12 +199,7 @@ def reserve(
 
 
 def worst(
-    effect: str,
-    facts: Mapping[str, Any],
-    terms: Terms,
-    chain: Sequence[Account],
-    *,
-    whole: bool,
+    effect: str, facts: Mapping[str, Any], terms: Terms, chain: Sequence[Account]
 ) -> dict[str, int]:
     """What a call reserves in the accounts above a run. Raises `Unbounded` when it is refused."""
     demand = ask(facts)
@@ -222,7 +217,7 @@ def worst(
     why = refusal(effect, demand, terms, limited, counted)
     if why:
         raise Unbounded(why)
-    return reserve(effect, demand, terms, left, counted, whole=whole)
+    return reserve(effect, demand, terms, left, counted, whole=bool(facts.get("whole")))
 
 
 def settle(
