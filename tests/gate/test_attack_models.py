@@ -142,6 +142,14 @@ def test_the_price_list_can_bound_them(lab: Lab, server: Upstream) -> None:
     assert cached["cost_usd"] == cached["input_tokens"] * 2 + 50 * 4
 
 
+def test_a_policy_can_vouch_for_one_of_them(lab: Lab, server: Upstream) -> None:
+    names = 'extras = ["beta:interleaved-thinking-2025-05-14", "key:turbo"]\n'
+    given = {'allow = ["up-*"': names + 'allow = ["up-*"'}
+    calls = [UNBOUNDED["claude beta"], UNBOUNDED["an unknown key"], UNBOUNDED["prediction"]]
+    got, _ = ask(lab, policy_text(server, extra=given), calls)
+    assert [one.status for one in got] == [200, 200, 403]
+
+
 def raw_chat(body: str) -> dict[str, str]:
     return {"path": CHAT, "body": body}
 

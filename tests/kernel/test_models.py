@@ -258,6 +258,9 @@ def test_extending_tightens() -> None:
     assert limit.model("m-a").default_max_output == 9
     counted = make(child + '[models]\ninput_bound = "count"\n', base=BASE)
     assert not counted.model("m-a").count  # the base says bytes
+    vouched = '[models]\nextras = ["key:a"]\n'
+    assert make("version = 1\n" + vouched).model("m-a").extras == {"key:a"}
+    assert make(child + vouched, base=BASE).model("m-a").extras == frozenset()
     narrower = make(child + '[models.upstream.b]\nmodels = ["m-c*"]\n', base=BASE)
     assert list(narrower.models.upstream) == ["b"]
 

@@ -62,13 +62,17 @@ class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What a policy says about one model. `builtin`: it is the obedient model."""
+    """What a policy says about one model. `builtin`: it is the obedient model.
+
+    `extras` are those that the policy vouches for: they cost no more than bytes and limit say.
+    """
 
     name: str
     price: Price | None
     default_max_output: int = DEFAULT_MAX_OUTPUT
     count: bool = False
     builtin: bool = False
+    extras: frozenset[str] = frozenset()
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -136,6 +140,8 @@ def refusal(
             return f"the price is not known for more than {known.max_input} tokens of input"
     for extra in demand.extras:
         kind = extra.partition(":")[0]
+        if extra in terms.extras:
+            continue
         if kind == "stored" and known.stored >= 0:
             continue
         if kind == "hosted" and known.hosted >= 0 and known.hosted_cost >= 0:

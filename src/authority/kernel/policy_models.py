@@ -28,7 +28,7 @@ _OPENAI: Final = "https://api.openai.com:443/"
 class ModelRules:
     """What one file says about models beside its rules. `knows`: it has prices at all."""
 
-    __slots__ = ("_listed", "_own", "count", "default_max_output", "knows")
+    __slots__ = ("_listed", "_own", "count", "default_max_output", "extras", "knows")
 
     def __init__(self, doc: Mapping[str, Any] | None, *, inherits: bool) -> None:
         doc = doc or {}
@@ -39,6 +39,8 @@ class ModelRules:
         self.default_max_output = doc.get("default_max_output", 0)
         bound = doc.get("input_bound", "" if inherits else "bytes")
         self.count: bool | None = None if not bound else bound == "count"
+        vouched = doc.get("extras", None if inherits else ())
+        self.extras = None if vouched is None else frozenset(vouched)
 
     def price(self, name: str) -> Price | None:
         """This file's price of a model."""
@@ -62,7 +64,9 @@ def terms(name: str, files: Sequence[ModelRules]) -> Terms:
         return builtin_terms(name, most)
     price = dearest(each.price(name) for each in files if each.knows or each.mentions(name))
     count = all(each.count for each in files if each.count is not None)
-    return Terms(name, price, most, count)
+    vouched = [each.extras for each in files if each.extras is not None]
+    extras = vouched[0].intersection(*vouched[1:]) if vouched else frozenset()
+    return Terms(name, price, most, count, extras=extras)
 
 
 def own_models(doc: Mapping[str, Any] | None) -> Models:

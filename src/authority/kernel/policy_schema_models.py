@@ -102,6 +102,7 @@ _UPSTREAM: Final[dict[str, Checker]] = {
 _SECTION: Final[dict[str, Checker]] = {
     "allow": kit.texts,
     "deny": kit.texts,
+    "extras": kit.texts,
     "default_max_output": kit.quantity(values.count, positive=True),
     "input_bound": kit.one_of("bytes", "count"),
     "prices": kit.text,
