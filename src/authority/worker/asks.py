@@ -67,7 +67,8 @@ class Granted:
     @property
     def key(self) -> str:
         """What a kept connection is good for."""
-        return f"{self.scheme}://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
 
 
 class Gate:
@@ -77,9 +78,9 @@ class Gate:
         self._peer = peer
         self._conn = conn
 
-    async def _call(self, method: str, **params: Any) -> tuple[Any, list[int]]:
+    async def _call(self, call: str, /, **params: Any) -> tuple[Any, list[int]]:
         try:
-            return await self._peer.call(f"net.{method}", {"conn": self._conn, **params})
+            return await self._peer.call(f"net.{call}", {"conn": self._conn, **params})
         except CallError as error:
             raise Refusal(error.code, error.sentence, error.more) from None
 
@@ -119,7 +120,9 @@ class Gate:
         told, _ = await self._call("chunk", flow=flow, way=way, data=data, last=last)
         return data if told is None else bytes(told)
 
-    async def head(self, flow: int, answer: Response, data: bytes, *, last: bool) -> tuple[Fields, bytes]:
+    async def head(
+        self, flow: int, answer: Response, data: bytes, *, last: bool
+    ) -> tuple[Fields, bytes]:
         """Commit the head of an answer and the first bytes of its body: both as they are passed on.
 
         Raises `Refusal`.

@@ -150,15 +150,11 @@ class _Connection:
         await tell(self._client, status, no, close=True)
         await linger(self._client)
 
-    async def _target(
-        self, host: str, port: int, via: str, request: Request
-    ) -> Target | None:
+    async def _target(self, host: str, port: int, via: str, request: Request) -> Target | None:
         try:
             return await self._gate.target(host, port, via)
         except Refusal as no:
-            await tell(
-                self._client, status_of(no), no, head=request.method == "HEAD", close=True
-            )
+            await tell(self._client, status_of(no), no, head=request.method == "HEAD", close=True)
             await linger(self._client)
         return None
 

@@ -144,9 +144,7 @@ class Session:
             )
         except Refusal as no:
             keep = ask.keeps and ask.length in (None, 0)
-            await tell(
-                self._client, status_of(no), no, head=ask.method == "HEAD", close=not keep
-            )
+            await tell(self._client, status_of(no), no, head=ask.method == "HEAD", close=not keep)
             if not keep:
                 await linger(self._client)
             return keep

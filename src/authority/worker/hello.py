@@ -39,7 +39,7 @@ def server_name(data: bytes) -> str | None:
             raise Bad("A record of the first flight has no possible length.")
         piece = data[at + 5 : at + 5 + size]
         message += piece
-        if message[0] != _CLIENT_HELLO:
+        if message and message[0] != _CLIENT_HELLO:
             raise Bad("The first flight is not that of a TLS client.")
         if len(message) >= 4:
             whole = 4 + int.from_bytes(message[1:4], "big")

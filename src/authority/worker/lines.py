@@ -28,7 +28,7 @@ class Line:
     async def read(self) -> bytes:
         """What came next."""
         if self._back:
-            data, self._back = self._back, b""
+            data, self._back = self._back[:CHUNK], self._back[CHUNK:]
             return data
         return await self._read()
 
@@ -96,9 +96,7 @@ class TlsLine(Line):
         super().__init__()
         self._inner = inner
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(
-            self._in, self._out, server_side=server, server_hostname=host
-        )
+        self._tls = context.wrap_bio(self._in, self._out, server_side=server, server_hostname=host)
         self._sending = asyncio.Lock()
 
     @property
@@ -164,10 +162,8 @@ class TlsLine(Line):
 
     async def finish(self) -> None:
         with contextlib.suppress(ssl.SSLError, OSError):
-            try:
+            with contextlib.suppress(ssl.SSLWantReadError):
                 self._tls.unwrap()
-            except ssl.SSLWantReadError:
-                pass
             await self._flush()
         await self._inner.finish()
 

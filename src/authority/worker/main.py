@@ -19,7 +19,12 @@ from typing import Any, Protocol
 
 from authority.protocol.packets import CallError, Fds, Peer
 
-KINDS: dict[str, str] = {"mcp": "mcp", "model": "models"}
+KINDS: dict[str, str] = {
+    "direct": "entrance",
+    "mcp": "mcp",
+    "model": "models",
+    "proxy": "entrance",
+}
 """Module by kind of connection; each has `async def serve(peer, params, sock)`, and one that the gate
 calls in its own words has `prepare(peer)`, which answers them."""
 

@@ -56,9 +56,7 @@ async def relay(gate: Gate, flow: int, client: Line, server: Line, *, look: Targ
     finally:
         client.close()
         server.close()
-    await gate.finish(
-        flow, status, sentence, bytes_in=moved["in"], bytes_out=moved["out"]
-    )
+    await gate.finish(flow, status, sentence, bytes_in=moved["in"], bytes_out=moved["out"])
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -1,7 +1,8 @@
 """One conversation with a server: TLS, a request as it was judged, its answer piece by piece.
 
 Rules
-- Nothing is followed, decoded or retried here. Interim answers are read and dropped, at most `MAX_INTERIM`.
+- Nothing is followed, decoded or retried here. Interim answers are read and dropped, at most
+  `MAX_INTERIM`.
 - What a server sends beyond its answer is nobody's: the connection is not used again.
 - A body that breaks off, or that runs to the end of a TLS session which nobody closed, is a cut one.
 """
