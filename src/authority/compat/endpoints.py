@@ -23,6 +23,7 @@ from authority.compat.models import ModelService
 from authority.compat.models import environment as model_environment
 from authority.compat.mount import Mounts
 from authority.compat.names import Names
+from authority.compat.proxy import Proxy
 from authority.kernel.policy import Policy
 from authority.protocol import Service as Kind
 
@@ -100,7 +101,9 @@ class Endpoints:
         """What answers, by kind of raw stream; each asks at the run's door."""
         found: dict[int, Service] = {}
         if any(service == Kind.NAMES for service, _, _ in self.listeners):
-            found[int(Kind.NAMES)] = Names(door)
+            names = Names(door)
+            proxy = Proxy(door, self.keyring, self.ca, self.anchors, names)
+            found |= {int(Kind.NAMES): names, int(Kind.PROXY): proxy, int(Kind.DIRECT): proxy}
         if self.listeners:
             found[int(Kind.MODEL)] = ModelService(door, self.secrets)
         if self._mcp is not None:

@@ -31,7 +31,7 @@ async def towards_server(gate: Gate) -> ssl.SSLContext:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols([PROTOCOL])
         if anchors := await gate.anchors():
-            context.load_verify_locations(cadata=anchors)
+            context.load_verify_locations(cadata=anchors.decode("ascii"))
         _clients[:] = [context]
     return _clients[0]
 
