@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import statistics
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -731,24 +732,22 @@ def test_a_kept_connection_that_has_ended_is_replaced_once() -> None:
 
 
 def test_latency_of_a_small_request(record_property: Any) -> None:
+    """Without the log. Medians: the mean is that of whoever else uses the machine."""
+
     async def body(it: Lab, web: Web) -> None:
         near = await Client.to(web.port)
         client = await direct(it, web)
-        times = {}
-        for name, each in (
-            ("direct", near),
-            ("judged", client),
-            ("direct", near),
-            ("judged", client),
-        ):
-            began = time.perf_counter()
-            for _ in range(100):
-                await each.send(request(web, "/ok/a"))
-                await each.answer()
-            times[name] = (time.perf_counter() - began) / 100 * 1000
-        added = times["judged"] - times["direct"]
+        times: dict[str, list[float]] = {"direct": [], "judged": []}
+        for _ in range(3):
+            for name, each in (("direct", near), ("judged", client)):
+                for _ in range(50):
+                    began = time.perf_counter()
+                    await each.send(request(web, "/ok/a"))
+                    assert (await each.answer())[2] == b"ok"
+                    times[name].append((time.perf_counter() - began) * 1000)
+        assert len(web.seen) == 300
+        added = statistics.median(times["judged"]) - statistics.median(times["direct"])
         record_property("added_ms", round(added, 3))
-        print(f"added {added:.2f} ms a request (direct {times['direct']:.2f})")
-        assert added < 20, "far above the aim of 2 ms, because the machine may be busy"
+        assert added < 10, "the aim is 2 ms; the machine may be busy"
 
     judged(body)

@@ -1,10 +1,11 @@
-"""What the worker may say about connections of the proxy: one strict form a call.
+r"""What the worker may say about connections of the proxy: one strict form a call.
 
 Rules
 - A parameter that is unknown, missing, of another type or out of bounds is no call of ours: the
   worker broke the rules, and is ended.
 - The worker speaks for itself alone: nothing here is taken for a fact about a server or a program,
   except what is only told to people (`finish`'s numbers and sentence).
+- Patterns end with `\Z`: `$` would let a line end through.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ _Host = Annotated[str, msgspec.Meta(max_length=1024)]
 _Piece = Annotated[bytes, msgspec.Meta(max_length=PIECE)]
 _Text = Annotated[str, msgspec.Meta(max_length=2048)]
 _Name = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[!#-'*+.0-9A-Z^-z|~-]+$")
+    str, msgspec.Meta(min_length=1, max_length=128, pattern=r"\A[!#-'*+.0-9A-Z^-z|~-]+\Z")
 ]
-_Value = Annotated[str, msgspec.Meta(max_length=64 * 1024, pattern=r"^[\t\x20-\x7e\x80-\xff]*$")]
+_Value = Annotated[str, msgspec.Meta(max_length=64 * 1024, pattern=r"\A[\t\x20-\x7e\x80-\xff]*\Z")]
 _Headers = Annotated[list[tuple[_Name, _Value]], msgspec.Meta(max_length=HEADERS)]
 
 
@@ -39,13 +40,13 @@ class Target(_Call, frozen=True):
 
     host: _Host
     port: _Port
-    via: Annotated[str, msgspec.Meta(pattern="^(connect|socks|http|direct)$")]
+    via: Annotated[str, msgspec.Meta(pattern=r"\A(connect|socks|http|direct)\Z")]
 
 
 class Open(_Call, frozen=True):
     """May this request go out? `held` names the server's connection that is kept, or nothing."""
 
-    method: Annotated[str, msgspec.Meta(pattern=r"^[A-Z][A-Z0-9_-]{0,15}$")]
+    method: Annotated[str, msgspec.Meta(pattern=r"\A[A-Z][A-Z0-9_-]{0,15}\Z")]
     url: Annotated[str, msgspec.Meta(max_length=64 * 1024)]
     headers: _Headers
     upgrade: bool
@@ -72,7 +73,7 @@ class Chunk(_Call, frozen=True):
     """A piece to be sent or delivered next. `last`: none follows that way."""
 
     flow: _Number
-    way: Annotated[str, msgspec.Meta(pattern="^(in|out)$")]
+    way: Annotated[str, msgspec.Meta(pattern=r"\A(in|out)\Z")]
     data: _Piece
     last: bool
 
@@ -81,15 +82,15 @@ class Finish(_Call, frozen=True):
     """What came of a flow. `denied`: what the program sent first was for another host."""
 
     flow: _Number
-    status: Annotated[str, msgspec.Meta(pattern="^(done|failed|refused|denied)$")]
+    status: Annotated[str, msgspec.Meta(pattern=r"\A(done|failed|refused|denied)\Z")]
     sentence: Annotated[str, msgspec.Meta(max_length=512)]
-    facts: dict[Annotated[str, msgspec.Meta(pattern="^[a-z_]{1,16}$")], _Number]
+    facts: dict[Annotated[str, msgspec.Meta(pattern=r"\A[a-z_]{1,16}\Z")], _Number]
 
 
 class Deny(_Call, frozen=True):
     """The worker could not read what a program sent: record it."""
 
-    effect: Annotated[str, msgspec.Meta(pattern="^(net.connect|http.request)$")]
+    effect: Annotated[str, msgspec.Meta(pattern=r"\A(net.connect|http.request)\Z")]
     resource: _Text
     reason: Annotated[str, msgspec.Meta(max_length=512)]
 
