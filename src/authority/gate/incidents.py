@@ -4,8 +4,8 @@ Rules
 - Opening a case is one synchronous step: the `Incident` entry, then the `Halt` that answers it, and
   what goes on under it is cut before anything else runs. No request is admitted after that entry.
 - Then, in this order: the sandboxes are frozen, their processes are described and kept, they are
-  killed, the case is at `investigating`, and a checkpoint is signed over all of it. What could not be kept is named
-  in the evidence; a full disk or a dead process stops none of the other steps.
+  killed, the case is at `investigating`, and a checkpoint is signed over all of it. What could not
+  be kept is named in the evidence; a full disk or a dead process stops none of the other steps.
 - A case that the gate's own end interrupted is taken on by the next gate, which says that it was.
 - One case is opened for one cause: a second exhausted budget of a halted run, or a second failed
   checkpoint, belongs to the case that is open.
