@@ -354,7 +354,10 @@ def test_the_log_formats_entries_are_the_codes() -> None:
 
 
 def test_the_control_apis_calls_are_the_codes() -> None:
-    source = (ROOT / "src/authority/gate/routes.py").read_text("utf-8")
+    source = "".join(
+        (ROOT / f"src/authority/gate/{name}.py").read_text("utf-8")
+        for name in ("routes", "incident_routes")
+    )
     calls = re.findall(r'control\.route\("(\w+)", "([^"]+)", "(\w+)"', source)
     documented = re.findall(
         r"^\| `(\w+) ([^`]+)` \| `(\w+)` \|", section("control-api.md", "Calls"), re.MULTILINE

@@ -18,13 +18,12 @@ import msgspec
 from authority.gate import proofs
 from authority.gate.control import Asking, Control, ControlRefused
 from authority.kernel.canonical import printable
-from authority.kernel.incidents import STEPS, Case
+from authority.kernel.incidents import Case
 
 if TYPE_CHECKING:
     from authority.gate.server import Gate
 
 MOST_CERTIFICATES = 16
-STEP_ACTIONS = dict.fromkeys(STEPS[4:-1], "incident") | {"resumed": "resume"}
 
 
 class IncidentRoutes:
@@ -40,8 +39,13 @@ class IncidentRoutes:
         self._control = control
         control.route("GET", "/v1/incidents", "status", self._list)
         control.route("POST", "/v1/incidents", "incident", self._report)
-        for step, action in STEP_ACTIONS.items():
-            control.route("POST", f"/v1/incidents/*/{step}", action, partial(self._step, step))
+        control.route("POST", "/v1/incidents/*/forensics", "incident", partial(self._step, "forensics"))
+        control.route("POST", "/v1/incidents/*/cause", "incident", partial(self._step, "cause"))
+        control.route("POST", "/v1/incidents/*/patched", "incident", partial(self._step, "patched"))
+        control.route("POST", "/v1/incidents/*/proved", "incident", partial(self._step, "proved"))
+        control.route("POST", "/v1/incidents/*/tested", "incident", partial(self._step, "tested"))
+        control.route("POST", "/v1/incidents/*/deployed", "incident", partial(self._step, "deployed"))
+        control.route("POST", "/v1/incidents/*/resumed", "resume", partial(self._step, "resumed"))
         control.route("POST", "/v1/canaries", "incident", self._canary)
 
     async def _list(self, _asking: Asking) -> dict[str, Any]:
