@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from authority.kernel import decide as kernel
 from authority.kernel import entries, resources
 from authority.kernel.capabilities import MacKey, Restriction, attenuate, mint, parse, verify
-from authority.kernel.decide import Facts, Request
+from authority.kernel.facts import Facts, Request, numbers, request_digest
+from authority.kernel.fold import apply
 from authority.kernel.policy import Policy, load
 from authority.kernel.requests import EFFECTS, FsRead, FsWrite, HttpRequest, MsgSend, Output
-from authority.kernel.state import FoldError, State, apply, digest, dump
+from authority.kernel.state import FoldError, State, digest, dump
 from authority.kernel.state import load as load_state
 
 POLICY = """
@@ -97,14 +98,14 @@ class Bench:
         verb = getattr(arguments, "method", "")
         asked = Request(
             run=run, stream=1, n=self.n, effect=effect, shown=resource.text,
-            digest=kernel.request_digest(effect, resource.text, verb, b""),
+            digest=request_digest(effect, resource.text, verb, b""),
             resource=resource, arguments=arguments, verb=verb, token=parsed,
         )  # fmt: skip
         facts = Facts(
             time=self.time,
             mac_ok=verify(parsed, KEY),
             looked_up={"size": 100},
-            numbers=kernel.numbers(EFFECTS[effect], arguments),
+            numbers=numbers(EFFECTS[effect], arguments),
         )
         before = digest(self.state)
         decided = kernel.decide(self.state, COMPILED, asked, facts)

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authority.kernel import entries, state
+from authority.kernel.fold import apply
 from authority.kernel.incidents import AUTOMATIC, STEPS, Case, Surroundings, refusal, take
-from authority.kernel.state import FoldError, State, apply
+from authority.kernel.state import FoldError, State
 
 D = "a" * 64
 OLD, NEW = "b" * 64, "c" * 64

@@ -10,6 +10,7 @@ from authority.kernel import decide, entries, flows, state
 from authority.kernel.capabilities import MacKey, Restriction, mint
 from authority.kernel.capabilities import parse as parse_token
 from authority.kernel.codes import Code
+from authority.kernel.facts import Facts, Request
 from authority.kernel.labels import Label
 from authority.kernel.mcp_rules import skeleton
 from authority.kernel.patterns import PatternError, PatternSet
@@ -320,12 +321,12 @@ def world() -> tuple[state.State, bytes]:
 def ask(made: state.State, token: bytes, digest: str | None, arguments: Any = None,
         of: Policy = policy) -> Any:  # fmt: skip
     resource = parse("tool.call", "tool:files.search")
-    request = decide.Request(
+    request = Request(
         "r", 1, 1, "tool.call", resource.text, "d" * 64, resource,
         arguments=ToolCall(GOOD if arguments is None else arguments), token=parse_token(token),
     )  # fmt: skip
     looked = {} if digest is None else {"definition": digest}
-    return decide.decide(made, of, request, decide.Facts(2, mac_ok=True, looked_up=looked))[-1]
+    return decide.decide(made, of, request, Facts(2, mac_ok=True, looked_up=looked))[-1]
 
 
 def tell(made: state.State, digest: str, action: str, by: str = "uid 0") -> None:

@@ -8,8 +8,8 @@ import msgspec
 
 from authority.kernel import decide as kernel
 from authority.kernel import entries
-from authority.kernel.decide import Facts
 from authority.kernel.entries import AnyEntry, Body
+from authority.kernel.facts import Facts
 from authority.kernel.labels import CLEAN
 from authority.proof.kernel import setting, world
 from authority.proof.kernel.world import World

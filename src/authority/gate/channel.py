@@ -27,9 +27,8 @@ from authority.gate import clock
 from authority.gate.pipeline import Answer, Pipeline
 from authority.gate.raw import RawStream
 from authority.gate.reader import Asked, Reader, short_body
-from authority.kernel import decide as kernel
 from authority.kernel.codes import Code, Layer
-from authority.kernel.decide import Facts, Problem
+from authority.kernel.facts import Facts, Problem, Request, request_digest
 
 PIPELINE = 256
 PIPELINE_BYTES = 32 * 1024 * 1024
@@ -337,8 +336,8 @@ class Channel(asyncio.Protocol):
     ) -> None:
         """A message that is no request still leaves its denial in the log."""
         body = short_body(payload[:256])
-        digest = kernel.request_digest("", f"frame:{reason}", "", b"")
-        request = kernel.Request(self.run, stream, 0, "", "", digest)
+        digest = request_digest("", f"frame:{reason}", "", b"")
+        request = Request(self.run, stream, 0, "", "", digest)
         problem = Problem(Code(code), layer, reason)
         facts = Facts(clock.wall(), problem=problem, body=body)
         self._in_flight += 1

@@ -25,7 +25,7 @@ from authority.gate.workers import Worker, Workers
 from authority.kernel import entries
 from authority.kernel.canonical import printable
 from authority.kernel.codes import Code, Layer
-from authority.kernel.decide import Problem
+from authority.kernel.facts import Problem
 from authority.kernel.policy import Policy
 from authority.kernel.policy_sections import Judgement
 from authority.kernel.resources import Resource

@@ -39,12 +39,16 @@ class IncidentRoutes:
         self._control = control
         control.route("GET", "/v1/incidents", "status", self._list)
         control.route("POST", "/v1/incidents", "incident", self._report)
-        control.route("POST", "/v1/incidents/*/forensics", "incident", partial(self._step, "forensics"))
+        control.route(
+            "POST", "/v1/incidents/*/forensics", "incident", partial(self._step, "forensics")
+        )
         control.route("POST", "/v1/incidents/*/cause", "incident", partial(self._step, "cause"))
         control.route("POST", "/v1/incidents/*/patched", "incident", partial(self._step, "patched"))
         control.route("POST", "/v1/incidents/*/proved", "incident", partial(self._step, "proved"))
         control.route("POST", "/v1/incidents/*/tested", "incident", partial(self._step, "tested"))
-        control.route("POST", "/v1/incidents/*/deployed", "incident", partial(self._step, "deployed"))
+        control.route(
+            "POST", "/v1/incidents/*/deployed", "incident", partial(self._step, "deployed")
+        )
         control.route("POST", "/v1/incidents/*/resumed", "resume", partial(self._step, "resumed"))
         control.route("POST", "/v1/canaries", "incident", self._canary)
 

@@ -16,7 +16,8 @@ from authority.audit.writer import Log, Receipt
 from authority.gate import clock
 from authority.kernel import entries
 from authority.kernel.entries import AnyEntry
-from authority.kernel.state import State, apply
+from authority.kernel.fold import apply
+from authority.kernel.state import State
 
 
 class Poisoned(Exception):

@@ -31,7 +31,7 @@ from authority.gate.policies import Policies
 from authority.gate.run import Event, Run, Start
 from authority.gate.runs import Runs
 from authority.kernel.canonical import printable
-from authority.kernel.decide import Request
+from authority.kernel.facts import Request
 from authority.kernel.labels import CLEAN, Label
 from authority.kernel.mcp_rules import McpServer
 from authority.kernel.policy import Policy

@@ -15,7 +15,7 @@ from authority.compat.models import ModelService
 from authority.effects.base import Call, EffectFailed, Performed
 from authority.effects.files import FileEffects
 from authority.gate.pipeline import LookUp, Performer
-from authority.kernel.decide import Request
+from authority.kernel.facts import Request
 from authority.kernel.models import EFFECTS as MODEL_EFFECTS
 
 FILE_EFFECTS = ("read", "stat", "list", "write", "append", "mkdir", "rename", "delete")

@@ -36,6 +36,7 @@ from authority.kernel import decide as kernel
 from authority.kernel import entries, flows
 from authority.kernel.canonical import printable
 from authority.kernel.codes import SENTENCES, Code, Layer
+from authority.kernel.facts import Problem, Request
 from authority.kernel.labels import CLEAN, Label
 from authority.kernel.policy import Policy
 from authority.kernel.requests import EFFECTS
@@ -69,7 +70,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 Reply = Callable[[Answer], None]
-LookUp = Callable[[kernel.Request], Awaitable[dict[str, Any]]]
+LookUp = Callable[[Request], Awaitable[dict[str, Any]]]
 """Finds facts for a decision. `problem` among them is why the request can't be one."""
 
 
@@ -183,7 +184,7 @@ class Pipeline:
         trouble = self.ledger.log.trouble
         if trouble and asked.facts.problem is None:
             # The log has only its reserved room left: nothing more is admitted into it.
-            problem = kernel.Problem(Code.INTERNAL, Layer.INTERNAL, printable(trouble))
+            problem = Problem(Code.INTERNAL, Layer.INTERNAL, printable(trouble))
             asked.facts = msgspec.structs.replace(asked.facts, problem=problem)
         return kernel.decide(state, policy, asked.request, asked.facts)
 
@@ -199,7 +200,7 @@ class Pipeline:
             looked_up = await look_up(request) if look_up else {}
             problem = facts.problem
             if why := looked_up.pop("problem", ""):
-                problem = kernel.Problem(Code.SCHEMA_INVALID, Layer.SCHEMA, why)
+                problem = Problem(Code.SCHEMA_INVALID, Layer.SCHEMA, why)
             body = await self.bodies.keep(request.run, asked.arguments, Label())
             asked.facts = msgspec.structs.replace(
                 facts,

@@ -26,8 +26,8 @@ from authority.kernel import capabilities, resources
 from authority.kernel.canonical import printable
 from authority.kernel.capabilities import MacKey, Token, TokenError
 from authority.kernel.codes import Code, Layer
-from authority.kernel.decide import Facts, Problem, Request, numbers, request_digest
 from authority.kernel.entries import Body
+from authority.kernel.facts import Facts, Problem, Request, numbers, request_digest
 from authority.kernel.models import EFFECTS as MODEL_EFFECTS
 from authority.kernel.requests import EFFECTS, FsRename, HttpRequest
 from authority.kernel.resources import Resource

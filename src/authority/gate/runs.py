@@ -38,9 +38,8 @@ from authority.gate.run import Listener, Run, Start
 from authority.gate.wanted import places_of, wanted_of
 from authority.isolation import Host, plan, start
 from authority.kernel import capabilities, entries, resources
-from authority.kernel import decide as kernel
 from authority.kernel.capabilities import MacKey, Restriction
-from authority.kernel.decide import Facts
+from authority.kernel.facts import Facts, Request, request_digest
 from authority.kernel.policy import Policy
 from authority.kernel.requests import EFFECTS, Output
 
@@ -354,13 +353,13 @@ class Runs:
         """What the program printed, as a request under the run's own capability."""
         name = "output:stderr" if fd == 2 else "output:stdout"
         token, ok = self._reader.token(run.token)
-        request = kernel.Request(
+        request = Request(
             run=run.id,
             stream=0,
             n=n,
             effect="output",
             shown=name,
-            digest=kernel.request_digest("output", name, "", data),
+            digest=request_digest("output", name, "", data),
             resource=resources.parse("output", name, cwd=None),
             arguments=Output(data),
             token=token,

@@ -19,7 +19,8 @@ from authority.audit.errors import BodyMissing, LogCorrupt
 from authority.audit.store import ContentStore
 from authority.gate.ledger import Ledger
 from authority.kernel import entries
-from authority.kernel.state import State, apply, digest, dump, load
+from authority.kernel.fold import apply
+from authority.kernel.state import State, digest, dump, load
 
 EVERY = 50_000
 """Entries after which a new snapshot is taken."""

@@ -23,21 +23,15 @@ Rules
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from typing import Any
-
-import msgspec
-
 from authority.kernel import budgets, entries, flows, models
-from authority.kernel.capabilities import Refusal, Token, scope, use
+from authority.kernel.capabilities import Refusal, scope, use
 from authority.kernel.codes import Code, Layer
 from authority.kernel.entries import AnyEntry, Body
+from authority.kernel.facts import Facts, Request
 from authority.kernel.labels import Label
 from authority.kernel.policy import Policy
 from authority.kernel.rates import UsageDelta
 from authority.kernel.requests import EFFECTS, Spec
-from authority.kernel.resources import Resource
 from authority.kernel.state import Run, State, pin_name
 
 GATE = "gate"
@@ -46,51 +40,6 @@ DERIVED_LIMIT = 10_000
 """Attenuated capabilities that may be in use at one time in a state directory."""
 
 _RELATIVES = frozenset({"msg.send", "agent.wait"})
-
-
-class Request(msgspec.Struct, frozen=True):
-    """What was asked, after the frame was read.
-
-    `resource` and `target` are canonical (None where they could not be made canonical, then
-    `Facts.problem` says so); `shown` is the printable text of what was asked for; `digest` names
-    the request's canonical form, so that repeats and approvals refer to the same thing.
-    """
-
-    run: str
-    stream: int
-    n: int
-    effect: str
-    shown: str
-    digest: str
-    resource: Resource | None = None
-    target: Resource | None = None
-    arguments: Any = None
-    verb: str = ""
-    token: Token | None = None
-
-
-class Problem(msgspec.Struct, frozen=True):
-    """A refusal made while the request was read, before any rule was asked."""
-
-    code: Code
-    layer: Layer
-    reason: str
-
-
-class Facts(msgspec.Struct, frozen=True):
-    """What comes from outside: time (us), whether the MAC holds, what the gate looked up (`size` of a
-    file, `canary`: the name of a planted credential that stands in what is sent).
-
-    `preview`: asked before anything was looked up, to see whether it is worth it. Never recorded.
-    """
-
-    time: int
-    mac_ok: bool = False
-    problem: Problem | None = None
-    numbers: dict[str, int] = {}
-    looked_up: dict[str, Any] = {}
-    body: Body | None = None
-    preview: bool = False
 
 
 class _No(Exception):
@@ -102,17 +51,6 @@ class _No(Exception):
         super().__init__(reason)
         self.code, self.layer, self.reason, self.rule = code, layer, reason, rule
         self.approval = approval
-
-
-def request_digest(
-    effect: str, resource: str, verb: str, arguments: bytes, target: str = ""
-) -> str:
-    """SHA-256 (hex) of a request's canonical form; every part is preceded by its length."""
-    h = hashlib.sha256(b"authority/request/1")
-    for part in (effect.encode(), resource.encode(), verb.encode(), target.encode(), arguments):
-        h.update(len(part).to_bytes(8, "big"))
-        h.update(part)
-    return h.hexdigest()
 
 
 def decide(state: State, policy: Policy | None, request: Request, facts: Facts) -> list[AnyEntry]:
@@ -452,18 +390,3 @@ def _denied(
         if 0 in unknown:
             denied.kid, denied.bound = token.kid, token.run
     return denied
-
-
-def numbers(spec: Spec, arguments: Any) -> dict[str, int]:
-    """The non-negative integers among a request's arguments, which quotas may sum up."""
-    if spec.name == "tool.call":
-        source: Mapping[str, Any] = arguments.arguments
-        names: tuple[str, ...] = tuple(source)
-    else:
-        names = spec.numbers
-        source = {name: getattr(arguments, name) for name in names}
-    return {
-        name: value
-        for name in names
-        if type(value := source[name]) is int and 0 <= value <= budgets.MAX_AMOUNT
-    }

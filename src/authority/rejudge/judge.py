@@ -29,13 +29,14 @@ import msgspec
 from authority.kernel import decide as kernel
 from authority.kernel import entries
 from authority.kernel.codes import Code
-from authority.kernel.decide import Request
 from authority.kernel.entries import AnyEntry
+from authority.kernel.facts import Request
+from authority.kernel.fold import apply
 from authority.kernel.labels import Label
 from authority.kernel.policy import Policy
 from authority.kernel.rates import UsageDelta
 from authority.kernel.requests import EFFECTS
-from authority.kernel.state import FoldError, State, apply, digest
+from authority.kernel.state import FoldError, State, digest
 from authority.rejudge.presented import Presented
 from authority.rejudge.requests import again
 from authority.rejudge.sources import Sources

@@ -20,7 +20,7 @@ from authority.kernel import entries
 from authority.kernel.addresses import ResourceError
 from authority.kernel.capabilities import Token
 from authority.kernel.codes import Code, Layer
-from authority.kernel.decide import Facts, Problem, Request, request_digest
+from authority.kernel.facts import Facts, Problem, Request, request_digest
 from authority.kernel.requests import (
     EFFECTS,
     HTTP_OVERHEAD,

@@ -34,9 +34,10 @@ from authority.kernel.budgets import BudgetError
 from authority.kernel.canonical import printable
 from authority.kernel.codes import Code
 from authority.kernel.entries import AnyEntry
+from authority.kernel.fold import apply
 from authority.kernel.policy import Policy, PolicyError, narrow
 from authority.kernel.resources import Resource
-from authority.kernel.state import FoldError, State, apply
+from authority.kernel.state import FoldError, State
 from authority.rejudge.presented import Presented
 from authority.rejudge.requests import Again, again
 from authority.rejudge.sources import Sources

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from authority.kernel import entries
 from authority.kernel import state as folding
+from authority.kernel.fold import apply
 from authority.kernel.state import FoldError, State
 from authority.proof.kernel import setting
 from authority.proof.kernel.world import Event, Line, World, copied
@@ -141,15 +142,13 @@ def _chain(world: World) -> None:
         line = line.before
     folded = State()
     for data in reversed(lines):
-        folding.apply(folded, entries.decode(data))
+        apply(folded, entries.decode(data))
     if folding.digest(folded) != folding.digest(state):
         raise Violation(HALT, "the durable bytes fold to another state than they were written from")
     last = entries.decode(lines[0])
     for seq, what in ((last.seq, "again"), (last.seq + 2, "with a gap before it")):
         try:
-            folding.apply(
-                copied(state), entries.Resume(seq=seq, batch=seq, time=last.time, reason="x")
-            )
+            apply(copied(state), entries.Resume(seq=seq, batch=seq, time=last.time, reason="x"))
         except FoldError:
             continue
         raise Violation(HALT, f"an entry was folded {what}")

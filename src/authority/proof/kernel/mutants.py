@@ -21,7 +21,7 @@ from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from authority.kernel import budgets, capabilities, decide
-from authority.kernel import state as folding
+from authority.kernel import fold as folding
 from authority.proof.kernel import world
 from authority.proof.kernel.invariants import BUDGET, CAPABILITY, HALT, INTENT
 

@@ -12,9 +12,8 @@ from functools import cache
 from typing import Final, NamedTuple
 
 from authority.kernel import capabilities, resources
-from authority.kernel import decide as kernel
 from authority.kernel.capabilities import MacKey, Token
-from authority.kernel.decide import Request
+from authority.kernel.facts import Request, request_digest
 from authority.kernel.policy import Policy, load
 from authority.kernel.policy_sections import Source
 from authority.kernel.requests import EFFECTS, Connect, FsWrite
@@ -116,7 +115,7 @@ def request(ask: Ask, generation: int) -> Request:
         n=1,
         effect=ask.effect,
         shown=resource.text,
-        digest=kernel.request_digest(ask.effect, resource.text, "", ask.name.encode()),
+        digest=request_digest(ask.effect, resource.text, "", ask.name.encode()),
         resource=resource,
         arguments=arguments,
         token=token(ask.cap, generation)[0],

@@ -23,8 +23,9 @@ import msgspec
 from authority.kernel import decide as kernel
 from authority.kernel import entries
 from authority.kernel import state as folding
-from authority.kernel.decide import Facts
 from authority.kernel.entries import AnyEntry, Body
+from authority.kernel.facts import Facts
+from authority.kernel.fold import apply
 from authority.kernel.labels import CLEAN
 from authority.kernel.requests import EFFECTS
 from authority.kernel.state import State
@@ -120,7 +121,7 @@ def committed(world: World, *new: AnyEntry, **changes: Any) -> World:
     for entry in new:
         entry.seq = entry.batch = state.seq + 1
         entry.time = world.time
-        folding.apply(state, entry)
+        apply(state, entry)
         lines = Line(entries.encode(entry), lines)
     return msgspec.structs.replace(world, state=state, lines=lines, **changes)
 
