@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from authority.kernel import decide, entries, flows, state
+from authority.kernel import decide, entries, flows, fold, state
 from authority.kernel.capabilities import MacKey, Restriction, mint
 from authority.kernel.capabilities import parse as parse_token
 from authority.kernel.codes import Code
@@ -314,7 +314,7 @@ def world() -> tuple[state.State, bytes]:
         ]
     ):
         entry.seq, entry.time = number, 1
-        state.apply(made, entry)
+        fold.apply(made, entry)
     return made, token
 
 
@@ -335,7 +335,7 @@ def tell(made: state.State, digest: str, action: str, by: str = "uid 0") -> None
         action=action, by=by,
     )  # fmt: skip
     entry.seq, entry.time = made.seq + 1, 3
-    state.apply(made, entry)
+    fold.apply(made, entry)
 
 
 def test_a_tool_is_called_only_as_it_was_approved() -> None:
