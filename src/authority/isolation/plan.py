@@ -16,12 +16,20 @@ import importlib.util
 import os
 import sys
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
-from authority.isolation import bpf, extra_files, landlock, layout, places, runtime
+from authority.isolation import (
+    bpf,
+    extra_files,
+    landlock,
+    layout,
+    places,
+    protection,
+    runtime,
+)
 from authority.isolation.cgroups import Support
 from authority.isolation.listed import Listed
 from authority.isolation.places import Bind, Mount
@@ -105,6 +113,11 @@ class SandboxSpec:
     terminal: tuple[int, int] | None = None
     certificates: bytes = b""
 
+    @property
+    def datagrams(self) -> bool:
+        """Whether something listens for datagrams (the resolver); else there is no use for UDP."""
+        return any(datagrams for _, datagrams, _ in self.listeners)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -152,17 +165,6 @@ def _check(spec: SandboxSpec) -> None:
     words = [*spec.argv, *spec.env, *spec.env.values(), *spec.read_only, spec.cwd, *spec.files]
     if any("\0" in word for word in words) or any("=" in name or not name for name in spec.env):
         raise IsolationRefused("the command or the environment holds a NUL, or a bad name")
-
-
-def _datagrams(spec: SandboxSpec) -> bool:
-    """Whether something listens for datagrams (the resolver); else there is no use for UDP."""
-    return any(datagrams for _, datagrams, _ in spec.listeners)
-
-
-def _network(spec: SandboxSpec) -> str:
-    if not spec.loopback:
-        return "no sockets but AF_UNIX"
-    return f"TCP {'and UDP ' if _datagrams(spec) else ''}on its own loopback"
 
 
 def _environment(spec: SandboxSpec, *, package: bool) -> dict[str, str]:
@@ -297,7 +299,7 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
             host.architecture,
             execution,
             loopback=spec.loopback,
-            datagrams=_datagrams(spec),
+            datagrams=spec.datagrams,
             terminal=spec.terminal is not None,
         ),
         "terminal": layout.TERMINAL.encode() if spec.terminal else None,
@@ -327,7 +329,9 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
         command=(host.bwrap, *arguments, "--", interpreter, "-I", "-S", "-B", "-c"),
         configuration=MappingProxyType(configuration),
         cgroup=host.cgroup,
-        protection=_protection(spec, host, rules, view, program, packages, mounts, listed),
+        protection=protection.statement(
+            spec, host, rules, view, program, packages, mounts, listed, HOST_IDS
+        ),
         missing=list(view.missing),
         mounts=tuple(mounts),
         shown=tuple(split.shown),
@@ -365,88 +369,3 @@ def _show_everything(
         if not (view.tree(path, "asked for") if whole else view.file(path, "asked for")):
             raise IsolationRefused(f"{shown(path)} can't be shown: {view.missing[-1]}")
     return program, listed, _show_launcher(view, host.architecture)
-
-
-def _protection(
-    spec: SandboxSpec,
-    host: Host,
-    rules: landlock.Ruleset,
-    view: View,
-    program: runtime.Program,
-    packages: dict[str, str],
-    mounts: Sequence[Mount],
-    listed: Listed,
-) -> dict[str, Any]:
-    """What is in force, and what is not, for the run's first entry."""
-    cgroup = host.cgroup
-    user_namespace = not host.root or host.user_namespaces
-    absent = []
-    if not user_namespace:
-        absent.append("a user name space: " + host.namespace_obstacles[0][0])
-    if host.root:
-        ids = f"an unprivileged host user of {HOST_IDS.start}..{HOST_IDS.stop - 1}, one a run"
-    else:
-        ids = f"the caller's own host user {host.uid}, mapped"
-        absent.append("a host user of its own: not started by root")
-    limits: dict[str, Any] = {"memory": spec.memory, "processes": spec.processes}
-    limits |= {"millicpus": spec.millicpus, "tmp_bytes_each": spec.tmp_bytes}
-    for name, controller, otherwise in (
-        ("memory", "memory", "a limit for each process and a watcher that kills the run"),
-        ("processes", "pids", "a limit on the run's user"),
-        ("millicpus", "cpu", ""),
-    ):
-        if limits[name] and controller in cgroup.controllers:
-            limits[f"{name}_by"] = f"control group version {cgroup.version}"
-        elif limits[name]:
-            limits[f"{name}_by"] = otherwise or "nothing"
-            absent.append(f"a control group for {name}")
-    if not rules.network and not spec.loopback:
-        absent.append("Landlock for TCP (seccomp refuses the sockets)")
-    if not rules.scopes:
-        absent.append("Landlock for signals and abstract sockets (the name spaces hold them)")
-    if spec.exec_allowed:
-        absent.append(
-            "a bar on programs that the loader is asked to run (ld.so FILE): listed programs are "
-            "limited by Landlock, which does not see that"
-        )
-    if any(m.executable for m in mounts) or any(b.executable for b in spec.binds):
-        absent.append(
-            "the list of programs: the policy names folders with execution (process.exec_from), so "
-            "the list is advisory, and the run can execute whatever it writes there"
-        )
-    if spec.binds:
-        absent.append(
-            "mediation of files: they are bound plainly, so reads and writes below the bound paths "
-            "are not judged, not recorded, not counted and not bounded"
-        )
-    namespaces = ["mount", "pid", "network", "ipc", "uts", "cgroup"]
-    return {
-        "isolation": "namespace",
-        "kernel": host.kernel,
-        "namespaces": (["user"] if user_namespace else []) + namespaces,
-        "ids": ids,
-        "capabilities": "none, no_new_privs",
-        "seccomp": f"allow list, {host.architecture} alone",
-        "landlock": {"abi": rules.abi, "tcp": rules.network, "scopes": rules.scopes},
-        "execution": f"listed programs: {', '.join(map(shown, spec.exec_allowed))}"
-        if spec.exec_allowed
-        else "none after the first",
-        "executed_with_them": listed.belonging if spec.exec_allowed else [],
-        "network": _network(spec),
-        "file_system": "read-only root; private /tmp, /home/agent, /dev/shm, not executable; no "
-        "/sys; /proc/sys read-only",
-        "mounts": [
-            shown(mount.path) + (" (files may be executed)" if mount.executable else "")
-            for mount in mounts
-        ],
-        "binds": [
-            shown(bind.path) + (" (writable)" if bind.writable else "") for bind in spec.binds
-        ],
-        "terminal": "one of its own; no typing into it (TIOCSTI), no other can be made"
-        if spec.terminal
-        else "none",
-        "limits": limits,
-        "runtime": view.described() + [f"{shown(path)} (agent's side)" for path in packages],
-        "program": shown(program.path),
-        "not_in_force": absent,
-    }
