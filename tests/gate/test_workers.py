@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from authority.compat.base import Failed
-from authority.gate.workers import RESTARTS, Worker, Workers
+from authority.gate.workers import PRINTED, RESTARTS, Worker, Workers, _pass_on
 from authority.isolation import probe
 from authority.protocol.packets import MAX_PACKET, CallError, LinkOver, Peer
 
@@ -40,6 +40,37 @@ def test_a_worker_starts_confined_and_answers() -> None:
         assert names != os.readlink("/proc/self/ns/net")
 
     with_worker(body)
+
+
+def test_a_worker_has_no_file_of_the_gates() -> None:
+    async def body(worker: Worker) -> None:
+        for fd in os.listdir(f"/proc/{worker.sandbox.pid}/fd"):
+            target = os.readlink(f"/proc/{worker.sandbox.pid}/fd/{fd}")
+            ours = ("/dev/null", "/memfd:authority-diagnostics (deleted)")
+            assert not target.startswith("/") or target in ours, target
+
+    with_worker(body)
+
+
+def test_what_a_worker_prints_is_made_printable_and_bounded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def work() -> None:
+        read, write = os.pipe2(os.O_CLOEXEC)
+        _pass_on(read)
+        os.write(write, b"\x1b]0;title\x07 caf\xc3\xa9\n")
+        for _ in range(20):
+            os.write(write, b"x" * 4000 + b"\n")
+            await asyncio.sleep(0.01)
+        os.close(write)
+        await asyncio.sleep(0.05)
+
+    asyncio.run(work())
+    text = capsys.readouterr().err
+    assert text.startswith("worker: ")
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert len(text) < 2 * PRINTED
 
 
 def test_an_unknown_call_ends_the_link_and_the_worker() -> None:

@@ -137,6 +137,8 @@ class Doorway:
             if self._worker is None or self._worker.peer.reason:
                 if self._run.over:
                     raise Failed("The run is over.")
+                if self._worker is not None:
+                    self._worker.stop()  # its link is over; it keeps nothing that it was handed
                 self._worker = await self._workers.start(self._worker)
                 self._run.on_end(self._worker.stop)
             return self._worker.peer

@@ -6,10 +6,13 @@ Rules
 - It is not trusted: whatever it says is checked like a program's request. One that breaks the rules of
   the link, or dies, loses its connections; the next need starts another, at most `RESTARTS` in a run.
 - It ends with its run.
+- What it prints (a defect's traceback) comes through a pipe, not to a file of the gate's: the first
+  `PRINTED` bytes are passed on, made printable; the rest is read and dropped.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import sys
@@ -18,9 +21,11 @@ from authority.compat.base import Failed
 from authority.errors import AuthorityError
 from authority.isolation import Host, Sandbox, SandboxSpec, plan, start
 from authority.isolation.plan import Plan
+from authority.kernel.canonical import printable
 from authority.protocol.packets import Peer
 
 RESTARTS = 8
+PRINTED = 16 * 1024
 MEMORY = 512 * 1024 * 1024
 SOURCES = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -67,11 +72,42 @@ class Workers:
         if number > RESTARTS:
             raise Failed("The run's worker failed too often.")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        printed, printing = os.pipe2(os.O_CLOEXEC)
         try:
-            sandbox = await start(self._planned(), stdin=theirs.fileno(), stderr=2)
+            sandbox = await start(self._planned(), stdin=theirs.fileno(), stderr=printing)
         except (AuthorityError, OSError) as error:
             ours.close()
+            os.close(printed)
             raise Failed(f"The run's worker could not be started: {error}") from error
+        except BaseException:
+            ours.close()
+            os.close(printed)
+            raise
         finally:
             theirs.close()
+            os.close(printing)
+        _pass_on(printed)
         return Worker(sandbox, Peer(ours), number)
+
+
+def _pass_on(fd: int) -> None:
+    """Pass on what a worker prints, until it has ended."""
+    loop = asyncio.get_running_loop()
+    os.set_blocking(fd, False)
+    left = PRINTED
+
+    def readable() -> None:
+        nonlocal left
+        try:
+            data = os.read(fd, 4096)
+        except BlockingIOError:
+            return
+        if not data:
+            loop.remove_reader(fd)
+            os.close(fd)
+            return
+        for line in data[:left].splitlines():
+            print(f"worker: {printable(line, 1024)}", file=sys.stderr)
+        left = max(0, left - len(data))
+
+    loop.add_reader(fd, readable)

@@ -363,6 +363,7 @@ async def _start(
     plan: Plan, channel: socket.socket | None, streams: tuple[int | None, ...]
 ) -> Sandbox:
     ours, theirs = socket.socketpair()
+    theirs.setblocking(True)  # the launcher waits on it, whatever this process's default timeout
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     group: cgroups.Group | None = None
     claim: socket.socket | None = None
