@@ -93,6 +93,7 @@ class FakeDoor:
         self._worker = worker
 
     def refused(self, code: str, layer: str, resource: str, reason: str = "") -> Refused:
+        print("denied:", code, resource, reason)
         self.denied.append((code, resource, reason))
         self.news.set()
         return Refused(code, layer, reason or SENTENCES[Code(code)], len(self.denied), None, 1)
@@ -118,6 +119,7 @@ class FakeDoor:
         return (await self._worker()).peer
 
     def trouble(self, text: str) -> None:
+        print("trouble:", text)
         self.troubles.append(text)
 
 
@@ -236,6 +238,7 @@ async def lab(
         yield made
     finally:
         for worker in made.started:
+            print("worker:", worker.peer.reason or "alive", worker.sandbox.pid)
             worker.stop()
             await worker.sandbox.wait()
 
