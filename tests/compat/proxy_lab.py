@@ -87,6 +87,7 @@ class FakeDoor:
         self.flows: list[FakeFlow] = []
         self.denied: list[tuple[str, str, str]] = []
         self.troubles: list[str] = []
+        self.incidents: list[tuple[str, str]] = []
         self.left = 10**9
         self.commit_seconds = 0.0
         self.news = asyncio.Event()
@@ -114,6 +115,9 @@ class FakeDoor:
         with contextlib.suppress(ResourceError):
             resource = parse(effect, resource).text
         return self.refused(code or Code.POLICY_DENY, layer or "policy", resource, reason)
+
+    async def incident(self, what: str, detail: str) -> None:
+        self.incidents.append((what, detail))
 
     async def worker(self) -> Any:
         return (await self._worker()).peer

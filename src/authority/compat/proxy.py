@@ -42,7 +42,7 @@ from authority.kernel.resources import Resource, parse
 from authority.protocol import Service as Kind
 from authority.protocol.packets import CallError, Fds, LinkOver, Peer
 
-MAX_CONNECTIONS = 512
+MAX_CONNECTIONS = 256
 TELL_SECONDS = 1.0
 DELIVER_SECONDS = 60
 LEAVE_SECONDS = 2
@@ -192,13 +192,7 @@ class Proxy:
             if connection.peer is peer:
                 connection.cut()
         if peer.reason not in ("stopped", "closed"):
-            await self._door.deny(
-                "net.connect",
-                "worker",
-                f"the run's worker ended: {peer.reason}",
-                code=Code.INTERNAL,
-                layer=Layer.INTERNAL,
-            )
+            await self._door.incident("worker", f"the run's worker ended: {peer.reason}")
 
     def _checked(
         self,
