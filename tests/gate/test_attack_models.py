@@ -492,7 +492,7 @@ print(gate.model("up-plain", [{"role": "user", "content": "SAY x"}]).status)
 """
     ran = lab.run(program, policy_text(server) + '[filesystem]\nread = ["./**"]\n')
     assert ran.out == "200\n", ran.err
-    assert ran.summary["label"]["sources"] == [f"fs:{lab.work}/data/a.txt"]
+    assert f"fs:{lab.work}/data/a.txt" in ran.summary["label"]["sources"]
 
 
 def test_a_slow_sender_holds_up_nobody(lab: Lab, server: Upstream) -> None:
