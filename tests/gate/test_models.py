@@ -340,6 +340,25 @@ def test_tls_to_an_upstream_is_verified_against_the_policys_own_certificates(
         assert got[0].status == 502  # the certificate is for another name
 
 
+def test_denials_are_explained_and_the_log_is_judged_again_alike(
+    own: Lab, server: Upstream
+) -> None:
+    calls = [chat("up-plain"), chat("up-high"), chat("up-high"), chat("up-plain", n=2)]
+    calls += [chat("gpt-4o"), chat("up-plain", turbo=1), message("up-cut", stream=True)]
+    policy = policy_text(server)
+    ask(own, policy, calls)
+    again = own.cli("rejudge", "--policy", str(own.policy(policy)))
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "8 requests of 1 runs asked again: 8 as they were" in again.stdout
+    told = [own.cli("why", str(denial["seq"])).stdout for denial in own.denials()]
+    for text, wanted in zip(
+        told,
+        ("see the incident", "choices = ...", 'allow = ["gpt-4o"]', "[models] extras"),
+        strict=True,
+    ):
+        assert wanted in text
+
+
 def test_a_halt_cuts_a_stream(own: Lab, server: Upstream) -> None:
     words = " ".join(["word"] * 400)
     program = f"""

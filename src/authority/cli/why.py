@@ -57,6 +57,8 @@ def explanation(directory: StateDir, seq: int) -> dict[str, Any]:
     policy = _policy(directory, entry.get("run", ""), seq)
     if policy is not None and entry["layer"] == "policy" and entry["code"] == "E_POLICY_DENY":
         missing, snippet = _explain(policy, entry)
+    elif entry["layer"] == "budget" and entry.get("rule", "").startswith("models"):
+        missing, snippet = _model(entry)
     elif entry["layer"] == "budget":
         name = entry.get("rule", "").removeprefix("budgets.")
         missing = f"a larger budget {name}"
@@ -130,6 +132,18 @@ def _explain(policy: Policy, entry: dict[str, Any]) -> tuple[str, str]:
             found = explain(policy, effect, resource, verb, judgement)
             return found.missing, found.snippet
     return "", ""
+
+
+def _model(entry: dict[str, Any]) -> tuple[str, str]:
+    """What a model call lacked: a bound or a price, which only a person knows."""
+    key = entry["rule"].removeprefix("models").removeprefix(".price.")
+    if key == ".usage":
+        return "trust in what the vendor reports: see the incident; another run may ask again", ""
+    if not key:
+        return "a bound that no price list has; [models] extras takes it on your word", ""
+    model = entry["resource"].removeprefix("model:")
+    table = f'[models.price."{model}"]   # with its input and output\n'
+    return f"{key} in the price of the model", f"{table}{key} = ...\n"
 
 
 def _labels(entry: dict[str, Any]) -> tuple[str, str]:

@@ -327,7 +327,7 @@ def _model(
     try:
         return models.worst(request.effect, facts.looked_up, terms, chain)
     except models.Unbounded as why:
-        raise _No(Code.BUDGET_EXCEEDED, Layer.BUDGET, str(why), "models") from None
+        raise _No(Code.BUDGET_EXCEEDED, Layer.BUDGET, str(why), why.rule) from None
 
 
 def _labels(policy: Policy | None, run: Run, request: Request) -> None:

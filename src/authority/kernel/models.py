@@ -43,7 +43,11 @@ Left = Callable[[str], int | None]
 
 
 class Unbounded(Exception):
-    """A request that is not taken, and why, for the operator."""
+    """A request that is not taken, and why, for the operator; `rule` is what could bound it."""
+
+    def __init__(self, reason: str, rule: str = "models") -> None:
+        super().__init__(reason)
+        self.rule = rule
 
 
 class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -123,21 +127,29 @@ def input_bound(demand: Ask, price: Price | None, counted: int | None = None) ->
     return own + price.overhead + later
 
 
+class Lack(msgspec.Struct, frozen=True):
+    """Why a request is not taken, for the operator, and the key of a price that would bound it."""
+
+    reason: str
+    key: str = ""
+
+
 def refusal(
     effect: str, demand: Ask, terms: Terms, limited: frozenset[str], counted: int | None = None
-) -> str:
-    """Why a request is not taken at these limits, for the operator; empty when it is."""
+) -> Lack | None:
+    """What a request lacks at these limits; None when it is taken."""
     if effect == "model.count" or not limited or terms.builtin:
-        return ""
-    price = terms.price
+        return None
+    price, name = terms.price, terms.name
     if price is None and "cost_usd" in limited:
-        return f"the price of {terms.name} is not known and money is budgeted"
+        return Lack(f"the price of {name} is not known and money is budgeted", "input")
     known = price or Price(input=0, output=0)
     if "cost_usd" in limited:
         if demand.cache and known.cache_write < 0:
-            return "the price of writing to the prompt cache is not known"
+            return Lack("the price of writing to the prompt cache is not known", "cache_write")
         if 0 <= known.max_input < input_bound(demand, price, counted):
-            return f"the price is not known for more than {known.max_input} tokens of input"
+            most = known.max_input
+            return Lack(f"the price is not known for more than {most} tokens of input", "max_input")
     for extra in demand.extras:
         kind = extra.partition(":")[0]
         if extra in terms.extras:
@@ -146,18 +158,20 @@ def refusal(
             continue
         if kind == "hosted" and known.hosted >= 0 and known.hosted_cost >= 0:
             continue
-        return f"what {extra} costs is not bounded by the request, nor by the price list"
+        key = kind if kind in ("stored", "hosted") else ""
+        return Lack(f"what {extra} costs is not bounded by the request, nor by the price", key)
     for key, wanted in (("image", demand.images), ("document", demand.documents)):
         if wanted and getattr(known, key) < 0:
-            return f"the price list bounds no {key} for {terms.name}"
-    if demand.choices > max(known.choices, 1):
-        return f"{demand.choices} choices are asked for; the price list allows {known.choices}"
-    return ""
+            return Lack(f"the price of {name} bounds no {key}", key)
+    most = max(known.choices, 1)
+    if demand.choices > most:
+        return Lack(f"{demand.choices} choices are asked for, and {most} is the most", "choices")
+    return None
 
 
 def bounded(effect: str, demand: Ask, terms: Terms) -> bool:
     """Whether the request and the price list bound its tokens."""
-    return not refusal(effect, demand, terms, frozenset({"input_tokens"}))
+    return refusal(effect, demand, terms, frozenset({"input_tokens"})) is None
 
 
 def reserve(
@@ -212,7 +226,8 @@ def worst(
     if demand is None:
         raise Unbounded("what the request may cost was not looked up")
     if facts.get("distrusted"):
-        raise Unbounded("an earlier answer of this model reported more than was reserved")
+        why = "an earlier answer of this model reported more than was reserved"
+        raise Unbounded(why, "models.usage")
 
     def left(dimension: str) -> int | None:
         found = [n for account in chain if (n := account.left(dimension)) is not None]
@@ -220,9 +235,9 @@ def worst(
 
     limited = frozenset(d for d in TOKENS if left(d) is not None)
     counted = facts.get("counted") if terms.count else None
-    why = refusal(effect, demand, terms, limited, counted)
-    if why:
-        raise Unbounded(why)
+    lack = refusal(effect, demand, terms, limited, counted)
+    if lack is not None:
+        raise Unbounded(lack.reason, f"models.price.{lack.key}" if lack.key else "models")
     return reserve(effect, demand, terms, left, counted, whole=bool(facts.get("whole")))
 
 

@@ -128,7 +128,7 @@ class ModelCall(_Arguments, frozen=True):
     asks through the channel; or the digest and size of one that came to the run's endpoint.
     """
 
-    api: Annotated[str, msgspec.Meta(max_length=32)]
+    api: Annotated[str, msgspec.Meta(max_length=32)] = ""
     request: dict[str, Any] = {}
     sha256: Annotated[str, msgspec.Meta(max_length=64)] = ""
     size: Amount = 0
