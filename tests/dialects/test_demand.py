@@ -188,6 +188,13 @@ def test_the_neighbours_pass(text: str) -> None:
     assert json_text.decode(text.encode()) == json.loads(text)
 
 
+def test_what_would_fill_the_memory_is_refused() -> None:
+    for text in ("[" + "[]," * 500_000 + "[]]", "[" + "1," * 2_000_001 + "1]"):
+        with pytest.raises(json_text.JsonError, match="too many parts"):
+            json_text.decode(text.encode())
+    assert len(json_text.decode(b"[" + b"[]," * 1000 + b"[]]")) == 1001
+
+
 def test_text_that_is_not_utf8_is_refused() -> None:
     with pytest.raises(json_text.JsonError):
         json_text.decode(b'"\xff"')

@@ -3,7 +3,8 @@
 Pure. Rules
 - A key that is given twice is refused: two readers could take different ones. NaN, infinities, a
   number too large for a double, text that is not UTF-8 and lone surrogates are refused.
-- At most `MAX_DEPTH` brackets inside each other, counted before the parser sees the text.
+- At most `MAX_DEPTH` brackets inside each other, `MAX_TABLES` opened and `MAX_COMMAS` in all,
+  counted before the parser sees the text: small tokens make large values.
 - `encode` writes what is forwarded. What was judged is the parsed value, and it is that value which
   is written, never the program's own bytes.
 """
@@ -17,6 +18,8 @@ from typing import Any, Final
 
 MAX_DEPTH: Final = 96
 MAX_DIGITS: Final = 64
+MAX_TABLES: Final = 500_000
+MAX_COMMAS: Final = 2_000_000
 _TOKENS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -27,13 +30,17 @@ class JsonError(ValueError):
 
 def decode(data: bytes) -> Any:
     """The value of a JSON text. Raises `JsonError`."""
-    depth = 0
+    depth = opened = 0
+    if data.count(b",") > MAX_COMMAS:
+        raise JsonError("The JSON has too many parts.")
     for found in _TOKENS.finditer(data):
         first = data[found.start()]
         if first in b"[{":
-            depth += 1
+            depth, opened = depth + 1, opened + 1
             if depth > MAX_DEPTH:
                 raise JsonError(f"The JSON is nested deeper than {MAX_DEPTH}.")
+            if opened > MAX_TABLES:
+                raise JsonError("The JSON has too many parts.")
         elif first in b"]}":
             depth -= 1
     try:
