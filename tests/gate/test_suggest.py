@@ -122,3 +122,33 @@ def test_many_files_of_one_folder(lab: Lab, many: int) -> None:
     assert len(text.splitlines()) < 20
     exact = tomllib.loads(lab.cli("suggest", ran.run, "--exact").stdout)
     assert len(exact["filesystem"]["read"]) == many
+
+
+LOOKS = """
+import os, socket
+for name in ('data', 'gone.txt', 'a.txt', '.env'):
+    try: os.stat(name); print(name)
+    except OSError as error: print(error.strerror)
+try: socket.getaddrinfo('named.example', 443)
+except OSError as error: print('no name')
+"""
+
+
+def test_a_watched_run_tells_what_it_looked_for(own: Lab) -> None:
+    """A program that knows nothing of the gate: files and names that it asks for and can't see."""
+    own.file("a.txt", "a")
+    own.file(".env", "SECRET=1")
+    done = own.cli("run", "--suggest", "--json", "--", sys.executable, "-c", LOOKS)
+    assert "No such file" in done.stderr
+    assert "a.txt\n" not in done.stderr  # it was not there for the program
+    found = json.loads(done.stdout)["suggestion"]
+    rules = {each["rule"]: each for each in found["additions"]}
+    assert set(rules) == {"./data", "./a.txt", "GET https://named.example/"}
+    assert any("a folder" in line for line in rules["./data"]["warnings"])
+    why = {each["resource"].rsplit("/", 1)[1]: each["why"] for each in found["left"]}
+    assert "looks like a secret" in why[".env"]
+    assert "is not there" in why["gone.txt"]
+    made = own.file("next.toml", 'version = 1\n[filesystem]\nread = ["./data", "./a.txt"]\n')
+    again = own.cli("run", "--suggest", "--policy", str(made), "--", sys.executable, "-c", LOOKS)
+    assert again.stdout.splitlines()[0::2][:2] == ["data", "a.txt"]
+    assert '"./a.txt"' not in again.stderr

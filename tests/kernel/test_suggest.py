@@ -227,6 +227,7 @@ def test_no_secret(name: str) -> None:
         (wish("http.request", "https://h.example/", "PUT"), "PUT can carry data out"),
         (wish("net.connect", "tcp://h.example:22"), "neither judged nor recorded"),
         (wish("net.resolve", "dns:h.example"), "only the name was asked for"),
+        (wish("fs.read", "docs", looked=True, folder=True), "a folder"),
     ],
 )
 def test_a_warning_beside_the_rule(asked: Wish, warning: str) -> None:
@@ -267,6 +268,7 @@ def test_files_of_one_folder_become_one_rule_that_says_so() -> None:
         [wish("fs.write", f"{n}.txt") for n in range(9)],
         [wish("fs.write", f"/home/u/{n}.txt") for n in range(9)],
         [wish("fs.write", f".git/hooks/{n}") for n in range(9)],
+        [wish("fs.read", f"d/{n}", looked=True, folder=True) for n in range(9)],
         [wish("http.request", f"https://h.example/a/{n}", "GET") for n in range(9)],
         [wish("net.connect", f"tcp://h{n}.example:443") for n in range(9)],
     ],

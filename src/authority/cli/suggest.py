@@ -79,7 +79,7 @@ def made_for(
     path = start.get("policy_path") or os.path.join(start["cwd"], policyfile.NO_POLICY)
     target = _target(options.write, path)
     if os.path.basename(path) == policyfile.NO_POLICY:
-        text, policy = policyfile.EMPTY, None
+        text, policy = "version = 1\n", None
     else:
         read = policyfile.read(Path(path))
         text, policy = read.sources[read.path], read.policy
@@ -157,14 +157,14 @@ def _wish(entry: Mapping[str, Any], seq: int, layer: str, reason: str) -> Wish:
 def _looked(seen: Sequence[Any]) -> Wish | None:
     """A look of which the gate told: [effect, resource, times]."""
     effect, text, times = str(seen[0]), str(seen[1]), int(seen[2])
-    there = True
+    there, folder = True, False
     try:
         resource = resources.parse_text(text)
         if resource.scheme == "fs":
-            there = os.path.lexists(resource.path)
+            there, folder = os.path.lexists(resource.path), os.path.isdir(resource.path)
     except (ResourceError, ValueError, OSError):
         return None
-    return Wish(effect, text, times=times, looked=True, there=there)
+    return Wish(effect, text, times=times, looked=True, there=there, folder=folder)
 
 
 def _target(target: Path, policy: str) -> Path:

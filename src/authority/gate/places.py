@@ -65,9 +65,13 @@ def wanted(policy: Policy, cwd: str) -> Wanted:
     )
 
 
-def reach(policy: Policy, cwd: str, host: Host, home: str, *, served: bool) -> Reach:
+def reach(
+    policy: Policy, cwd: str, host: Host, home: str, *, served: bool, watch: bool = False
+) -> Reach:
     """How a run under this policy reaches its files. `home` is the folder behind a named home, or
-    nothing; `served` says whether this gate answers for mounts. Raises `IsolationRefused`."""
+    nothing; `served` says whether this gate answers for mounts; a run to `watch` starts without
+    mounts where there can be none, and reaches no files but through the gate. Raises
+    `IsolationRefused`."""
     found = wanted(policy, cwd)
     needed = bool(found.folders or home or policy.process.exec_from)
     way = policy.filesystem.files or ("mount" if served else "requests")
@@ -81,6 +85,9 @@ def reach(policy: Policy, cwd: str, host: Host, home: str, *, served: bool) -> R
             'write files = "mount", "requests" or "bind" in [filesystem]',
         )
     cause, fix = host.fuse_problem
+    if watch and (cause or not served) and not policy.filesystem.files:
+        note = f"what the program looks for among files can't be seen: {cause or 'nobody answers'}"
+        return Reach("requests", notes=(note,))
     if cause or not served:
         raise IsolationRefused(
             f"the policy's files can't be mounted through the gate: {cause or 'nobody answers'}",

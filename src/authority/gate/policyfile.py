@@ -25,8 +25,16 @@ LOCALE = ("LANG", "LC_ALL", "TZ", "TERM")
 """Variables that are passed without being named: how to write, and to what kind of terminal."""
 MAX_TEXT = 4 * 1024 * 1024
 NO_POLICY = "authority-none.toml"
-EMPTY = "version = 1\n"
-"""The policy of a run that was given none, and what it is called: it allows nothing."""
+EMPTY = """\
+version = 1
+
+[filesystem]
+read = [
+    # Nothing is called so. With a rule in it the folder is mounted, and what is looked for there known.
+    "./.authority-nothing",
+]
+"""
+"""The policy of a run that was given none, and what it is called: it allows nothing that is there."""
 
 
 class PolicyFileError(AuthorityError):

@@ -204,6 +204,7 @@ class Runs:
             self._host,
             self._home(spec.policy.process.home),
             served=ends.answers_mounts,
+            watch=spec.watch,
         )
         planned = plan(wanted_of(run, ends, reached, self._forbidden), self._host)
         ends.places = places_of(planned)

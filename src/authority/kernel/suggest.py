@@ -50,7 +50,8 @@ person has to define."""
 class Wish(msgspec.Struct, frozen=True):
     """Something that was refused: by which layer, in which entry first, how often.
 
-    `looked` is a look without an entry of its own; `there` says whether the file exists.
+    `looked` is a look without an entry of its own; `there` says whether the file exists, `folder`
+    whether it is one.
     """
 
     effect: str
@@ -64,6 +65,7 @@ class Wish(msgspec.Struct, frozen=True):
     times: int = 1
     looked: bool = False
     there: bool = True
+    folder: bool = False
 
     @property
     def text(self) -> str:
@@ -314,7 +316,7 @@ def _foldable(policy: Policy, draft: _Draft) -> bool:
     assert draft.file is not None
     folder = draft.file.segments[:-1]
     own = file_segments(policy.layers[0].base, None)
-    if len(folder) < 2 or folder[0] in _SYSTEM or any(map(_acts, draft.wishes)):
+    if len(folder) < 2 or folder[0] in _SYSTEM or any(map(_apart, draft.wishes)):
         return False
     return draft.place != ("filesystem", "write") or own[: len(folder)] != folder
 
@@ -322,8 +324,9 @@ def _foldable(policy: Policy, draft: _Draft) -> bool:
 _SYSTEM: Final = frozenset({"etc", "root", "proc", "sys", "dev", "run", "boot"})
 
 
-def _acts(wish: Wish) -> bool:
-    return any(
+def _apart(wish: Wish) -> bool:
+    """What is never put together with others: a folder, and what acts later."""
+    return wish.folder or any(
         acts_later(wish.effect, resources.parse_text(text).segments)
         for text in (wish.resource, wish.target)
         if text

@@ -9,7 +9,7 @@ Pure. Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from authority.kernel.policy_persist import persistent
@@ -72,7 +72,7 @@ def acts_later(effect: str, segments: tuple[str, ...]) -> str:
 
 
 def warnings_of(
-    policy: Policy, place: tuple[str, str], rule: str, wishes: Iterable[Wish]
+    policy: Policy, place: tuple[str, str], rule: str, wishes: Sequence[Wish]
 ) -> Iterator[str]:
     """What a person should think of before taking the rule over."""
     if place[0] == "filesystem":
@@ -91,7 +91,7 @@ def warnings_of(
             yield "only the name was asked for; with this rule it exists, and what is wanted shows next"
 
 
-def _file_warnings(policy: Policy, key: str, rule: str, wishes: Iterable[Wish]) -> Iterator[str]:
+def _file_warnings(policy: Policy, key: str, rule: str, wishes: Sequence[Wish]) -> Iterator[str]:
     if key == "write":
         for wish in wishes:
             for text in filter(None, (wish.resource, wish.target)):
@@ -99,5 +99,7 @@ def _file_warnings(policy: Policy, key: str, rule: str, wishes: Iterable[Wish]) 
                     yield f"!!! DANGER !!! this is {what}: what stands there is executed or obeyed"
                     yield "!!! DANGER !!! later, by a trusted tool, outside of any run"
                     return
+    if any(wish.folder for wish in wishes):
+        yield "a folder: with this it may be entered and listed, and what is wanted in it shows next"
     if not rule.startswith("./"):
         yield "outside the policy's folder"
