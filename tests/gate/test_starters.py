@@ -77,32 +77,55 @@ def test_a_program_that_is_not_installed_is_not_listed() -> None:
     assert 'exec = [\n    "sh", "git",\n]' in some
 
 
+PROGRAM = """
+print(open('data/a.txt').read())
+for name in ('out/made.txt', 'src.txt', '.env'):
+    try: open(name, 'w').write('x'); print('wrote', name)
+    except OSError as error: print('no', name)
+"""
+
+
 @pytest.mark.parametrize("kind", ["program", "python", "mcp"])
 def test_a_python_program_runs(lab: Lab, kind: str) -> None:
     target, _ = made(lab, kind)
-    lab.file(
-        "prog.py", "from authority.agent import connect\nprint(connect().read_text('data/a.txt'))\n"
-    )
+    lab.file("prog.py", PROGRAM)
     done = lab.cli("run", "--quiet", "--policy", str(target), "--", sys.executable, "prog.py")
-    assert (done.returncode, done.stdout) == (0, "hello\n"), done.stderr
+    assert done.returncode == 0, done.stderr
+    said = "no" if kind == "mcp" else "wrote"
+    assert done.stdout == f"hello\n{said} out/made.txt\nno src.txt\nno .env\n"
 
 
 @pytest.mark.skipif(not shutil.which("node"), reason="no node here")
 def test_a_node_program_runs(lab: Lab) -> None:
     target, _ = made(lab, "node")
-    done = lab.cli(
-        "run", "--quiet", "--policy", str(target), "--", "node", "-e",
-        "console.log('up', process.env.NODE_ENV);"
-        "console.log(require('child_process').execFileSync('node', ['-p', '1+1']).toString().trim())",
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (0, "up production\n2\n"), done.stderr
-
-
-def test_a_shell_as_a_coding_agent_would_use_it(lab: Lab) -> None:
-    target, _ = made(lab, "coding-agent")
-    script = (
-        "git --version && printf 'b\\na\\n' | sort && echo kept > $HOME/state && cat $HOME/state"
+    lab.file(
+        "prog.js",
+        "const fs = require('fs'), child = require('child_process');\n"
+        "console.log(fs.readFileSync('data/a.txt', 'utf8'), process.env.NODE_ENV);\n"
+        "fs.writeFileSync('out/node.txt', 'x');\n"
+        "console.log(child.execFileSync('node', ['-p', '1+1']).toString().trim());\n"
+        "try { fs.readFileSync('.env') } catch (error) { console.log(error.code) }\n",
     )
-    done = lab.cli("run", "--quiet", "--policy", str(target), "--", "bash", "-c", script)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[1:] == ["a", "b", "kept"]
+    done = lab.cli("run", "--quiet", "--policy", str(target), "--", "node", "prog.js")
+    assert (done.returncode, done.stdout) == (0, "hello production\n2\nENOENT\n"), done.stderr
+    assert (lab.work / "out" / "node.txt").read_text() == "x"
+
+
+def test_a_shell_as_a_coding_agent_would_use_it(own: Lab) -> None:
+    """It changes the project, not what acts later; what it keeps at home is there the next time."""
+    own.work.chmod(0o777)
+    target, _ = made(own, "coding-agent")
+
+    def runs(script: str) -> str:
+        done = own.cli("run", "--quiet", "--policy", str(target), "--", "bash", "-c", script)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first = (
+        "git --version && printf 'b\\na\\n' | sort > sorted.txt && cat sorted.txt && "
+        "{ echo x > .envrc || echo closed; } 2>/dev/null; echo login > $HOME/state"
+    )
+    assert runs(first).splitlines()[1:] == ["a", "b", "closed"]
+    assert (own.work / "sorted.txt").read_text() == "a\nb\n"
+    assert not (own.work / ".envrc").exists()
+    assert runs("cat $HOME/state") == "login\n"
