@@ -118,7 +118,9 @@ def make_caller() -> Iterator[Callable[[str], Caller]]:
             else:
                 shutil.copy(source, target)
         (folder / "work").mkdir()
-        for file in ("harness.py", "inside.py", "parent.py", "mounted.py", "toyfs.py"):
+        for file in (
+            *("harness.py", "inside.py", "parent.py", "mounted.py", "toyfs.py", "on_terminal.py"),
+        ):
             shutil.copy(HERE / file, folder / file)
         shutil.copy(HERE / "inside.py", folder / "work" / "inside.py")
         (folder / "work" / "data.txt").write_text("not a module")

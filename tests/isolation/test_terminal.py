@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import json
 import os
+import subprocess
 import termios
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from authority.isolation import IsolationRefused, SandboxSpec, bpf, plan, probe
 from authority.isolation.syscalls import ARCHITECTURES, NUMBERS
 
+from .conftest import Caller
 from .test_bpf import interpret
 from .trunk import INPUT, INPUT_EOF, Trunk, running
 
@@ -225,3 +228,17 @@ def test_the_controls_are_what_the_kernel_calls_them() -> None:
     for name in ("TCSETS", "TCSETSW", "TCSETSF", "TCSBRK", "TCXONC", "TCFLSH", "TIOCSCTTY",
                  "TIOCSPGRP", "TIOCSWINSZ", "TIOCNOTTY"):  # fmt: skip
         assert getattr(termios, name) in bpf.TERMINAL_IOCTLS, name
+
+
+def test_it_works_for_root_and_for_an_ordinary_user(caller: Caller) -> None:
+    """The terminal belongs to the run's user, whoever starts it."""
+    with caller.popen("on_terminal.py", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err.decode()
+    found = json.loads(out)
+    assert found["written"].split("\r\n") == [
+        "[True, True, True] /dev/pts/0 os.terminal_size(columns=80, lines=24)",
+        "reopened", "by name", "['0']", "",
+    ]  # fmt: skip
+    assert found["code"] == 0
+    assert found["uid"] not in {0, os.getuid()} or caller.name == "user"
