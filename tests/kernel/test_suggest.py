@@ -226,6 +226,7 @@ def test_no_secret(name: str) -> None:
         (wish("http.request", "https://h.example/?k=1", "GET"), "does it hold a secret"),
         (wish("http.request", "https://h.example/", "PUT"), "PUT can carry data out"),
         (wish("net.connect", "tcp://h.example:22"), "neither judged nor recorded"),
+        (wish("net.connect", "tcp://h.example:443"), "neither judged nor recorded"),
         (wish("net.resolve", "dns:h.example"), "only the name was asked for"),
         (wish("fs.read", "docs", looked=True, folder=True), "a folder"),
     ],

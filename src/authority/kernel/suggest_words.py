@@ -78,7 +78,10 @@ def warnings_of(
     if place[0] == "filesystem":
         yield from _file_warnings(policy, place[1], rule, wishes)
     elif place == ("network", "allow"):
-        yield "what goes through this tunnel is neither judged nor recorded; an http rule would be"
+        yield "what goes through this tunnel is neither judged nor recorded"
+        host, _, port = rule.rpartition(":")
+        if port == "443":
+            yield f"where it is HTTPS, narrower in http, and judged: GET https://{host}/PATH"
     elif place == ("network", "http"):
         verb, _, url = rule.partition(" ")
         if verb not in ("GET", "HEAD"):
