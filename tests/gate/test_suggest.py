@@ -152,3 +152,37 @@ def test_a_watched_run_tells_what_it_looked_for(own: Lab) -> None:
     again = own.cli("run", "--suggest", "--policy", str(made), "--", sys.executable, "-c", LOOKS)
     assert again.stdout.splitlines()[0::2][:2] == ["data", "a.txt"]
     assert '"./a.txt"' not in again.stderr
+
+
+ASKS = """
+import socket, urllib.request
+from authority.agent import Denied, connect
+gate = connect()
+for effect, name, arguments in (
+    ('fs.write', '.git/hooks/x', {'data': b'x'}), ('fs.read', '/proc/1/environ', {}),
+    ('model.chat', 'model:other', {}), ('mcp.read', 'mcp:none/resources/a:b', {}),
+    ('tool.call', 'tool:none.x', {'arguments': {}}), ('agent.spawn', 'agent:none', {}),
+):
+    try: gate.call(effect, name, arguments)
+    except Denied as denied: pass
+for url in ('http://plain.example/', 'https://tls.example/'):
+    try: urllib.request.urlopen(url, timeout=5)
+    except OSError: pass
+try: socket.getaddrinfo('named.example', 443)
+except OSError: pass
+"""
+
+
+def test_why_has_a_word_for_every_denial(lab: Lab) -> None:
+    done = lab.cli("run", "--suggest", "--", sys.executable, "-c", ASKS)
+    assert done.returncode == 0, done.stderr
+    denied = lab.denials(run=lab.log(kind="run.start")[-1]["run"])
+    effects = {entry["effect"] for entry in denied}
+    assert effects >= {"fs.write", "fs.read", "http.request", "net.connect", "net.resolve"}
+    for entry in denied:
+        told = json.loads(lab.cli("why", str(entry["seq"]), "--json").stdout)
+        assert told["reason"], entry
+        assert told["missing"], entry
+        if entry["effect"] in {"fs.write", "http.request", "net.connect", "net.resolve"}:
+            tomllib.loads(told["snippet"])
+            assert told["snippet"], entry
