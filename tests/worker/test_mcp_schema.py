@@ -96,9 +96,9 @@ def test_a_schema_that_is_not_applied(schema: Any) -> None:
 
 
 def quickly(call: Any) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     call()
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 3
 
 
 def test_a_pattern_that_backtracks_takes_linear_time() -> None:

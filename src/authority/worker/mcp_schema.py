@@ -30,7 +30,7 @@ MAX_SCHEMA: Final = 64 * 1024
 MAX_DEPTH: Final = 32
 MAX_NODES: Final = 8_000
 MAX_VALUES: Final = 50_000
-MAX_STEPS: Final = 200_000
+MAX_STEPS: Final = 100_000
 _ANCHORED: Final = frozenset({"$dynamicRef", "$recursiveRef"})
 
 
