@@ -112,7 +112,8 @@ def _show(found: dict[str, Any]) -> None:
         said = "allowed when a person approves"
     what = " ".join(part for part in (found["effect"], found["verb"], found["resource"]) if part)
     print(f"{said}: {printable(what, 8192)}")
-    print(f"  {printable(found['rule'] or found['reason'])}")
+    why = found["rule"] if found["allowed"] else found["reason"]
+    print(f"  {printable(why or found['reason'])}")
     if found["snippet"]:
         print("  this would allow it:")
         for line in str(found["snippet"]).rstrip().split("\n"):

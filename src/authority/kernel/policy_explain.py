@@ -246,7 +246,7 @@ def _tunnel_warnings(layer: Rules, where: str, pattern: Pattern) -> list[str]:
         for rule in layer.http.index.patterns
     ):
         out.append(
-            f"{where}: http rules judge requests there; whoever asks for a tunnel meets those"
+            f"{where} opens no tunnel where http rules judge requests to the same host and port"
         )
     probe = Resource("tcp", "", (), pattern.host, pattern.port)
     if not pattern.subdomains and (denied := layer.net_deny.find(probe)):

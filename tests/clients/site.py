@@ -1,0 +1,213 @@
+"""The outside world of the client tests: servers with names and certificates of their own, on this
+machine alone.
+
+A company's proxy (`network.proxy`) stands for the whole Internet: whatever name it is asked for leads
+to the one server here, by port (443 with TLS, 80 without). The server's certificate comes from an
+authority that `network.ca` trusts. So real names are asked for, and nothing leaves 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+NAMES = ("api.test", "files.test", "git.test", "index.test", "registry.test", "other.test")
+
+
+@dataclass
+class Seen:
+    """One request as the server saw it."""
+
+    method: str
+    host: str
+    path: str
+    headers: dict[str, str]
+    body: bytes = b""
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    site: Site
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that goes away is no news."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def answer(self) -> None:
+        body = self._body()
+        host = self.headers.get("Host", "").partition(":")[0]
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        seen = Seen(self.command, host, self.path, headers, body)
+        self.server.site.seen.append(seen)
+        handler = self.server.site.handlers.get(host)
+        status, more, data = handler(seen) if handler else (404, {}, b"nothing here")
+        self.send_response(status)
+        for name, value in more.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = answer
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            body = b""
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return body
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+@dataclass
+class Site:
+    """`handlers` by host name; `seen` what came; `asked` what the company's proxy was asked for."""
+
+    folder: Path
+    handlers: dict[str, Callable[[Seen], Answer]] = field(default_factory=dict)
+    seen: list[Seen] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    proxy_port: int = 0
+    ports: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def network(self) -> str:
+        """Lines of a policy's [network] section that lead here."""
+        return f'proxy = "http://127.0.0.1:{self.proxy_port}"\nca = "{self.folder}/authority.pem"\n'
+
+    def to(self, host: str) -> list[Seen]:
+        return [each for each in self.seen if each.host == host]
+
+
+@contextlib.contextmanager
+def site_at(folder: Path) -> Iterator[Site]:
+    """Servers and proxy, until the end of the block."""
+    site = Site(folder)
+    context = _certificates(folder)
+    servers = []
+    for port, tls in ((443, True), (80, False)):
+        server = Server(("127.0.0.1", 0), Handler)
+        server.site = site
+        if tls:
+            server.socket = context.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        site.ports[port] = server.server_address[1]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(None)  # whatever the tests' default is
+    site.proxy_port = listener.getsockname()[1]
+    threading.Thread(target=_proxy, args=(listener, site), daemon=True).start()
+    try:
+        yield site
+    finally:
+        listener.close()
+        for server in servers:
+            server.shutdown()
+            server.server_close()
+
+
+def _proxy(listener: socket.socket, site: Site) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            client, _ = listener.accept()
+            threading.Thread(target=_tunnel, args=(client, site), daemon=True).start()
+
+
+def _tunnel(client: socket.socket, site: Site) -> None:
+    with contextlib.suppress(OSError), client:
+        client.settimeout(30)
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            if not (piece := client.recv(1)):
+                return
+            head += piece
+        target = head.split()[1].decode()
+        site.asked.append(target)
+        port = site.ports.get(int(target.rpartition(":")[2]))
+        if port is None:
+            client.sendall(b"HTTP/1.1 502 No such place\r\n\r\n")
+            return
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as server:
+            client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            back = threading.Thread(target=_copy, args=(server, client), daemon=True)
+            back.start()
+            _copy(client, server)
+            back.join(30)
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+
+
+def _certificates(folder: Path) -> ssl.SSLContext:
+    """An authority in `authority.pem`, and a server's context with a certificate for `NAMES`."""
+    now = datetime.datetime.now(datetime.UTC)
+    root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    root_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "company of the tests")])
+
+    def builder(name: x509.Name, public: Any) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(root_name)
+            .public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(hours=3))
+        )
+
+    root = (
+        builder(root_name, root_key.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(root_key, hashes.SHA256())
+    )
+    leaf = (
+        builder(x509.Name([]), key.public_key())
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(n) for n in NAMES]), True)
+        .sign(root_key, hashes.SHA256())
+    )
+    (folder / "authority.pem").write_bytes(root.public_bytes(serialization.Encoding.PEM))
+    (folder / "authority.pem").chmod(0o644)
+    chain = folder / "server.pem"
+    chain.write_bytes(
+        leaf.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain)
+    return context
