@@ -127,7 +127,7 @@ def test_a_push_needs_its_rule_and_only_that(lab: Lab, site: Site, repository: P
     assert log.stdout.split() == ["pushed", "one"]
 
 
-def test_a_credential_in_the_url(lab: Lab, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_credential_inside_basic(lab: Lab, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_TOKEN", SECRET)
     before = len(site.to("git.test"))
     done = script(

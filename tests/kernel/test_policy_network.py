@@ -70,6 +70,17 @@ def test_every_file_of_the_chain_has_to_leave_it_open() -> None:
     assert none.reach.ports("db.example") == ()
 
 
+def test_hosts_that_the_runs_authority_vouches_for() -> None:
+    assert make(TOML).reach.judged_hosts() == ("api.example", "cdn.example")
+    base = '[network]\nhttp = ["https://*.example/**", "https://only.base/**"]\n'
+    child = make(
+        'extends = "b.toml"\n[network]\nhttp = ["https://a.example/**", "https://evil.test/**"]\n',
+        b=base,
+    )
+    assert child.reach.judged_hosts() == ("a.example",)
+    assert make('[network]\nallow = ["db.example:1"]\n').reach.judged_hosts() == ()
+
+
 def test_it_costs_the_same_at_ten_rules_and_ten_thousand() -> None:
     """The look-ups are counted, not timed: one for the name and one for each ending."""
     many = make("[network]\nallow = [" + ",".join(f'"h{n}.example:1"' for n in range(5000)) + "]\n")

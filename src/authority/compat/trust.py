@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import os
-import ssl
 from collections.abc import Sequence
 from typing import Final
 
@@ -69,17 +68,6 @@ def extra_certificates(paths: Sequence[str]) -> bytes:
             ) from None
         out += b"".join(each.public_bytes(Encoding.PEM) for each in found)
     return out
-
-
-def upstream(extra_pem: bytes) -> ssl.SSLContext:
-    """TLS towards the outside: the system's certificates and more."""
-    # Not create_default_context: that one writes session keys where SSLKEYLOGFILE says.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_default_certs()
-    if extra_pem:
-        context.load_verify_locations(cadata=extra_pem.decode("ascii"))
-    return context
 
 
 @functools.lru_cache(maxsize=4)

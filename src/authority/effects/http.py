@@ -101,7 +101,7 @@ class HttpEffect:
         self._timeout_us = timeout_us
         self._connect_us = connect_us
         self._resolver = resolver
-        self._tls = tls or _system_tls()
+        self._tls = tls or system_tls()
 
     async def perform(self, call: Call) -> Performed:
         """Perform an admitted `http.request`. Raises `EffectFailed` or `EffectRefused`."""
@@ -227,11 +227,14 @@ class _Unacceptable(Exception):
         self.sentence = sentence
 
 
-def _system_tls() -> ssl.SSLContext:
+def system_tls(extra_pem: bytes = b"") -> ssl.SSLContext:
+    """TLS towards the outside: the system's certificates and more."""
     # Not create_default_context: that one writes session keys where SSLKEYLOGFILE says.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_default_certs()
+    if extra_pem:
+        context.load_verify_locations(cadata=extra_pem.decode("ascii"))
     return context
 
 

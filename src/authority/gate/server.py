@@ -28,7 +28,7 @@ from authority.compat import trust
 from authority.compat.endpoints import Endpoints
 from authority.compat.models import ModelService, key_name
 from authority.effects.files import FileEffects
-from authority.effects.http import HttpEffect
+from authority.effects.http import HttpEffect, system_tls
 from authority.effects.tools import ToolEffect
 from authority.errors import AuthorityError
 from authority.gate import clock, snapshots, statedir
@@ -154,7 +154,7 @@ class Gate:
         keys = self.policies.model_keys(policy, environment)
         self._secrets[policy.digest] = {**secrets, **{key_name(k): v for k, v in keys.items()}}
         starter = SandboxStarter(self._host, policy, environment.get("PATH", ""), self._forbidden)
-        tls = trust.upstream(trust.extra_certificates(policy.network.ca))
+        tls = system_tls(trust.extra_certificates(policy.network.ca))
         self._http.give(policy.digest, lambda: HttpEffect(secrets=secrets, tls=tls))
         self._tools.give(policy.digest, lambda: ToolEffect(starter, environment=environment))
 

@@ -110,8 +110,14 @@ class Reach:
 
     def judged_hosts(self) -> tuple[str, ...]:
         """Hosts, and names whose subdomains, are in http rules: what the run's CA vouches for."""
-        lists = [set(hosts.names()) for hosts in self._http]
-        return tuple(sorted(set().union(*lists)))
+        named = {name for hosts in self._http for name in hosts.names()}
+        return tuple(
+            sorted(
+                name
+                for name in named
+                if all(hosts.ports(name) or hosts.ports(f"*.{name}") for hosts in self._http)
+            )
+        )
 
     def _denied(self, host: str, port: int) -> bool:
         probe = Resource("tcp", "", (), host, port)
