@@ -38,10 +38,14 @@ _SENTENCES = {400: "Bad Request", 403: "Forbidden", 408: "Request Timeout", 502:
 
 
 async def next_head(client: Line, *, first: bool) -> Request | None:
-    """The next request head; None when the client has ended. Raises `Bad`, `TimeoutError`."""
+    """The next request head; None when the client has ended, or has sent nothing for too long: an
+    idle connection is no offence. Raises `Bad`, `TimeoutError` for a head that does not go on."""
     head = heads.Head()
-    async with asyncio.timeout(HEAD_SECONDS if first else IDLE_SECONDS):
-        data = await client.read()
+    try:
+        async with asyncio.timeout(HEAD_SECONDS if first else IDLE_SECONDS):
+            data = await client.read()
+    except TimeoutError:
+        return None
     if not data:
         return None
     async with asyncio.timeout(HEAD_SECONDS):
