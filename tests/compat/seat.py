@@ -68,7 +68,7 @@ class Seat:
             tuple(str(self.work / p) for p in shown),
             tuple(str(self.work / p) for p in over),
         )
-        self.mounts = Mounts(self.gate._door(self.run), places, files)
+        self.mounts = Mounts(self.gate.door(self.run), places, files)
         stream = Stream()
         self.kernel = Kernel(stream)
         self.kernel.start()

@@ -280,3 +280,26 @@ def test_a_kernel_without_shared_mappings_is_named() -> None:
         assert any("ENODEV" in str(e.get("text")) for e in seat.events)
 
     sit(body, mount=False)
+
+
+def test_a_narrowed_capability_means_its_methods_through_a_mount_too() -> None:
+    from authority.kernel import capabilities
+    from authority.kernel.capabilities import Restriction
+
+    async def body(seat: Seat) -> None:
+        seat.file("a", "x")
+        narrow = Restriction(methods=("fs.read", "fs.mkdir"), count=4)
+        seat.run.token = capabilities.attenuate(seat.run.token, narrow, nonce=b"n" * 16)
+        kernel = await seat.mount()
+        assert await kernel.get("a") == b"x"
+        assert await number(kernel.mkdir(1, "d")) == ""
+        assert await number(kernel.create(1, "b")) == "EACCES"
+        assert await number(kernel.symlink(1, "b", "a")) == "EACCES"
+        assert await kernel.get("a") == b"x"
+        assert await kernel.get("a") == b"x"
+        node = (await kernel.walk("a")).node
+        assert await number(kernel.open(node)) == "EACCES", "used four times"
+        codes = [e["code"] for e in await seat.log(kind="denied")]
+        assert codes == ["E_CAP_SCOPE", "E_CAP_SCOPE", "E_CAP_RATE"]
+
+    sit(body, mount=False)

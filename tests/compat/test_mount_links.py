@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 
 from .seat import Seat, number, sit
 
@@ -62,6 +63,7 @@ def test_a_name_that_flips_between_file_and_link_never_reads_outside() -> None:
                 os.rename(link, seat.work / "f")
                 real.write_text("inside")
                 os.rename(real, seat.work / "f")
+                time.sleep(0.01)
 
         thread = threading.Thread(target=flip)
         thread.start()
@@ -97,6 +99,24 @@ def test_a_file_with_a_name_elsewhere_is_not_changed() -> None:
         assert await number(kernel.link(node, 1, "further")) == "EACCES"
         assert outside.read_text() == "outside"
         assert await kernel.get("planted") == b"outside"
+
+    sit(body)
+
+
+def test_removing_ones_own_name_opens_no_way_to_the_other() -> None:
+    async def body(seat: Seat) -> None:
+        kernel = seat.kernel
+        outside = seat.root / "outside"
+        outside.write_text("outside")
+        outside.chmod(0o600)
+        os.link(outside, seat.work / "planted")
+        node = (await kernel.walk("planted")).node
+        fh = await kernel.open(node)
+        await kernel.unlink(1, "planted")
+        assert await number(kernel.setattr(node, mode=0o777)) == "EACCES"
+        assert await number(kernel.setattr(node, mtime=1)) == "EACCES"
+        assert outside.stat().st_mode & 0o777 == 0o600
+        await kernel.close(node, fh)
 
     sit(body)
 

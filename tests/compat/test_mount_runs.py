@@ -165,3 +165,45 @@ def test_a_halt_ends_a_run_that_writes(lab: Lab) -> None:
     later = [e for e in lab.log(kind="admit", run=ran.run) if e["seq"] > halt["seq"]]
     assert later == []
     assert (lab.work / "endless").stat().st_size == size
+
+
+def test_a_dry_run_writes_nothing_until_a_person_says_so(lab: Lab) -> None:
+    lab.file("plan.txt", "before\n")
+    path = lab.policy(POLICY)
+    program = (
+        "open('plan.txt', 'w').write('after\\n')\n"
+        "open('fresh.txt', 'w').write('fresh\\n')\n"
+        "print(open('plan.txt').read())\n"
+    )
+    run = lab.cli("run", "--dry-run", "--policy", str(path), "--", sys.executable, "-c", program)
+    assert run.returncode == 0, run.stderr
+    assert "after" in run.stdout
+    assert "-before" in run.stdout
+    assert "new file fresh.txt" in run.stdout
+    assert (lab.work / "plan.txt").read_text() == "before\n"
+    assert not (lab.work / "fresh.txt").exists()
+    (name,) = lab.cli("dry", "list").stdout.split()
+    assert "+after" in lab.cli("dry", "show", name).stdout
+    done = lab.cli("dry", "apply", name)
+    assert done.stdout.startswith("2 changes were applied"), done.stderr
+    assert (lab.work / "plan.txt").read_text() == "after\n"
+    assert (lab.work / "fresh.txt").read_text() == "fresh\n"
+    assert lab.cli("dry", "list").stdout.strip() == ""
+    assert lab.cli("dry", "apply", name).returncode == 125
+
+
+def test_a_dry_run_is_discarded_and_changes_files_in_no_other_way(lab: Lab) -> None:
+    lab.file("kept.txt", "kept\n")
+    path = lab.policy(POLICY)
+    program = (
+        "import os; open('kept.txt', 'w').write('lost')\n"
+        "from authority.agent import connect\n"
+        "try: connect().write(os.path.abspath('kept.txt'), b'around')\n"
+        "except Exception as e: print(type(e).__name__)\n"
+    )
+    run = lab.cli("run", "--dry-run", "--policy", str(path), "--", sys.executable, "-c", program)
+    assert "Denied" in run.stdout, run.stderr
+    (name,) = lab.cli("dry", "list").stdout.split()
+    assert lab.cli("dry", "discard", name).returncode == 0
+    assert (lab.work / "kept.txt").read_text() == "kept\n"
+    assert lab.cli("dry", "show", name).returncode == 125

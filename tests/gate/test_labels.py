@@ -13,6 +13,7 @@ version = 1
 [filesystem]
 read = ["./**"]
 write = ["./out/**"]
+files = "requests"
 [network]
 http = ["GET,POST http://127.0.0.1:9/**"]
 private = ["127.0.0.1:9"]

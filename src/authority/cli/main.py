@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "check": "judge a request by a policy, without running anything",
     "policy": "prove statements about a policy, compare two, find rules that do nothing",
     "rejudge": "what recorded runs would have looked like under another policy",
+    "dry": "show, apply or discard what a dry run kept",
     "audit": "verify, show, query, prove and export the log",
     "token": "mint, attenuate, inspect and revoke capabilities",
     "key": "rotate the key that mints capabilities",

@@ -55,6 +55,10 @@ def options_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     made.add_argument(
         "--write", type=Path, metavar="FILE", help="with --suggest: a new policy file"
     )
+    made.add_argument(
+        "--dry-run", action="store_true",
+        help="keep what is written aside, show it at the end, and ask whether to apply it",
+    )  # fmt: skip
     made.add_argument("--quiet", action="store_true", help="no live line and no closing table")
     made.add_argument(
         "--tty", action=argparse.BooleanOptionalAction, default=None,
@@ -94,12 +98,19 @@ def main(arguments: Sequence[str]) -> int:
     body = request(options, program)
     if options.suggest:
         body["suggest"] = True
+    if options.dry_run:
+        body["dry_run"] = True
     wanted = not options.json and terminal.is_ours() if options.tty is None else options.tty
     if wanted:
         body["terminal"] = terminal.window()
     follower = Follower(directory, quiet=options.quiet, as_json=options.json, has_terminal=wanted)
     follower.suggests = options if options.suggest else None
-    return follower.follow("/v1/runs", body, accept=options.accept_policy)
+    code = follower.follow("/v1/runs", body, accept=options.accept_policy)
+    if options.dry_run and follower.started:
+        from authority.cli import dry
+
+        dry.closing(directory, str(follower.started["run"]), as_json=options.json)
+    return code
 
 
 def request(options: argparse.Namespace, program: list[str]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from authority.compat.base import Door, Failed, Refused
 from authority.effects.beneath import Beneath, Untouchable
-from authority.effects.overlay import Table, before_of
 from authority.effects.overlay_changes import Change
+from authority.effects.overlay_table import Table, before_of
 from authority.effects.tree import Tree
 from authority.errors import AuthorityError
 from authority.kernel.canonical import printable

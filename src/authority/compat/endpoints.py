@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from secrets import token_hex
 
 from authority.compat import environment, trust
-from authority.compat.base import Door, Places, Service
+from authority.compat.base import Door, Folder, Places, Service
 from authority.compat.ca import RunCA
 from authority.compat.credentials import Keyring
 from authority.compat.models import ModelService
@@ -24,6 +24,7 @@ from authority.compat.models import environment as model_environment
 from authority.compat.mount import Mounts
 from authority.compat.names import Names
 from authority.compat.proxy import Proxy
+from authority.effects.tree import Files
 from authority.kernel.policy import Policy
 from authority.protocol import Service as Kind
 
@@ -67,6 +68,8 @@ class Endpoints:
         self.bundle = b""
         """What programs of the run trust: these and the run's own; empty without an authority."""
         self.mounts: Mounts | None = None
+        self.open_files: Callable[[Folder], Files] | None = None
+        """Where mounts keep their changes, when not in their folders (a dry run)."""
         if policy.needs_network or watch:
             self._listen(Kind.PROXY, PROXY_PORT)
             self._listen(Kind.NAMES, NAMES_PORT, datagrams=True)
@@ -109,6 +112,6 @@ class Endpoints:
         if self._mcp is not None:
             found[int(Kind.MCP)] = self._mcp(door)
         if self.places.folders:
-            self.mounts = Mounts(door, self.places)
+            self.mounts = Mounts(door, self.places, self.open_files)
             found[int(Kind.MOUNT)] = self.mounts
         return found

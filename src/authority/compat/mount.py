@@ -49,7 +49,7 @@ from authority.kernel.policy_protect import PathSet, path_text
 from authority.kernel.requests import Nothing
 from authority.kernel.resources import parse_text
 
-AT_ONCE = 256
+AT_ONCE = 64
 THREADS = 4
 _BACKGROUND = 64
 _PAGES = 256

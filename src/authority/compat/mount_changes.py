@@ -30,6 +30,7 @@ from authority.compat.mount_links import Links
 from authority.compat.mount_nodes import Node, below
 from authority.compat.mount_own import check_arrival, check_mode
 from authority.compat.mount_view import View
+from authority.effects.beneath import Untouchable
 from authority.effects.tree import SET_ID, Identity, Times
 from authority.kernel.canonical import printable
 from authority.kernel.policy_persist import OWN, Kind, persistent
@@ -315,8 +316,10 @@ class Changes:
     def _attributes_of_unnamed(
         self, use: Callable[[], Any], mode: int | None, times: Times
     ) -> os.stat_result:
-        """What has lost its name is the run's alone: nobody else meets its mode or times."""
+        """What has no name at all is the run's alone: nobody else meets its mode or times."""
         with use() as fd:
+            if os.fstat(fd).st_nlink:
+                raise Untouchable("has another name, so its attributes are never changed here")
             if mode is not None:
                 os.fchmod(fd, mode)
             if times != (None, None):

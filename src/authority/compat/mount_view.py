@@ -4,6 +4,9 @@ Rules
 - Every look is judged and tallied (`door.glance`). A name that the run may not see does not exist for
   it: ENOENT, and no listing has it. What may be read or written may be looked at, and so may the
   directories and links on the way there.
+- What a look answers is about a name that the program chose: it raises the run's label by secrets
+  alone. The names of a listing, the text of a link and an attribute's value are words that somebody
+  else may have written (`fs.show`), and count as read.
 - What is shown because the run's own program needs it (`shown`) may be looked at and read although no
   rule says so; a rule that denies it still holds.
 - What something else is put upon inside (`over`), and the way there, may be looked at and no more.
@@ -47,8 +50,8 @@ class View:
 
     # --- judging ---
 
-    def sees(self, resource: Resource) -> Judgement:
-        """Whether the run may look at this; counted."""
+    def sees(self, resource: Resource, effect: str = "fs.look") -> Judgement:
+        """Whether the run may look at this; counted. `fs.show`: words that stand there are shown."""
         bench = self._bench
         if bench.handles.stopped:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -57,7 +60,7 @@ class View:
         segments = resource.segments
         if bench.over.covers(segments) or bench.over.above(segments):
             return _ALLOWED
-        judgement = bench.door.glance("fs.look", resource, bench.verb)
+        judgement = bench.door.glance(effect, resource, bench.verb)
         if judgement.allowed or judgement.rule:
             return judgement
         if bench.shown.above(segments):
@@ -83,9 +86,9 @@ class View:
             kind != stat.S_IFREG and shown.above(resource.segments)
         )
 
-    def _visible(self, node: Node) -> Resource:
+    def _visible(self, node: Node, effect: str = "fs.look") -> Resource:
         resource = self._nodes.resource(node)
-        if not self.sees(resource).allowed:
+        if not self.sees(resource, effect).allowed:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         return resource
 
@@ -188,7 +191,7 @@ class View:
 
     async def readlink(self, request: Request) -> bytes:
         node = self._nodes.get(request.nodeid)
-        self._visible(node)
+        self._visible(node, "fs.show")
         path = self._nodes.path(node)
         text = await self._bench.thread(lambda: self._bench.files.readlink(path))
         return out.reply(request.unique, text)
@@ -218,7 +221,7 @@ class View:
     async def opendir(self, request: Request) -> bytes:
         bench = self._bench
         node = self._nodes.get(request.nodeid)
-        resource = self._visible(node)
+        resource = self._visible(node, "fs.show")
         with bench.handles.place():
             directory = Directory(node, resource)
             fh = bench.handles.add(directory)
@@ -285,14 +288,14 @@ class View:
         (name,) = request.names
         if not name.startswith(_USER):
             return out.error(request.unique, errno.ENODATA)
-        self._visible(node)
+        self._visible(node, "fs.show")
         path, expect = self._nodes.path(node), node.identity
         value = await bench.thread(lambda: bench.files.getxattr(path, name, expect))
         return _sized(request, value)
 
     async def listxattr(self, request: Request) -> bytes:
         bench, node = self._bench, self._nodes.get(request.nodeid)
-        self._visible(node)
+        self._visible(node, "fs.show")
         path, expect = self._nodes.path(node), node.identity
         names = await bench.thread(lambda: bench.files.listxattr(path, expect))
         return _sized(request, b"".join(n + b"\0" for n in names if n.startswith(_USER)))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from authority.effects.overlay import Before, Table
+from authority.effects.overlay_table import Before, Table
 from authority.errors import AuthorityError
 from authority.kernel.canonical import printable
 
@@ -52,8 +52,11 @@ def read_table(store: Path) -> Table:
 
 
 def changes(store: Path, table: Table) -> list[Change]:
-    """All changes: directories before what is in them, removed ones after."""
-    found, there = [], set()
+    """All changes: directories before what is in them, removed ones after; but what lay in a folder
+    that is something else now is removed first."""
+    found: list[Change] = []
+    first: list[Change] = []
+    there, replaced = set(), set()
     upper = os.fsencode(store / "upper")
     for folder, folders, files in os.walk(upper):
         folders.sort()
@@ -69,11 +72,16 @@ def changes(store: Path, table: Table) -> list[Change]:
             if before is not None and _same(full, _below(table, path), before, status):
                 continue
             found.append(Change(path, kind, before, (status.st_mode & 0o7777, status.st_size)))
+            if before is not None and before.kind == stat.S_IFDIR and kind != "directory":
+                replaced.add(path + b"/")
+
     for key in sorted(table.gone - there, reverse=True):
         before = table.before.get(key)
         if before is not None:
-            found.append(Change(bytes.fromhex(key), _KINDS.get(before.kind, ""), before, None))
-    return found
+            path = bytes.fromhex(key)
+            into = first if any(path.startswith(each) for each in replaced) else found
+            into.append(Change(path, _KINDS.get(before.kind, ""), before, None))
+    return first + found
 
 
 def _below(table: Table, path: bytes) -> bytes:

@@ -43,7 +43,7 @@ class PerPolicy:
 
 
 def table(
-    files: FileEffects,
+    files: Performer,
     http: PerPolicy,
     tools: Performer,
     models: Performer,

@@ -121,6 +121,7 @@ class Routes:
             caller=caller,
             terminal=terminal,
             watch=body.get("suggest") is True,
+            dry=body.get("dry_run") is True,
         )
 
     async def _run(self, asking: Asking) -> None:

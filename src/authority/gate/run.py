@@ -78,6 +78,7 @@ class Start:
     label: Label = field(default_factory=Label)
     policy_path: str = ""
     caller: Mapping[str, str] = field(default_factory=dict)
+    dry: bool = False
     terminal: tuple[int, int] | None = None
     own: bool = False
     printed: Callable[[bytes], None] | None = None

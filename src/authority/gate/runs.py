@@ -206,6 +206,11 @@ class Runs:
             served=ends.answers_mounts,
             watch=spec.watch,
         )
+        if spec.dry and reached.way != "mount":
+            raise StartRefused(
+                "a dry run keeps what its mounts are told to write, and this run has no mounts",
+                'it needs rules in [filesystem] and files = "mount"',
+            )
         planned = plan(wanted_of(run, ends, reached, self._forbidden), self._host)
         ends.places = places_of(planned)
         protection = {**planned.protection, "files": reached.way, "contained": True}

@@ -39,6 +39,7 @@ from authority.gate.control import Control
 from authority.gate.definitions import Definitions
 from authority.gate.detectors import Detectors
 from authority.gate.doorway import Doorway
+from authority.gate.dry import DryRuns, Guarded
 from authority.gate.family import Messages, Spawn
 from authority.gate.going import Goings
 from authority.gate.incident_routes import IncidentRoutes
@@ -84,6 +85,7 @@ class Gate:
         self.canaries = Canaries(opened.directory, self.ledger.state)
         reader = Reader(opened.keys, self.canaries.found_in)
         self.policies = Policies(opened.directory, opened.store)
+        self.dry = DryRuns(self, opened.directory.root / "dry")
         self.runs = Runs(
             self.ledger,
             reader,
@@ -94,7 +96,7 @@ class Gate:
             self.checkpoint,
             self._forbidden,
             self._endpoints,
-            self._door,
+            self.door,
             opened.directory.home,
         )
         files = FileEffects()
@@ -112,7 +114,7 @@ class Gate:
             self.ledger,
             self.definitions,
             self.policies,
-            self._door,
+            self.door,
             self.give,
             self.release,
         )
@@ -122,7 +124,15 @@ class Gate:
             Bodies(self.ledger, opened.store),
             tallies,
             self.policies.by_digest,
-            table(files, self._http, tools, models, family, messages, self.hubs),
+            table(
+                Guarded(files, self.runs.running.get),
+                self._http,
+                tools,
+                models,
+                Guarded(family, self.runs.running.get),
+                messages,
+                self.hubs,
+            ),
             look_ups(files, models, self.hubs.look_up),
             self.fail,
         )
@@ -147,6 +157,7 @@ class Gate:
         self.reader = reader
         Routes(self).register(self.control)
         IncidentRoutes(self).register(self.control)
+        self.dry.register(self.control)
 
     def give(self, policy: Policy, environment: Mapping[str, str]) -> None:
         """Keep what a run's caller gave for its policy: credentials, the tools' environment."""
@@ -172,9 +183,13 @@ class Gate:
         policy = run.spec.policy
         mcp = self.hubs.service if policy.mcp and not run.spec.own else None
         secrets = self._secrets.get(policy.digest, {})
-        return Endpoints(policy, secrets, mcp, watch=run.spec.watch)
+        found = Endpoints(policy, secrets, mcp, watch=run.spec.watch)
+        if run.spec.dry:
+            found.open_files = self.dry.files_of(run)
+            run.on_end(lambda: self.dry.write_end(run, found.mounts))
+        return found
 
-    def _door(self, run: Run) -> Doorway:
+    def door(self, run: Run) -> Doorway:
         """What the services behind a run's endpoints ask at."""
         if run.spec.watch:
             run.on_end(lambda: run.emit({"event": "unseen", "names": self._tallies.names(run.id)}))
@@ -186,7 +201,7 @@ class Gate:
         service = run.services.get(int(Kind.MODEL))
         if not isinstance(service, ModelService):  # an attached program has no endpoints
             secrets = self._secrets.get(run.spec.policy.digest, {})
-            service = ModelService(self._door(run), secrets)
+            service = ModelService(self.door(run), secrets)
             run.services = {**run.services, int(Kind.MODEL): service}
         return service
 

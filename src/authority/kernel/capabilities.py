@@ -194,6 +194,18 @@ def verify(token: Token, key: MacKey | None) -> bool:
     return compare_digest(mac, token.mac) and known
 
 
+WAYS = frozenset({"fs.mount"})
+"""A mount is a way to acts, each of which is asked for: no method, resource or count limits it."""
+MEANT = {
+    "fs.open": frozenset({"fs.read"}),
+    "fs.modify": frozenset({"fs.write"}),
+    "fs.attributes": frozenset({"fs.write"}),
+    "fs.symlink": frozenset({"fs.write"}),
+    "fs.link": frozenset({"fs.write"}),
+}
+"""What a mount asks for, and the method that people write for it."""
+
+
 def scope(
     token: Token,
     *,
@@ -216,8 +228,17 @@ def scope(
             return _refusal(Code.CAP_EXPIRED, _id(token, each), "has expired")
         if now < each.not_before:
             return _refusal(Code.CAP_EXPIRED, _id(token, each), "is not valid yet")
+        if each.run_only and run != token.run:
+            return _refusal(Code.CAP_INVALID, _id(token, each), f"is for the run {token.run} only")
+        if effect in WAYS:
+            continue
         methods = each.methods
-        if methods is not None and effect not in methods and not effect.startswith(each.families):
+        if (
+            methods is not None
+            and effect not in methods
+            and not effect.startswith(each.families)
+            and methods.isdisjoint(MEANT.get(effect, ()))
+        ):
             return _refusal(Code.CAP_SCOPE, _id(token, each), f"does not name the method {effect}")
         if each.match is not None:
             try:
@@ -228,8 +249,6 @@ def scope(
                 return _refusal(Code.CAP_SCOPE, _id(token, each), f"does not cover {resource.text}")
         if each.quotas and (missing := each.number_missing(numbers)):
             return _refusal(Code.CAP_SCOPE, _id(token, each), missing)
-        if each.run_only and run != token.run:
-            return _refusal(Code.CAP_INVALID, _id(token, each), f"is for the run {token.run} only")
         if labelled and each.ceiling and (missing := each.label_refuses(label)):
             return _refusal(Code.CAP_SCOPE, _id(token, each), missing)
     return None

@@ -24,7 +24,7 @@ Rules
 from __future__ import annotations
 
 from authority.kernel import budgets, entries, flows, models
-from authority.kernel.capabilities import Refusal, scope, use
+from authority.kernel.capabilities import WAYS, Refusal, scope, use
 from authority.kernel.codes import Code, Layer
 from authority.kernel.entries import AnyEntry, Body
 from authority.kernel.facts import Facts, Request
@@ -210,6 +210,8 @@ def _capability(state: State, request: Request, facts: Facts, now: int) -> dict[
         )
         if refusal:
             raise _No(refusal.code, layer, refusal.reason)
+    if request.effect in WAYS:
+        return {}
     deltas = use(token, state.usage, now=now, numbers=facts.numbers)
     if isinstance(deltas, Refusal):
         raise _No(deltas.code, layer, deltas.reason)

@@ -30,7 +30,7 @@ from authority.kernel.models import EFFECTS
 from authority.kernel.policy import Policy
 from authority.kernel.resources import Resource
 
-_READS = frozenset({"fs.read", "fs.list", "fs.stat", "fs.open", "fs.look"})
+_READS = frozenset({"fs.read", "fs.list", "fs.stat", "fs.open", "fs.look", "fs.show"})
 _INWARD = _READS | {"msg.receive", "agent.wait", "fs.mount", "net.resolve"}
 _WRITES = frozenset(
     {"fs.write", "fs.append", "fs.mkdir", "fs.rename"}
@@ -95,9 +95,9 @@ def result_label(
     """The label of an answer. `carried` is what came with it: a message's or a child's label."""
     label = carried
     if effect in _READS:
-        # A look shows a name in its directory, and there are many of them.
-        shows = resource.text.rpartition("/")[0] if effect == "fs.look" else resource.text
-        sources = frozenset() if policy.trusted(resource, verb) else frozenset({shows})
+        # A look answers for a name that the program chose; a listing or a link's text is words.
+        silent = effect == "fs.look" or policy.trusted(resource, verb)
+        sources = frozenset() if silent else frozenset({resource.text})
         label = label.join(Label(sources, policy.secrets(resource)))
     elif effect in _NETWORK and not policy.trusted(resource, verb):
         label = label.join(Label(frozenset({f"{resource.scheme}://{resource.host}"})))

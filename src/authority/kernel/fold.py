@@ -20,6 +20,7 @@ from authority.kernel import budgets, entries
 from authority.kernel.budgets import Account
 from authority.kernel.incidents import Case, refusal, take
 from authority.kernel.labels import Label
+from authority.kernel.own_files import follow
 from authority.kernel.rates import Usage, add, subtract
 from authority.kernel.state import (
     PINS_LIMIT,
@@ -36,7 +37,6 @@ from authority.kernel.state import (
     surroundings,
 )
 
-CREATED_LIMIT = 10_000
 """Files that a run made and may delete, as far as they are remembered."""
 CLOSED_CASES = 100
 """Incidents that are remembered after they were closed."""
@@ -174,7 +174,7 @@ def _admit(state: State, e: entries.Admit) -> None:
         budgets.settle(state.accounts, run.accounts, {}, e.reserve)
         return
     budgets.reserve(state.accounts, run.accounts, e.reserve)
-    state.open[e.seq] = Open(e.run, e.effect, e.resource, e.reserve, e.usage)
+    state.open[e.seq] = Open(e.run, e.effect, e.resource, e.reserve, e.usage, e.target)
 
 
 def _outcome(state: State, e: entries.Outcome) -> None:
@@ -188,10 +188,7 @@ def _outcome(state: State, e: entries.Outcome) -> None:
             state.usage[cap] = subtract(state.usage[cap], delta)
     _raise_label(run, e)
     if e.status == "done":
-        if e.facts.get("created") and len(run.created) < CREATED_LIMIT:
-            run.created.add(admission.resource)
-        elif admission.effect in {"fs.delete", "fs.rename"}:
-            run.created.discard(admission.resource)
+        follow(run.created, admission.effect, admission.resource, admission.target, e.facts)
 
 
 def _raise_label(run: Run, e: entries.Outcome | entries.Chunk | entries.Tally) -> None:

@@ -46,7 +46,16 @@ from authority.kernel.resources import Resource
 
 FORMAT: Final = 1
 _OPEN_SINKS: Final = frozenset(
-    {"output", "msg.send", "msg.receive", "agent.wait", "net.resolve", "fs.look", "fs.mount"}
+    {
+        "output",
+        "msg.send",
+        "msg.receive",
+        "agent.wait",
+        "net.resolve",
+        "fs.look",
+        "fs.show",
+        "fs.mount",
+    }
     | READS
     | MODEL_EFFECTS
     | WRITES - {"fs.delete"}

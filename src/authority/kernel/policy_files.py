@@ -25,7 +25,7 @@ WRITES: Final = frozenset(
     {"fs.write", "fs.append", "fs.mkdir", "fs.rename", "fs.delete"}
     | {"fs.modify", "fs.attributes", "fs.symlink", "fs.link"}
 )
-FILES: Final = READS | WRITES | {"fs.look", "fs.mount"}
+FILES: Final = READS | WRITES | {"fs.look", "fs.show", "fs.mount"}
 LISTS: Final = frozenset({"fs.list", "fs.stat"})
 MOVES: Final = frozenset({"fs.rename", "fs.delete"})
 
@@ -68,7 +68,7 @@ class FileRules:
 
     def judge(self, effect: str, resource: Resource, verb: str = "") -> Judgement:
         """For the effects of `FILES`, on a file."""
-        if effect == "fs.look":
+        if effect in ("fs.look", "fs.show"):
             return self._look(resource, verb)
         if effect == "fs.mount":
             return self._mount(resource, verb)

@@ -250,6 +250,7 @@ EFFECTS: dict[str, Spec] = {
         Spec("net.resolve", Nothing, False, _one, internal=True),
         Spec("fs.mount", Nothing, True, _none, internal=True),
         Spec("fs.look", Nothing, False, _none, internal=True),
+        Spec("fs.show", Nothing, False, _none, internal=True),
         Spec("fs.open", FsOpen, False, _opened, internal=True),
         Spec("fs.modify", FsModify, True, _leased, internal=True),
         Spec("fs.attributes", FsAttributes, True, _one, internal=True),

@@ -52,6 +52,7 @@ class Open(msgspec.Struct):
     resource: str
     reserve: dict[str, int]
     usage: dict[str, UsageDelta]
+    target: str = ""
 
 
 class Run(msgspec.Struct):

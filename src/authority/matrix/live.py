@@ -44,6 +44,7 @@ RUN_SECONDS = 45.0
 POLICY = """\
 version = 1
 [filesystem]
+files = "requests"
 read = ["./data/**"]
 write = ["./out/**"]
 [budgets]

@@ -1,0 +1,85 @@
+"""`authority dry`: what a dry run kept, as a diff; applied, or thrown away.
+
+Rules
+- The diff goes to standard output, questions to standard error. Nothing is applied unless a person at a
+  terminal says yes, or `dry apply` is called.
+- Applying is all or nothing as far as the base is concerned: if something changed there meanwhile,
+  nothing is done. What a policy refuses ends it, and what was done until then is said.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from authority.cli.common import parser, print_json, state_of
+from authority.gate.client import client
+from authority.gate.statedir import StateDir
+
+
+def main(arguments: Sequence[str]) -> int:
+    made = parser("dry", "Show, apply or discard what a dry run kept.")
+    made.add_argument("action", choices=("list", "show", "apply", "discard"))
+    made.add_argument("run", nargs="?", default="", help="the run, as its first line named it")
+    options = made.parse_args(arguments)
+    if bool(options.run) is (options.action == "list"):
+        made.error("name a run" if options.action != "list" else "list takes no run")
+    directory = state_of(options)
+    if options.action == "list":
+        found = client(directory).call("GET", "/v1/dry")
+    elif options.action == "show":
+        found = show(directory, options.run)
+    else:
+        found = client(directory).call("POST", f"/v1/dry/{options.run}/{options.action}", {})
+    if options.json:
+        print_json(found)
+    elif options.action == "list":
+        print("\n".join(found["runs"]))
+    elif options.action == "show":
+        print_diff(found)
+    elif options.action == "apply":
+        print(f"{found['changes']} changes were applied (run {found['run']})")
+    else:
+        print(f"the changes of {options.run} are gone")
+    return 0
+
+
+def show(directory: StateDir, run: str) -> dict[str, Any]:
+    """The changes of a dry run. Raises `GateError`."""
+    return client(directory).call("GET", f"/v1/dry/{run}")
+
+
+def print_diff(found: dict[str, Any]) -> None:
+    sys.stdout.write(found["diff"])
+    if found["cut"]:
+        print("... the rest is too long to show here")
+    if not found["changes"]:
+        print("nothing was changed")
+    sys.stdout.flush()
+
+
+def closing(directory: StateDir, run: str, *, as_json: bool) -> None:
+    """After a dry run: the diff, and a question when a person is there to answer it."""
+    found = show(directory, run)
+    connection = client(directory)
+    if not found["changes"]:
+        connection.call("POST", f"/v1/dry/{run}/discard", {})
+    if as_json:
+        return
+    print_diff(found)
+    if not found["changes"]:
+        return
+    asked = sys.stdin.isatty() and sys.stderr.isatty()
+    if asked:
+        sys.stderr.write(f"authority: {found['changes']} changes; apply them? [y/N] ")
+        sys.stderr.flush()
+        if sys.stdin.readline().strip().lower() in {"y", "yes"}:
+            done = connection.call("POST", f"/v1/dry/{run}/apply", {})
+            print(f"authority: {done['changes']} changes were applied", file=sys.stderr)
+            return
+    print(
+        f"authority: nothing was written. 'authority dry apply {run}' applies the changes,"
+        f" 'authority dry discard {run}' throws them away",
+        file=sys.stderr,
+    )
