@@ -15,6 +15,7 @@ from authority.errors import AuthorityError
 from authority.kernel import flows
 from authority.kernel.patterns import PatternError, parse_pattern
 from authority.kernel.policy import Policy, PolicyError, Source, load, narrow
+from authority.kernel.policy_persist import HOME, OWN
 from authority.kernel.requests import EFFECTS
 from authority.kernel.resources import Resource, parse
 from authority.proof.automata import FALSE, TRUE, Formula, Searcher
@@ -24,6 +25,37 @@ from authority.proof.space import Cell, cells, schemes_of, searchers, word_of
 
 BASE = "/b/p"
 FOLDERS = ["a", "b", "ab", "a b", "é", ".env", "x.pem", "a*b", "q"]
+LATER = [
+    ".git",
+    "hooks",
+    "config",
+    "modules",
+    "worktrees",
+    ".vscode",
+    ".github",
+    "workflows",
+    ".bashrc",
+]
+LATER += [
+    "bin",
+    "activate.sh",
+    "x.pth",
+    "sitecustomize",
+    "pyvenv.cfg",
+    ".Git",
+    "HOO\u212aS",
+    "wor\u212atrees",
+]
+LATER += [
+    "\u212a",
+    ".git\u0130",
+    "jenkinsfile",
+    "Scripts",
+    "commondir",
+    ".config",
+    "fish",
+    "hooks2",
+]
 URL_PARTS = [
     "a",
     "b",
@@ -71,7 +103,8 @@ def file_rule(r: random.Random, *, forbids: bool = False) -> str:
         elif kind < 0.45:
             parts.append(r.choice(["*", "a*", "*b", "*.pem", "*é*", "a*b*", "*a*"]))
         else:
-            parts.append(r.choice(["a", "b", "ab", "a b", "é", ".env", "x.pem", r"a\*b"]))
+            names = ["a", "b", "ab", "a b", "é", ".env", "x.pem", r"a\*b"]
+            parts.append(r.choice(names if r.random() < 0.7 else LATER))
     text = "/".join(parts)
     if text in ("*", "**"):
         text = "./" + text
@@ -143,6 +176,12 @@ def document(r: random.Random, *, extends: bool) -> str:
         out.append('[tools.t]\ncommand = ["t"]\ncontent = ["x"]')
         out.append('[tools.u1]\ncommand = ["t"]\nreads = "trusted"')
         out.append('[agents.c]\ncommand = ["c"]')
+    if r.random() < 0.5:
+        out.append('[process]\nexec_from = ["./a", "/b/ab"]')
+        if not extends:
+            out.append('home = "mine"')
+    if r.random() < 0.6:
+        out.append('[models]\nallow = ["gpt-*", "o1"]\ndeny = ["*/x"]')
     out.append("[labels]")
     if r.random() < 0.7:
         out.append(f"trusted = {json.dumps([any_rule(r, forbids=False) for _ in range(2)])}")
@@ -193,8 +232,10 @@ def request(r: random.Random) -> tuple[str, Resource, str]:
         effect = r.choice(sorted(EFFECTS) if r.random() < 0.5 else ["http.request", "fs.rename"])
         family, verb = effect.partition(".")[0], ""
         if family == "fs":
-            raw = "/".join(r.choice(FOLDERS) for _ in range(r.randint(0, 4)))
-            raw = r.choice(["/", "", "", "/b/p/", "/b/", "/b/p/a/"]) + raw
+            names = FOLDERS if r.random() < 0.4 else FOLDERS + LATER * 2
+            raw = "/".join(r.choice(names) for _ in range(r.randint(0, 6)))
+            raw = r.choice(["/", "", "", "/b/p/", "/b/", "/b/p/a/", "/home/agent/"]) + raw
+            verb = r.choice(["", "", OWN, HOME])
         elif family == "http":
             verb = r.choice(VERBS)
             path = "/".join(r.choice(URL_PARTS) for _ in range(r.randint(0, 4)))
@@ -203,8 +244,14 @@ def request(r: random.Random) -> tuple[str, Resource, str]:
             raw += f"{r.choice(['', '', '', '', ':8443', ':9'])}/{path}"
             raw += r.choice(["", "", "/"]) if path else ""
             raw += r.choice(["", "", "", "?q=1", "?", "?z"])
+        elif effect == "net.resolve":
+            raw = r.choice(HOSTS)
         elif family == "net":
             raw = f"{r.choice(HOSTS)}:{r.choice([22, 8443])}"
+        elif family == "model":
+            raw = r.choice(["model:gpt-4", "model:gpt-4/x", "model:o1", "model:z"])
+        elif effect in ("mcp.list", "mcp.read", "mcp.prompt"):
+            raw = "mcp:files/resources"
         elif family == "tool":
             raw = r.choice(["tool:t", "tool:u1", "tool:zz"])
         elif effect == "agent.spawn":
@@ -236,7 +283,12 @@ def near(r: random.Random, made: Policy) -> tuple[str, Resource, str] | None:
     try:
         if "fs" in pattern.schemes:
             effect = r.choice([e for e in sorted(EFFECTS) if e.startswith("fs.")])
-            return effect, parse(effect, "/" + "/".join(segments)), ""
+            if r.random() < 0.5:
+                segments.insert(r.randint(0, len(segments)), r.choice(LATER))
+            if r.random() < 0.3:
+                segments.append(r.choice(LATER))
+            verb = r.choice(["", "", OWN, HOME])
+            return effect, parse(effect, "/" + "/".join(segments)), verb
         joints = [r.choice(["/", "/", "/", "%2F", "%5C", "%2F/"]) for _ in segments]
         quoted = [quote(s, safe="!;%" if not pattern.forbids else "!;") for s in segments]
         path = "".join(j + s for j, s in zip(["/", *joints[1:]], quoted, strict=False))
@@ -253,6 +305,8 @@ def near(r: random.Random, made: Policy) -> tuple[str, Resource, str] | None:
 
 
 def cell_of(resource: Resource, verb: str) -> Cell:
+    if resource.scheme == "dns":
+        return Cell("dns", name=resource.host)
     name = resource.name if resource.scheme in ("tool", "agent", "output") else ""
     return Cell(resource.scheme, resource.host, resource.port, resource.query, verb, name)
 

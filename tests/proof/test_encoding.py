@@ -13,7 +13,9 @@ import pytest
 
 from authority.kernel.pattern_match import Pattern
 from authority.kernel.requests import EFFECTS
+from authority.proof import acting as acting_paths
 from authority.proof import alphabets, automata, encoding, space
+from authority.proof.acting import Acting
 from authority.proof.automata import Atom, Automaton, either
 from authority.proof.encoding import Encoded
 from authority.proof.space import Cell
@@ -135,6 +137,31 @@ def accepting_too_early(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def acting(**changes: Any) -> Callable[[pytest.MonkeyPatch], None]:
+    """The question about paths that act later, asked otherwise."""
+
+    def wrong(patch: pytest.MonkeyPatch) -> None:
+        def asked(effect: str, own: bool, at: int) -> Acting:
+            return Acting(**{"effect": effect, "own": own, "at": at, **changes})
+
+        patch.setattr(encoding, "Acting", asked)
+
+    return wrong
+
+
+def names_with_their_case(patch: pytest.MonkeyPatch) -> None:
+    right = acting_paths._plain
+    patch.setattr(
+        acting_paths,
+        "_next",
+        lambda name, byte: right(name, chr(byte)) if 0 < byte < 128 else acting_paths._other(name),
+    )
+
+
+def no_home(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(encoding, "HOME", "nowhere")
+
+
 WRONG = {
     f.__name__: f
     for f in (
@@ -149,9 +176,17 @@ WRONG = {
         no_host_that_nobody_names,
         no_encoded_slash_in_the_space,
         accepting_too_early,
+        names_with_their_case,
+        no_home,
     )
 }
 WRONG |= {"any_query": any_query, "any_verb": any_verb, "any_port": any_port}
+WRONG |= {
+    "any_rule_opens_what_acts_later": acting(at=acting_paths.NEVER),
+    "nothing_acts_later": acting(at=0),
+    "own_folders_are_no_exception": acting(own=False),
+    "making_a_folder_is_writing": acting(effect=acting_paths.CHANGES),
+}
 WRONG |= {"below_forgotten": without("below"), "leads_forgotten": without("leads")}
 
 

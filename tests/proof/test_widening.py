@@ -11,6 +11,7 @@ import pytest
 from authority.kernel.policy import Policy, PolicyError, Source, load, narrow
 from authority.kernel.resources import parse_text
 from authority.proof import statements
+from authority.proof.automata import Searcher, Undecided
 from authority.proof.widening import widened
 
 from .generated import near, policy, request
@@ -131,14 +132,21 @@ def test_an_exception_covers_requests_and_is_read_narrowly() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_verdicts_on_generated_policies_hold_on_generated_requests(seed: int) -> None:
+def test_verdicts_on_generated_policies_hold_on_generated_requests(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A child under its parent is never wider; where nothing is found no request is newly allowed."""
-    r = random.Random(seed)
-    for _ in range(25):
+    monkeypatch.setattr(Searcher.__init__, "__defaults__", (4000,))
+    r, decided = random.Random(seed), 0
+    for _ in range(12):
         one, other = policy(r), policy(r)
-        with suppress(PolicyError):  # what the one protects the other may name
+        with suppress(PolicyError, Undecided):  # what the one protects the other may name
             assert not [w for w in widened(one, narrow(one, other)) if "newly allowed" in w.why]
-        found = [w for w in widened(one, other) if "newly allowed" in w.why]
+        try:
+            found = [w for w in widened(one, other) if "newly allowed" in w.why]
+        except Undecided:  # their terms of models differ, or it grew: no answer is none
+            continue
+        decided += 1
         for _ in range(60):
             effect, resource, verb = near(r, other) or request(r)
             if other.judge(effect, resource, verb).allowed:
@@ -150,6 +158,7 @@ def test_verdicts_on_generated_policies_hold_on_generated_requests(seed: int) ->
             resource = parse_text(witness.resource)
             assert other.judge(witness.effect, resource, witness.verb).allowed
             assert not one.judge(witness.effect, resource, witness.verb).allowed
+    assert decided > 3
 
 
 def test_two_hundred_rules_are_compared_in_seconds() -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from authority.errors import AuthorityError
 from authority.kernel.pattern_match import Part, literal_prefix
@@ -25,7 +25,7 @@ from authority.proof.alphabets import DEAD, SEP, Alphabet, Universe
 
 FULL: Final = -1
 _FORGOTTEN: Final = -2
-LIMIT: Final = 1_000_000
+LIMIT: Final = 200_000
 """States that one search may visit."""
 
 
@@ -39,6 +39,16 @@ class Atom(NamedTuple):
     kind: str
     decoded: bool
     parts: frozenset[tuple[Part, ...]]
+
+
+class Machine(Protocol):
+    """The automaton of an atom; an atom that is no list of patterns makes its own (`machine`)."""
+
+    start: int
+
+    def row(self, state: int) -> tuple[int, Mapping[int, int]]: ...
+
+    def end(self, state: int) -> bool: ...
 
 
 Formula: TypeAlias = tuple[Any, ...]
@@ -55,9 +65,14 @@ def atom(kind: str, decoded: bool, patterns: frozenset[tuple[Part, ...]]) -> For
 
 def both(*formulas: Formula) -> Formula:
     """All of them hold."""
-    kept = [f for f in dict.fromkeys(formulas) if f != TRUE]
-    if FALSE in kept:
+    parts = (part for f in formulas for part in (f[1:] if f[0] == "and" else (f,)))
+    kept = [f for f in dict.fromkeys(parts) if f != TRUE]
+    whole = {("and", *kept), *kept}
+    if FALSE in kept or any(f[0] == "not" and f[1] in whole for f in kept):
         return FALSE
+    for f in kept:
+        if f[0] == "not" and f[1][0] == "and" and all(part in whole for part in f[1][1:]):
+            return FALSE
     return TRUE if not kept else kept[0] if len(kept) == 1 else ("and", *kept)
 
 
@@ -288,7 +303,7 @@ class Searcher:
         self.alphabet = alphabet
         self._universe = universe
         self._limit = limit
-        self._automata: dict[Atom, Automaton] = {}
+        self._automata: dict[Any, Machine] = {}
         self.visited = 0
 
     def words(self, formula: Formula) -> Iterator[tuple[int, ...]]:
@@ -391,10 +406,13 @@ class Searcher:
             state = special.get(letter, default)
         return state != DEAD and self._universe.end(state)
 
-    def _automaton(self, asked: Atom) -> Automaton:
+    def _make(self, asked: Any) -> Machine:
+        return Automaton(asked, self.alphabet) if isinstance(asked, Atom) else asked.machine()
+
+    def _automaton(self, asked: Any) -> Machine:
         found = self._automata.get(asked)
         if found is None:
-            found = self._automata[asked] = Automaton(asked, self.alphabet)
+            found = self._automata[asked] = self._make(asked)
         return found
 
 

@@ -20,6 +20,7 @@ import msgspec
 
 from authority.kernel.pattern_match import Pattern
 from authority.kernel.policy import Policy
+from authority.kernel.policy_files import LISTS, READS, WRITES
 from authority.kernel.policy_rules import RuleList, Rules
 from authority.kernel.requests import EFFECTS
 from authority.proof.automata import FALSE, Undecided, both, either, negated
@@ -28,8 +29,8 @@ from authority.proof.encoding import Encoded, covers
 from authority.proof.prover import Prover
 from authority.proof.space import Cell, schemes_of
 
-_FS_READS: Final = ("fs.read", "fs.list", "fs.stat")
-_FS_WRITES: Final = ("fs.write", "fs.append", "fs.mkdir", "fs.rename", "fs.delete")
+_FS_READS: Final = tuple(sorted(READS | {"fs.look"}))
+_FS_WRITES: Final = tuple(sorted(WRITES))
 
 
 class DeadRule(msgspec.Struct, frozen=True):
@@ -110,7 +111,7 @@ def _is_dead(
             covered = covers([pattern], cell)
             if forbids and effect == "fs.rename":
                 covered = either(covered, covers([pattern], cell, "leads"))
-            elif effect in ("fs.list", "fs.stat") and not forbids:
+            elif effect in LISTS and not forbids:
                 covered = either(covered, covers([pattern], cell, "below"))
             if not prover.empty(cell.scheme, both(covered, allowed)):
                 return False
@@ -123,7 +124,7 @@ def _is_shadowed(
     for effect in effects:
         for cell in _touched(prover, effect, pattern):
             kinds = ["find"]
-            if not pattern.forbids and effect in ("fs.list", "fs.stat"):
+            if not pattern.forbids and effect in LISTS:
                 kinds.append("below")
             if pattern.forbids and effect == "fs.rename":
                 kinds.append("leads")

@@ -15,14 +15,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from authority.kernel import flows
-from authority.kernel.pattern_match import Pattern
+from authority.kernel.models import EFFECTS as MODEL_EFFECTS
+from authority.kernel.pattern_match import Part, Pattern, literal_prefix
 from authority.kernel.policy import Policy
-from authority.kernel.policy_files import LISTS, MOVES, READS, WRITES
+from authority.kernel.policy_files import FILES, LISTS, MOVES, WRITES
+from authority.kernel.policy_persist import HOME, HOME_SEGMENTS, OWN
 from authority.kernel.policy_protect import PathSet
 from authority.kernel.policy_rules import RuleList, Rules
 from authority.kernel.resource_files import file_segments
 from authority.kernel.resource_urls import DEFAULT_PORTS
 from authority.kernel.resources import Resource, parse_text
+from authority.proof.acting import NEVER, Acting, effect_class
 from authority.proof.automata import (
     FALSE,
     TRUE,
@@ -35,10 +38,15 @@ from authority.proof.automata import (
 )
 from authority.proof.space import Cell, schemes_of
 
-_SETTLED = frozenset({"tool", "agent", "output"})
-_TALK = frozenset({"msg.send", "msg.receive", "agent.wait"})
+_SETTLED = frozenset({"tool", "agent", "output", "dns"})
+_TALK = frozenset({"msg.send", "msg.receive", "agent.wait", "mcp.serve"})
+_MCP = frozenset({"mcp.list", "mcp.read", "mcp.prompt"})
 _KNOWN = (
-    READS | WRITES | _TALK | {"http.request", "net.connect", "tool.call", "agent.spawn", "output"}
+    FILES
+    | _TALK
+    | _MCP
+    | MODEL_EFFECTS
+    | {"http.request", "net.connect", "net.resolve", "tool.call", "agent.spawn", "output"}
 )
 
 
@@ -81,6 +89,11 @@ class Encoded:
             raise Undecided(f"nothing is known here about the effect {effect!r}")
         if cell.scheme not in schemes_of(effect):
             return FALSE
+        if self.policy.mcp and (effect in _MCP or effect == "tool.call"):
+            raise Undecided(
+                "the policy names MCP servers, and what they offer is not encoded here",
+                "ask about other effects, or about the policy without [mcp]",
+            )
         if cell.scheme in _SETTLED:
             return truth(self.policy.judge(effect, settled(cell), cell.verb).allowed)
         if cell.scheme == "fs":
@@ -88,7 +101,11 @@ class Encoded:
         if effect == "http.request":
             return self._judge_network(cell, lambda layer: layer.http, without)
         if effect == "net.connect":
+            if cell.port in self.policy.reach.http_ports(cell.host):
+                return FALSE
             return self._judge_network(cell, lambda layer: layer.tunnel, without)
+        if effect in MODEL_EFFECTS:
+            return self._judge_model(cell)
         return truth(effect in _TALK)
 
     def approval(self, cell: Cell) -> Formula:
@@ -133,6 +150,8 @@ class Encoded:
             return TRUE
         if effect == "fs.delete":
             return FALSE
+        if effect in ("mcp.list", "mcp.read"):
+            return TRUE
         if cell.scheme in _SETTLED:
             return truth(self.policy.content(effect, settled(cell), cell.verb) is not None)
         return self._all_say(cell, lambda layer: layer.content)
@@ -158,9 +177,45 @@ class Encoded:
         return covers(patterns, cell, kind)
 
     def _judge_file(self, effect: str, cell: Cell, without: RuleList | None) -> Formula:
+        if effect not in ("fs.look", "fs.mount"):
+            return self._file(effect, cell, without)
+        # What may be read may be looked at, and so may what may be written, and the way there.
+        writable = [
+            either(self.find(layer.write, cell), self.find(layer.write, cell, "below"))
+            for layer in self.policy.layers
+            if not layer.abstains(layer.write)
+        ]
+        seen = either(
+            self._file("fs.stat", cell, without),
+            both(negated(self._refused("fs.stat", cell, without)), *writable),
+        )
+        if effect == "fs.look":
+            return seen
+        libraries = frozenset(file_segments(p, None) for p in self.policy.process.exec_from)
+        return either(atom("find", False, libraries), seen)
+
+    def _file(self, effect: str, cell: Cell, without: RuleList | None) -> Formula:
         writes = effect in WRITES
-        denied = [atom("find", False, self._no_access)]
+        allowed = []
+        for layer in self.policy.layers:
+            rules = layer.write if writes else layer.read
+            if layer.abstains(rules):
+                continue
+            covered = self.find(rules, cell)
+            if effect in LISTS:
+                covered = either(covered, self.find(rules, cell, "below"))
+            allowed.append(covered)
         if writes:
+            allowed.append(negated(self._acts_later(effect, cell)))
+        at_home = FALSE
+        if cell.verb == HOME and self.policy.process.home:
+            at_home = atom("find", False, frozenset({(*HOME_SEGMENTS, None)}))
+        return both(negated(self._refused(effect, cell, without)), either(at_home, both(*allowed)))
+
+    def _refused(self, effect: str, cell: Cell, without: RuleList | None) -> Formula:
+        """What protection or a denial says no to, whatever the other rules say."""
+        denied = [atom("find", False, self._no_access)]
+        if effect in WRITES:
             denied.append(atom("find", False, self._no_write))
         if effect in MOVES:
             denied += [
@@ -173,16 +228,30 @@ class Encoded:
             denied.append(self.find(layer.deny, cell))
             if effect == "fs.rename":
                 denied.append(self.find(layer.deny, cell, "leads"))
-        allowed = []
+        return either(*denied)
+
+    def _acts_later(self, effect: str, cell: Cell) -> Formula:
+        """A path that acts later, unless every file with an opinion names it: a rule that covers it
+        begins with literal names which reach as far as what makes it one."""
+        kind, own = effect_class(effect), cell.verb == OWN
+        closed = []
         for layer in self.policy.layers:
-            rules = layer.write if writes else layer.read
-            if layer.abstains(rules):
+            if layer.abstains(layer.write):
                 continue
-            covered = self.find(rules, cell)
-            if effect in LISTS:
-                covered = either(covered, self.find(rules, cell, "below"))
-            allowed.append(covered)
-        return both(negated(either(*denied)), *allowed)
+            by_reach: dict[int, set[tuple[Part, ...]]] = {}
+            for pattern in layer.write.index.patterns:
+                by_reach.setdefault(len(literal_prefix(pattern.parts)), set()).add(pattern.parts)
+            named = [
+                both(atom("find", False, frozenset(parts)), ("atom", Acting(kind, own, reach)))
+                for reach, parts in by_reach.items()
+                if reach
+            ]
+            closed.append(negated(either(*named)))
+        return both(("atom", Acting(kind, own, NEVER)), either(*closed))
+
+    def _judge_model(self, cell: Cell) -> Formula:
+        denied = either(*(self.find(layer.model_deny, cell) for layer in self.policy.layers))
+        return both(negated(denied), self._all_say(cell, lambda layer: layer.model_allow))
 
     def _judge_network(
         self, cell: Cell, pick: Callable[[Rules], RuleList], without: RuleList | None
@@ -216,6 +285,7 @@ def settled(cell: Cell) -> Resource:
 def lists(layer: Rules) -> Iterator[RuleList]:
     """Every list of rules of a policy file."""
     yield from (layer.read, layer.write, layer.deny, layer.http, layer.tunnel, layer.net_deny)
+    yield from (layer.model_allow, layer.model_deny)
     yield from (layer.content, layer.approvals, layer.trusted)
     yield from layer.secrets.values()
     yield from layer.release.values()

@@ -24,6 +24,7 @@ from authority.kernel.resources import Resource
 from authority.proof.automata import FALSE, TRUE, Formula, Undecided
 from authority.proof.space import Cell, cells, resource_of, schemes_of, searchers
 
+_PLAIN: Final = frozenset({"fs", "run", "model"})
 _TRIES: Final = 2000
 """Words that one search may find which no request can name, before it is given up."""
 
@@ -77,7 +78,7 @@ class Prover:
                     formula = question.formula(effect, cell)
                     if formula == FALSE:
                         continue
-                    length = len(cell.text(())) if scheme not in ("fs", "run", "model") else 3
+                    length = 3 if scheme in _PLAIN else len(cell.text(()))
                     key = (_place(cell), formula)
                     if key not in asked or length < asked[key][0]:
                         asked[key] = (length, effect, cell)

@@ -5,6 +5,7 @@ Rules
   verb. Hosts, ports, queries and verbs that no rule tells apart stand for each other: one that is
   named for itself, and one that nobody names for all others. A host that nobody names stands below
   each suffix that somebody does.
+- A file is also asked about in a folder of the run's own and in its home (`policy_files`).
 - In a cell, `fs` paths, URL paths and names of runs are words over an alphabet (`alphabets`). Tools,
   agents and outputs are few and are asked for one by one; a tunnel has no path.
 - Every effect of `requests.EFFECTS` stands in one family here. One that does not is refused
@@ -21,6 +22,7 @@ import msgspec
 
 from authority.kernel.addresses import host_text, is_address
 from authority.kernel.pattern_match import ANY_QUERY, Pattern
+from authority.kernel.policy_persist import HOME, OWN
 from authority.kernel.requests import EFFECTS
 from authority.kernel.resource_files import decode_name, file_text
 from authority.kernel.resource_urls import DEFAULT_PORTS
@@ -36,13 +38,19 @@ METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "Q
 FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     "fs": ("fs",),
     "http": ("http", "https"),
-    "net": ("tcp",),
     "tool": ("tool",),
     "msg": ("run",),
     "output": ("output",),
     "model": ("model",),
+    "mcp": ("mcp",),
 }
-_SPECIAL: Final[dict[str, tuple[str, ...]]] = {"agent.spawn": ("agent",), "agent.wait": ("run",)}
+_SPECIAL: Final[dict[str, tuple[str, ...]]] = {
+    "agent.spawn": ("agent",),
+    "agent.wait": ("run",),
+    "mcp.serve": ("run",),
+    "net.connect": ("tcp",),
+    "net.resolve": ("dns",),
+}
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -109,8 +117,15 @@ def resource_of(cell: Cell, word: tuple[int, ...]) -> Resource:
 
 def cells(scheme: str, patterns: Iterable[Pattern], names: Iterable[str] = ()) -> Iterator[Cell]:
     """The cells of a scheme that the patterns tell apart; `names` are those of tools or agents."""
-    if scheme in ("fs", "run", "model"):
+    if scheme == "fs":
+        yield from (Cell(scheme, verb=verb) for verb in ("", OWN, HOME))
+    elif scheme in ("run", "model"):
         yield Cell(scheme)
+    elif scheme == "dns":
+        hosts = [p.host for p in patterns if p.schemes & {"http", "https", "tcp"}]
+        yield from (Cell(scheme, name=host) for host in _hosts(hosts) if not is_address(host))
+    elif scheme == "mcp":
+        return  # no server is defined here: `claims` refuses policies that define one
     elif scheme == "output":
         yield from (Cell(scheme, name=name) for name in ("stdout", "stderr"))
     elif scheme in ("tool", "agent"):

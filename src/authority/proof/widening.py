@@ -9,19 +9,23 @@ Rules
   variables, limits, budgets. A tool or agent that runs something else is wider, whatever it runs.
 - An exception is what the person says may become wider: `EFFECT [to PATTERN]`, read narrowly. It
   covers requests, never the rest.
+- Prices, upstreams and other terms of models are not compared: where they differ, and wherever a
+  policy names MCP servers, nothing is decided (`Undecided`).
 - Agents are compared with the name of their policy: what that file says is bounded by the parent's,
   and is a policy of its own to be compared.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
+from authority.kernel import flows
 from authority.kernel.policy import Policy
 from authority.kernel.requests import EFFECTS
 from authority.kernel.resources import Resource
-from authority.proof.automata import FALSE, Formula, both, either, negated
+from authority.proof.automata import FALSE, Formula, Undecided, both, either, negated
 from authority.proof.claims import in_scope, is_in_scope, prover_for, takes
 from authority.proof.encoding import Encoded
 from authority.proof.prover import Prover, Question, Witness
@@ -37,20 +41,40 @@ ASPECTS: Final = (
     "untrusted data",
     "definitions",
 )
-_READS: Final = ("fs.read", "fs.list", "fs.stat")
-_ANSWERS: Final = (*_READS, "http.request", "tool.call")
+_READS: Final = tuple(sorted(flows._READS))
+_ANSWERS: Final = (*_READS, *sorted(flows._NETWORK), "tool.call", *sorted(flows._MCP))
 
 
 def widened(
     old: Policy, new: Policy, exceptions: tuple[Scope, ...] = (), *, prover: Prover | None = None
 ) -> Iterator[Witness]:
     """A shortest request for each way in which NEW is wider; nothing is the proof that it is not."""
+    _comparable(old, new)
     prover = prover or prover_for(old, new, statements=exceptions)
     for question in _questions(old, new, exceptions):
         found = prover.shortest(question)
         if found is not None:
             yield found
     yield from definitions(old, new)
+
+
+def _comparable(old: Policy, new: Policy) -> None:
+    """Refuse what is not compared here: where models are asked, and what they cost.
+
+    Every file of a chain can only make a model dearer, so NEW may have more of them.
+    """
+    gone = _terms(old) - _terms(new)
+    elsewhere = [k for k, v in new.models.upstream.items() if old.models.upstream.get(k) != v]
+    if gone or elsewhere:
+        raise Undecided(
+            "the policies differ in what models cost, or where they are asked",
+            "only models.allow and models.deny are compared; make the rest of [models] the same",
+        )
+
+
+def _terms(policy: Policy) -> Counter[str]:
+    files = [layer.models for layer in policy.layers]
+    return Counter(repr((f._own, f._listed, f.knows, f.default_max_output, f.count)) for f in files)
 
 
 def _questions(old: Policy, new: Policy, exceptions: tuple[Scope, ...]) -> Iterator[Question]:
@@ -209,6 +233,16 @@ def _sections(old: Policy, new: Policy) -> Iterator[Witness]:
     for name, value in sorted(new.process.env.items()):
         if old.process.env.get(name) != value:
             yield wider(f"process.env.{name}", "is newly set, or to another text")
+    for folder in sorted(set(new.process.exec_from) - set(old.process.exec_from)):
+        yield wider("process.exec_from", f"newly holds {folder}")
+    if new.process.home not in ("", old.process.home):
+        yield wider("process.home", "is another home that outlives the run")
+    if new.filesystem.files == "bind" != old.filesystem.files:
+        yield wider("filesystem.files", "newly takes the files from the gate")
+    if new.network.proxy != old.network.proxy:
+        yield wider("network.proxy", "is another way out")
+    for name in sorted(set(new.network.ca) - set(old.network.ca)):
+        yield wider("network.ca", f"newly trusts {name}")
     was, now = old.limits, new.limits
     for field in was.__struct_fields__:
         if getattr(now, field) > getattr(was, field):
@@ -219,5 +253,5 @@ def _sections(old: Policy, new: Policy) -> Iterator[Witness]:
         yield wider("explain", "newly tells the agent which rule refused")
     if new.trusts_user and not old.trusts_user:
         yield wider("labels.trusted", "newly trusts the user")
-    if (new.network.http or new.network.allow) and not (old.network.http or old.network.allow):
+    if new.needs_network and not old.needs_network:
         yield wider("network", "newly lets the run use TCP on its own loopback")
