@@ -29,7 +29,7 @@ from authority.proof.encoding import Encoded, covers
 from authority.proof.prover import Prover
 from authority.proof.space import Cell, schemes_of
 
-_FS_READS: Final = tuple(sorted(READS | {"fs.look"}))
+_FS_READS: Final = tuple(sorted(READS | {"fs.look", "fs.show"}))
 _FS_WRITES: Final = tuple(sorted(WRITES))
 
 

@@ -18,7 +18,7 @@ from authority.kernel import flows
 from authority.kernel.models import EFFECTS as MODEL_EFFECTS
 from authority.kernel.pattern_match import Part, Pattern, literal_prefix
 from authority.kernel.policy import Policy
-from authority.kernel.policy_files import FILES, LISTS, MOVES, WRITES
+from authority.kernel.policy_files import LISTS, MOVES, WRITES
 from authority.kernel.policy_persist import HOME, HOME_SEGMENTS, OWN
 from authority.kernel.policy_protect import PathSet
 from authority.kernel.policy_rules import RuleList, Rules
@@ -41,8 +41,12 @@ from authority.proof.space import Cell, schemes_of
 _SETTLED = frozenset({"tool", "agent", "output", "dns"})
 _TALK = frozenset({"msg.send", "msg.receive", "agent.wait", "mcp.serve"})
 _MCP = frozenset({"mcp.list", "mcp.read", "mcp.prompt"})
+_SEEN = frozenset({"fs.look", "fs.show", "fs.mount"})
+_FILES = _SEEN | {"fs.read", "fs.list", "fs.stat", "fs.open", "fs.write", "fs.append", "fs.mkdir"}
+_FILES |= {"fs.rename", "fs.delete", "fs.modify", "fs.attributes", "fs.symlink", "fs.link"}
+# By name: an effect that is new has to be taught here, even if `policy_files` knows it.
 _KNOWN = (
-    FILES
+    _FILES
     | _TALK
     | _MCP
     | MODEL_EFFECTS
@@ -177,7 +181,7 @@ class Encoded:
         return covers(patterns, cell, kind)
 
     def _judge_file(self, effect: str, cell: Cell, without: RuleList | None) -> Formula:
-        if effect not in ("fs.look", "fs.mount"):
+        if effect not in _SEEN:
             return self._file(effect, cell, without)
         # What may be read may be looked at, and so may what may be written, and the way there.
         writable = [
@@ -189,7 +193,7 @@ class Encoded:
             self._file("fs.stat", cell, without),
             both(negated(self._refused("fs.stat", cell, without)), *writable),
         )
-        if effect == "fs.look":
+        if effect != "fs.mount":
             return seen
         libraries = frozenset(file_segments(p, None) for p in self.policy.process.exec_from)
         return either(atom("find", False, libraries), seen)

@@ -255,8 +255,9 @@ class Judge:
         self.judged += 1
         floor = self._before(entry)
         label = Label(frozenset(sources), frozenset(secrets))
+        canary = entry.facts.get("canary", "") if isinstance(entry, entries.Denied) else ""
         decided = kernel.chunk(
-            self.state, policy, request, entry.of, entry.way, dict(charge), body, label
+            self.state, policy, request, entry.of, entry.way, dict(charge), body, label, canary
         )
         self.state.floor = floor
         self._compare([entry], [decided])
