@@ -98,7 +98,11 @@ def denied(layer: str) -> Callable[[Any], bool]:
         (entries.Admit, lambda e: e.effect == "fs.write", {"reserve": {"requests": 1}}),
         (entries.Admit, lambda e: bool(e.usage), {"usage": {}}),
         (entries.Admit, lambda e: bool(e.approval), {"approval": ""}),
-        (entries.Admit, lambda e: len(e.caps) == 2, {"caps": lambda e: e.caps[:1]}),
+        (
+            entries.Admit,
+            lambda e: len(e.caps) == 2 and bool(e.usage),
+            {"caps": lambda e: e.caps[:1]},
+        ),
         (entries.Admit, lambda e: e.effect == "fs.read", {"caps": []}),
         (entries.Admit, lambda e: e.effect == "tool.call", {"request": "0" * 64}),
         (entries.Admit, lambda e: e.label_at >= 0, {"label_at": -1}),
