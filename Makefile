@@ -1,4 +1,5 @@
-# make demo    a real program under the gate: what it may do, what it may not, and the proof
+# make demo    two real programs under the gate: what they may do, what they may not, and the proof
+#              (DEMO_MODEL=NAME asks a real model, with OPENAI_API_KEY or ANTHROPIC_API_KEY)
 # make test    lint, types and tests
 # make lint    lint and types alone
 # make bench   the table of benchmarks (QUICK=1, ONLY=name)
@@ -14,7 +15,7 @@ AS_OWNER := scripts/as-owner.sh
 BIN := $(AS_OWNER) .venv/bin
 
 help:
-	@sed -n 's/^# //p' Makefile | head -5
+	@sed -n 's/^# //p' Makefile | head -6
 
 setup:
 	@scripts/setup.sh
