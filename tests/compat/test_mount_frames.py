@@ -162,11 +162,16 @@ def test_no_message_harms_the_gate(messages: list[tuple[int, int, bytes]]) -> No
                     kernel.tell(opcode, node, rest)
                     continue
                 future = kernel.send(opcode, node, rest)
-                done, _ = await asyncio.wait({future}, timeout=5)
+                over = asyncio.ensure_future(kernel.ended.wait())
+                done, _ = await asyncio.wait(
+                    {future, over}, timeout=20, return_when=asyncio.FIRST_COMPLETED
+                )
+                over.cancel()
                 assert done, f"no answer to {opcode}"
-                future.exception()
                 if kernel.ended.is_set():
+                    future.cancel()
                     break
+                future.exception()
             assert made.gate.failure is None
             assert made.gate.ledger.failure is None
             assert not made.served.done() or made.served.exception() is None
