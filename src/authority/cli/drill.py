@@ -134,26 +134,15 @@ class Drill:
             "--text", "the policy let the program read every file in docs, and a letter sent it there",
         )  # fmt: skip
         self.authority("incident", "patch", number, "--policy", "patched.toml")
-        never = f"never 'fs.read' to 'fs:{self.folder}/docs/keys.txt'"
-        self.authority(
-            "policy",
-            "prove",
-            "--policy",
-            "patched.toml",
-            "--statement",
-            never,
-            "--certificate",
-            "never.json",
+        old, new = self._digests(number)
+        self.say(
+            "\nProved of the policies as the gate compiled them, which the log names by digest:"
         )
+        never = f'never "fs.read" to "fs:{self.folder}/docs/keys.txt"'
         self.authority(
-            "policy",
-            "diff",
-            "policy.toml",
-            "patched.toml",
-            "--prove",
-            "--certificate",
-            "no-wider.json",
+            "policy", "prove", "--policy", new, "--statement", never, "--certificate", "never.json"
         )
+        self.authority("policy", "diff", old, new, "--prove", "--certificate", "no-wider.json")
         self.authority("incident", "prove", number, "never.json", "no-wider.json")
         self.authority("incident", "test", number, "--depth", "2")
         self.authority("incident", "deploy", number, "--policy", "patched.toml")
@@ -204,6 +193,12 @@ class Drill:
             if entry.get("rule") == "canary":
                 return int(entry["seq"])
         raise DrillError("the refusal of the canary does not stand in the log")
+
+    def _digests(self, number: str) -> tuple[str, str]:
+        """The policy under which it happened, and its patch."""
+        out = self.authority("incident", "show", number, "--json", expect=1, shown=False)
+        case = json.loads(out)[0]
+        return case["policy"], case["patch"]
 
     def _closed(self, number: str) -> dict[str, Any]:
         out = self.authority("incident", "show", number, "--json", shown=False)

@@ -106,6 +106,9 @@ def _one(case: dict[str, Any]) -> None:
     concerns = "everything" if case["wide"] else f"run {case['run']}"
     print(f"incident {case['id']}: {printable(case['what'])}, about {concerns}")
     print(f"  {printable(case['detail'])}")
+    for name in ("policy", "patch"):
+        if case[name]:
+            print(f"  {name} {case[name]}")
     began = case["times"]["detected"]
     rows = []
     for step in STEPS:
