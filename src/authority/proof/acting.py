@@ -52,6 +52,11 @@ class Acting(NamedTuple):
     own: bool
     at: int
 
+    @property
+    def steps(self) -> tuple[Any, int]:
+        """What it has in common with others that hold if it does, and its place among them."""
+        return (self.effect, self.own), self.at
+
     def machine(self) -> ActingAutomaton:
         """Its automaton."""
         return ActingAutomaton(self)

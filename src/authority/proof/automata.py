@@ -17,28 +17,48 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+from itertools import islice
+from typing import Any, Final, NamedTuple, Protocol
 
-from authority.errors import AuthorityError
-from authority.kernel.pattern_match import Part, literal_prefix
+from authority.kernel.pattern_match import Part
 from authority.proof.alphabets import DEAD, SEP, Alphabet, Universe
+from authority.proof.formulas import (
+    FALSE,
+    TRUE,
+    Atom,
+    Formula,
+    Undecided,
+    atom,
+    atoms_of,
+    both,
+    either,
+    loosened,
+    negated,
+    ways_of,
+    weigh,
+)
+
+__all__ = [
+    "FALSE",
+    "TRUE",
+    "Atom",
+    "Formula",
+    "Searcher",
+    "Undecided",
+    "atom",
+    "atoms_of",
+    "both",
+    "either",
+    "negated",
+    "weigh",
+]
 
 FULL: Final = -1
 _FORGOTTEN: Final = -2
 LIMIT: Final = 200_000
 """States that one search may visit."""
-
-
-class Undecided(AuthorityError):
-    """A question that this engine does not answer. It is never taken for a proof."""
-
-
-class Atom(NamedTuple):
-    """What is asked of a list of patterns."""
-
-    kind: str
-    decoded: bool
-    parts: frozenset[tuple[Part, ...]]
+_LOOKS: Final = 64
+"""Words that are tried of each way in which a formula's stepped atoms come out."""
 
 
 class Machine(Protocol):
@@ -49,82 +69,6 @@ class Machine(Protocol):
     def row(self, state: int) -> tuple[int, Mapping[int, int]]: ...
 
     def end(self, state: int) -> bool: ...
-
-
-Formula: TypeAlias = tuple[Any, ...]
-TRUE: Final[Formula] = ("true",)
-FALSE: Final[Formula] = ("false",)
-
-
-def atom(kind: str, decoded: bool, patterns: frozenset[tuple[Part, ...]]) -> Formula:
-    """The formula of one list; an empty list covers nothing."""
-    if kind == "leads":
-        patterns = frozenset(literal_prefix(parts) for parts in patterns)
-    return ("atom", Atom(kind, decoded, patterns)) if patterns else FALSE
-
-
-def both(*formulas: Formula) -> Formula:
-    """All of them hold."""
-    parts = (part for f in formulas for part in (f[1:] if f[0] == "and" else (f,)))
-    kept = [f for f in dict.fromkeys(parts) if f != TRUE]
-    whole = {("and", *kept), *kept}
-    if FALSE in kept or any(f[0] == "not" and f[1] in whole for f in kept):
-        return FALSE
-    for f in kept:
-        if f[0] == "not" and f[1][0] == "and" and all(part in whole for part in f[1][1:]):
-            return FALSE
-    return TRUE if not kept else kept[0] if len(kept) == 1 else ("and", *kept)
-
-
-def either(*formulas: Formula) -> Formula:
-    """One of them holds."""
-    kept = [f for f in dict.fromkeys(formulas) if f != FALSE]
-    if TRUE in kept:
-        return TRUE
-    return FALSE if not kept else kept[0] if len(kept) == 1 else ("or", *kept)
-
-
-def negated(formula: Formula) -> Formula:
-    """It does not hold."""
-    if formula in (TRUE, FALSE):
-        return FALSE if formula == TRUE else TRUE
-    return formula[1] if formula[0] == "not" else ("not", formula)
-
-
-def atoms_of(formula: Formula) -> list[Atom]:
-    """The atoms of a formula, each once."""
-    found: dict[Atom, None] = {}
-    waiting = [formula]
-    while waiting:
-        head, *rest = waiting.pop()
-        if head == "atom":
-            found[rest[0]] = None
-        else:
-            waiting.extend(rest)
-    return list(found)
-
-
-def weigh(formula: Formula, known: Mapping[Atom, bool]) -> tuple[bool | None, frozenset[Atom]]:
-    """The value as far as it is known, and the atoms on which it still depends."""
-    head = formula[0]
-    if head in ("true", "false"):
-        return head == "true", frozenset()
-    if head == "atom":
-        value = known.get(formula[1])
-        return value, frozenset() if value is not None else frozenset((formula[1],))
-    if head == "not":
-        value, needs = weigh(formula[1], known)
-        return None if value is None else not value, needs
-    decides = head == "or"
-    all_needs: frozenset[Atom] = frozenset()
-    open_ = False
-    for each in formula[1:]:
-        value, needs = weigh(each, known)
-        if value is decides:
-            return decides, frozenset()
-        open_ = open_ or value is None
-        all_needs |= needs
-    return None if open_ else not decides, all_needs
 
 
 class _Inside(NamedTuple):
@@ -307,7 +251,38 @@ class Searcher:
         self.visited = 0
 
     def words(self, formula: Formula) -> Iterator[tuple[int, ...]]:
-        """Words for which the formula holds, shortest first. Raises `Undecided`."""
+        """Words for which the formula holds, the shortest that is found first. None is the proof
+        that there is none. Raises `Undecided`.
+
+        Where atoms that are no lists of patterns (`steps`) stand in the formula, each way in which
+        they can come out is searched without them first. Nothing found is as good as nothing found
+        with them, and a word that holds with them, too, is an answer. Only when neither comes of it
+        are they walked along.
+        """
+        ways = ways_of(formula)
+        if ways is None:
+            yield from self._words(formula)
+            return
+        if next(self._words(loosened(formula)), None) is None:
+            return
+        found: list[tuple[int, ...]] = []
+        seen = False
+        for way in ways:
+            for word in islice(self._words(way), _LOOKS):
+                seen = True
+                if self.holds(formula, word):
+                    found.append(word)
+                    break
+        if found or not seen:
+            yield from sorted(found, key=self._length)
+            return
+        yield from self._words(formula)
+
+    def _length(self, word: tuple[int, ...]) -> int:
+        return sum(self.alphabet.weight[letter] for letter in word)
+
+    def _words(self, formula: Formula) -> Iterator[tuple[int, ...]]:
+        """Words for which the formula holds, shortest first, every atom walked along."""
         if formula == FALSE:
             return
         universe, letters = self._universe, self.alphabet
