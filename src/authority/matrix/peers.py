@@ -142,7 +142,8 @@ def _install(command: Sequence[str], what: str) -> None:
         raise NotHere(f"{what} could not be installed: {printable(said, 120)}")
 
 
-def _sandbox_runtime(place: Place) -> tuple[str, str, Wrap]:
+def sandbox_runtime(place: Place, domains: Sequence[str] = ()) -> tuple[str, str, Wrap]:
+    """`@anthropic-ai/sandbox-runtime`, with these domains allowed. Raises `NotHere`."""
     node, npm = _need("node", "nodejs"), _need("npm", "npm")
     for program, package in (("rg", "ripgrep"), ("socat", "socat"), ("bwrap", "bubblewrap")):
         _need(program, package)
@@ -158,7 +159,7 @@ def _sandbox_runtime(place: Place) -> tuple[str, str, Wrap]:
     settings.write_text(
         json.dumps(
             {
-                "network": {"allowedDomains": [], "deniedDomains": []},
+                "network": {"allowedDomains": list(domains), "deniedDomains": []},
                 "filesystem": {
                     "denyRead": [str(place.secret.parent)],
                     "allowWrite": [str(place.out)],
@@ -237,7 +238,7 @@ PEERS: tuple[Peer, ...] = (
     Peer(NONE, _none),
     Peer("bubblewrap", _bubblewrap),
     Peer("bubblewrap-tight", _bubblewrap_tight),
-    Peer("sandbox-runtime", _sandbox_runtime),
+    Peer("sandbox-runtime", sandbox_runtime),
     Peer("sandlock", _sandlock),
     Peer(AUTHORITY, _authority),
 )
