@@ -92,6 +92,7 @@ class FakeDoor:
         self.commit_seconds = 0.0
         self.news = asyncio.Event()
         self._worker = worker
+        self._watches: dict[Any, asyncio.Task[None]] = {}
 
     def refused(self, code: str, layer: str, resource: str, reason: str = "") -> Refused:
         print("denied:", code, resource, reason)
@@ -120,7 +121,15 @@ class FakeDoor:
         self.incidents.append((what, detail))
 
     async def worker(self) -> Any:
-        return (await self._worker()).peer
+        peer = (await self._worker()).peer
+        if peer not in self._watches:
+            self._watches[peer] = asyncio.ensure_future(self._watch(peer))
+        return peer
+
+    async def _watch(self, peer: Any) -> None:
+        await peer.closed.wait()
+        if peer.reason not in ("stopped", "closed"):
+            await self.incident("worker", f"the run's worker ended: {peer.reason}")
 
     def trouble(self, text: str) -> None:
         print("trouble:", text)

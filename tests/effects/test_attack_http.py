@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import socket
 import time
+from types import SimpleNamespace
 from typing import Any
 
-import httpcore
 import pytest
 
+from authority.effects import dial
 from authority.effects.base import EffectFailed, EffectRefused
-from authority.effects.http import HttpEffect
-from authority.effects.http_dial import HEAD_LIMIT, judged_addresses
+from authority.effects.http_dial import judged_addresses
+from authority.effects.http_exchange import HEAD_LIMIT
 from authority.kernel import canonical
 from authority.kernel.codes import Code
 from authority.kernel.requests import HTTP_OVERHEAD
 
+from .speaker import http_effect
 from .support import call, policy, run, served
 from .test_http import OK, ask, exchange, local, resolver
 
@@ -239,7 +242,7 @@ FORBIDDEN = [
 
 def refused_address(server: Any, under: Any, *addresses: str) -> EffectRefused:
     async def main() -> None:
-        effect = HttpEffect(secrets={}, resolver=resolver(*addresses), timeout_us=2_000_000)
+        effect = http_effect(secrets={}, resolver=resolver(*addresses), timeout_us=2_000_000)
         url = f"http://api.test:{server}/"
         await effect.perform(call("http.request", url, under=under))
 
@@ -283,7 +286,7 @@ def test_private_counts_for_its_port_only() -> None:
         async with served(OK) as server:
             assert (await ask(server)).value["status"] == 200
             other = policy(f'[network]\nprivate = ["api.test:{server.port + 1}"]\n')
-            effect = HttpEffect(secrets={}, resolver=resolver("127.0.0.1"))
+            effect = http_effect(secrets={}, resolver=resolver("127.0.0.1"))
             with pytest.raises(EffectRefused):
                 await effect.perform(
                     call("http.request", f"http://api.test:{server.port}/", under=other)
@@ -301,15 +304,13 @@ def test_rebinding_the_judged_address_is_the_dialled_one(monkeypatch: pytest.Mon
     """
     asked: list[int] = []
     dialled: list[str] = []
-    connect = httpcore.AnyIOBackend.connect_tcp
+    connect = dial._connected
 
-    async def watched(self: Any, host: str, port: int, **options: Any) -> Any:
-        dialled.append(host)
-        if host != "127.0.0.1":
-            raise httpcore.ConnectError("cut off")
-        return await connect(self, host, port, **options)
+    async def watched(address: str, port: int, connect_us: int) -> Any:
+        dialled.append(address)
+        return None if address != "127.0.0.1" else await connect(address, port, connect_us)
 
-    monkeypatch.setattr(httpcore.AnyIOBackend, "connect_tcp", watched)
+    monkeypatch.setattr(dial, "_connected", watched)
 
     async def rebinding(_host: str, _port: int) -> list[str]:
         asked.append(1)
@@ -317,7 +318,7 @@ def test_rebinding_the_judged_address_is_the_dialled_one(monkeypatch: pytest.Mon
 
     async def main() -> None:
         async with served(OK) as server:
-            effect = HttpEffect(secrets={}, resolver=rebinding)
+            effect = http_effect(secrets={}, resolver=rebinding)
             url = f"http://api.test:{server.port}/"
             with pytest.raises(EffectFailed, match="could not be reached") as failed:
                 await effect.perform(call("http.request", url, under=policy()))
@@ -337,14 +338,13 @@ def test_rebinding_the_judged_address_is_the_dialled_one(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("peer", ["127.0.0.2", "8.8.8.8"])
 def test_another_peer_than_the_dialled_one(monkeypatch: pytest.MonkeyPatch, peer: str) -> None:
     """Something between (a NAT rule, a library that resolves again) leads elsewhere."""
-    inner = httpcore.AnyIOBackend().connect_tcp.__globals__["AnyIOStream"]
-    real = inner.get_extra_info
 
-    def lying(self: Any, key: str) -> Any:
-        return (peer, real(self, key)[1]) if key == "server_addr" else real(self, key)
+    class Lying(socket.socket):
+        def getpeername(self) -> Any:
+            return (peer, super().getpeername()[1])
 
     with monkeypatch.context() as patch:
-        patch.setattr(inner, "get_extra_info", lying)
+        patch.setattr(dial, "socket", SimpleNamespace(**{**vars(socket), "socket": Lying}))
         with pytest.raises(EffectFailed, match="could not be reached"):
             exchange(OK)
     assert exchange(OK)[0].value["status"] == 200
@@ -359,7 +359,7 @@ def test_a_redirect_inside_is_a_new_request_and_is_judged() -> None:
             )
             done = await ask(outer)
             assert done.value["status"] == 307
-            effect = HttpEffect(secrets={})
+            effect = http_effect(secrets={})
             with pytest.raises(EffectRefused):
                 await effect.perform(call("http.request", location, under=local(outer)))
             assert inner.peers == 0

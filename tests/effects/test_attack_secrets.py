@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authority.effects.base import EffectFailed, EffectRefused
-from authority.effects.http import HttpEffect
 from authority.effects.http_secrets import known_secrets
 from authority.effects.secret_forms import _forms, redact
 from authority.kernel import canonical
 from authority.kernel.policy import Policy
 
+from .speaker import http_effect
 from .support import RawServer, call, policy, run, served
 from .test_http import OK, local, resolver
 
@@ -34,7 +34,7 @@ async def with_secret(
     port: int | None = None,
     **arguments: Any,
 ) -> Any:
-    effect = HttpEffect(
+    effect = http_effect(
         secrets={"hub": SECRET} if secrets is None else secrets, resolver=resolver("127.0.0.1")
     )
     under = local(server, table.replace("PORT", str(port or server.port)))
@@ -200,7 +200,7 @@ def test_two_credentials_for_one_header() -> None:
 
 def test_it_never_leaves_in_the_clear() -> None:
     """Plain http to an address that is not loopback: refused before anything is dialled."""
-    effect = HttpEffect(secrets={"hub": SECRET}, resolver=resolver("8.8.8.8"), timeout_us=500_000)
+    effect = http_effect(secrets={"hub": SECRET}, resolver=resolver("8.8.8.8"), timeout_us=500_000)
     under = policy(TABLE.replace("PORT", "80"))
     with pytest.raises(EffectRefused, match="only sent over https"):
         run(effect.perform(call("http.request", "http://api.test/", under=under)))

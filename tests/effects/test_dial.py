@@ -12,10 +12,10 @@ import pytest
 
 from authority.effects.base import EffectFailed, EffectRefused
 from authority.effects.dial import Dialled, dial
-from authority.effects.http import HttpEffect
 from authority.kernel.policy import Policy
 from authority.kernel.resources import parse
 
+from .speaker import http_effect
 from .support import call, policy, run
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -289,7 +289,7 @@ def requested(url: str, answers: list[bytes], credential: str = "") -> tuple[Any
                 f'[network]\nhttp = ["http://far.test/**", "http://10.0.0.1/**"]\n'
                 f'proxy = "http://proxy.test:{port}"\n{credential}'
             )
-            effect = HttpEffect(secrets={"hub": "a-real-secret"}, resolver=resolver(["127.0.0.1"]))
+            effect = http_effect(secrets={"hub": "a-real-secret"}, resolver=resolver(["127.0.0.1"]))
             return await effect.perform(call("http.request", url, under=rules))
 
     return run(main()), seen

@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from authority.effects.base import EffectFailed, EffectRefused
-from authority.effects.http import HttpEffect
 from authority.kernel import canonical
 from authority.kernel.codes import Code
 from authority.kernel.policy import Policy
 
+from .speaker import http_effect
 from .support import RawServer, call, policy, run, served
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-Thing: one\r\n\r\nhello"
@@ -50,7 +50,7 @@ async def ask(
     **arguments: Any,
 ) -> Any:
     """One request to `server` under the name api.test, which leads to the loopback address."""
-    effect = HttpEffect(
+    effect = http_effect(
         secrets=secrets or {}, **{"resolver": resolver("127.0.0.1"), **(options or {})}
     )
     done = await effect.perform(
@@ -156,7 +156,7 @@ def test_no_environment_no_cookies_no_netrc(
 
     async def main() -> list[bytes]:
         async with served(OK.replace(b"X-Thing: one", b"Set-Cookie: a=b; Path=/")) as server:
-            effect = HttpEffect(secrets={}, resolver=resolver("127.0.0.1"))
+            effect = http_effect(secrets={}, resolver=resolver("127.0.0.1"))
             for _ in range(2):
                 await effect.perform(
                     call("http.request", f"http://api.test:{server.port}/", under=local(server))
@@ -213,9 +213,11 @@ class Authorities:
 
     def client(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        pem = self.certificate.public_bytes(serialization.Encoding.PEM)
-        context.load_verify_locations(cadata=pem.decode())
+        context.load_verify_locations(cadata=self.anchors().decode())
         return context
+
+    def anchors(self) -> bytes:
+        return bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
 
 
 def tls_exchange(tmp_path: Path, name: str, *, trusted: bool = True) -> tuple[Any, list[str]]:
@@ -228,7 +230,7 @@ def tls_exchange(tmp_path: Path, name: str, *, trusted: bool = True) -> tuple[An
 
     async def main() -> Any:
         async with served(OK, tls=server_tls) as server:
-            options = {"tls": authorities.client()} if trusted else {}
+            options = {"anchors": authorities.anchors()} if trusted else {}
             return await ask(server, scheme="https", options=options)
 
     return run(main()), seen
@@ -296,7 +298,7 @@ def test_the_real_resolver() -> None:
         async with served(OK) as server:
             under = policy(f'[network]\nprivate = ["localhost:{server.port}"]\n')
             url = f"http://localhost:{server.port}/"
-            return await HttpEffect(secrets={}).perform(call("http.request", url, under=under))
+            return await http_effect(secrets={}).perform(call("http.request", url, under=under))
 
     assert run(main()).value["body"] == b"hello"
 

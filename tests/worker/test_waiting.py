@@ -17,7 +17,7 @@ class Slow(Line):
         super().__init__()
         self._pieces = list(pieces)
 
-    async def _read(self) -> bytes:
+    async def _read(self, size: int) -> bytes:
         if self._pieces:
             return self._pieces.pop(0)
         await asyncio.sleep(60)

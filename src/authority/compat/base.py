@@ -190,7 +190,8 @@ class Door(Protocol):
         ...
 
     async def worker(self) -> Peer:
-        """The run's worker, started when first needed. Raises `Failed` when it can't be."""
+        """The run's worker, started when first needed. Raises `Failed` when it can't be. One that ends
+        before the run does is recorded as an incident."""
         ...
 
     def listen(self, address: int, port: int) -> None:

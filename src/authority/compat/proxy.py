@@ -7,8 +7,8 @@ Rules
 - A place with an http rule is judged request by request, also where a tunnel to it would be allowed.
 - A websocket is no read: it is judged under the method `WEBSOCKET`, whatever it is asked with.
 - What is judged and logged holds placeholders; the secret is put in afterwards, for its hosts alone.
-- A worker that breaks the rules of its calls is ended with all its connections; that is recorded, and
-  the next connection starts another.
+- A worker that breaks the rules of its calls is ended with all its connections; the next connection
+  starts another.
 - At most `MAX_CONNECTIONS` at a time. Beyond, connections are closed; a denial says so, at most one in
   `TELL_SECONDS`.
 """
@@ -186,13 +186,11 @@ class Proxy:
         return peer
 
     async def _watch(self, peer: Peer) -> None:
-        """A worker that ends before its run does takes its connections along, and that is recorded."""
+        """A worker that ends takes its connections along."""
         await peer.closed.wait()
         for connection in self._connections.values():
             if connection.peer is peer:
                 connection.cut()
-        if peer.reason not in ("stopped", "closed"):
-            await self._door.incident("worker", f"the run's worker ended: {peer.reason}")
 
     def _checked(
         self,

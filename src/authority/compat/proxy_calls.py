@@ -17,22 +17,22 @@ import msgspec
 PIECE = 64 * 1024
 HEADERS = 128
 
-_Number = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 _Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 _Host = Annotated[str, msgspec.Meta(max_length=1024)]
-_Piece = Annotated[bytes, msgspec.Meta(max_length=PIECE)]
+Piece = Annotated[bytes, msgspec.Meta(max_length=PIECE)]
 _Text = Annotated[str, msgspec.Meta(max_length=2048)]
 _Name = Annotated[
     str, msgspec.Meta(min_length=1, max_length=128, pattern=r"\A[!#-'*+.0-9A-Z^-z|~-]+\Z")
 ]
 _Value = Annotated[str, msgspec.Meta(max_length=64 * 1024, pattern=r"\A[\t\x20-\x7e\x80-\xff]*\Z")]
-_Headers = Annotated[list[tuple[_Name, _Value]], msgspec.Meta(max_length=HEADERS)]
+Headers = Annotated[list[tuple[_Name, _Value]], msgspec.Meta(max_length=HEADERS)]
 
 
 class _Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What all calls have: the connection that they are about."""
 
-    conn: _Number
+    conn: Number
 
 
 class Target(_Call, frozen=True):
@@ -48,7 +48,7 @@ class Open(_Call, frozen=True):
 
     method: Annotated[str, msgspec.Meta(pattern=r"\A[A-Z][A-Z0-9_-]{0,15}\Z")]
     url: Annotated[str, msgspec.Meta(max_length=64 * 1024)]
-    headers: _Headers
+    headers: Headers
     upgrade: bool
     held: _Text
 
@@ -56,35 +56,35 @@ class Open(_Call, frozen=True):
 class Again(_Call, frozen=True):
     """The kept connection had ended: another one, for the same request."""
 
-    flow: _Number
+    flow: Number
 
 
 class Head(_Call, frozen=True):
     """The head of an answer, and the first bytes of its body."""
 
-    flow: _Number
+    flow: Number
     status: Annotated[int, msgspec.Meta(ge=100, le=599)]
-    headers: _Headers
-    data: _Piece
+    headers: Headers
+    data: Piece
     last: bool
 
 
 class Chunk(_Call, frozen=True):
     """A piece to be sent or delivered next. `last`: none follows that way."""
 
-    flow: _Number
+    flow: Number
     way: Annotated[str, msgspec.Meta(pattern=r"\A(in|out)\Z")]
-    data: _Piece
+    data: Piece
     last: bool
 
 
 class Finish(_Call, frozen=True):
     """What came of a flow. `denied`: what the program sent first was for another host."""
 
-    flow: _Number
+    flow: Number
     status: Annotated[str, msgspec.Meta(pattern=r"\A(done|failed|refused|denied)\Z")]
     sentence: Annotated[str, msgspec.Meta(max_length=512)]
-    facts: dict[Annotated[str, msgspec.Meta(pattern=r"\A[a-z_]{1,16}\Z")], _Number]
+    facts: dict[Annotated[str, msgspec.Meta(pattern=r"\A[a-z_]{1,16}\Z")], Number]
 
 
 class Deny(_Call, frozen=True):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,19 +46,26 @@ async def dial(
     *,
     resolver: Resolver = resolve,
     connect_us: int = CONNECT_US,
+    before: Callable[[Sequence[str]], None] = lambda _: None,
 ) -> Dialled:
     """Connect to the host and port of an admitted resource.
 
-    `connect_us` bounds each connection, the answer of a company proxy included. Raises
-    `EffectRefused` for an address that may not be reached, `EffectFailed` when nothing answers.
+    `connect_us` bounds each connection, the answer of a company proxy included. `before` is told the
+    addresses that may be the peer's before any is dialled (none are known behind a company proxy), and
+    may raise. Raises `EffectRefused` for an address that may not be reached, `EffectFailed` when
+    nothing answers.
     """
     if goes_through(policy, resource):
+        before(())
         return await _through(policy, resource, resolver, connect_us)
     try:
         addresses = await judged_addresses(resolver, policy, resource)
     except (OSError, UnicodeError):
         raise EffectFailed("The host's name could not be resolved.") from None
+    before(addresses)
     sock, address = await _first(addresses, resource.port, connect_us)
+    if sock is None:
+        raise EffectFailed("The server could not be reached.", facts={"address": address})
     return Dialled(sock, {"address": address})
 
 
@@ -67,8 +74,10 @@ async def _through(
 ) -> Dialled:
     """A tunnel of the company's proxy."""
     found, port = await proxy_addresses(policy, resource, resolver)
-    sock, address = await _first(found, port, connect_us, what="The company's proxy")
+    sock, address = await _first(found, port, connect_us)
     facts = proxy_facts(policy, address)
+    if sock is None:
+        raise EffectFailed("The company's proxy could not be reached.", facts=facts)
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(connect_us / 1e6):
@@ -90,14 +99,15 @@ async def _through(
 
 
 async def _first(
-    addresses: Sequence[str], port: int, connect_us: int, what: str = "The server"
-) -> tuple[socket.socket, str]:
-    """The first of the addresses that answers."""
+    addresses: Sequence[str], port: int, connect_us: int
+) -> tuple[socket.socket | None, str]:
+    """A connection to the first of the addresses that answers; the last that was tried."""
+    address = ""
     for address in addresses[:MAX_DIALLED]:
         sock = await _connected(address, port, connect_us)
         if sock is not None:
             return sock, address
-    raise EffectFailed(f"{what} could not be reached.")
+    return None, address
 
 
 async def _connected(address: str, port: int, connect_us: int) -> socket.socket | None:

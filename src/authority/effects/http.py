@@ -1,360 +1,230 @@
 """`http.request`: one HTTP/1.1 exchange with a judged address, bounded in every direction.
 
 Rules
-- httpcore is driven directly, below the client of httpx: the URL was made canonical and judged
-  already, so its target is sent byte for byte and parsed by nobody else; and redirects, cookies,
-  netrc, proxies from the environment and decoding do not exist at this level. A redirect is an
-  answer like any other; the next hop is a request of the run.
+- No byte of a server is parsed here. The gate makes the request (`http_rules`), resolves, judges and
+  dials, and hands the socket to the run's worker, which speaks TLS and HTTP/1.1; `http_exchange` says
+  what it is given and what is taken from it. A worker that can't be had: the call fails, and nothing
+  is dialled.
+- A redirect is an answer like any other; the next hop is a request of the run. Cookies, netrc, proxies
+  from the environment and decoding do not exist.
 - One connection a request, closed after it. A pool would let the rest of one answer be taken for
   the beginning of the next; the price is a handshake each time.
-- The run writes end-to-end headers only. Those that frame a message, steer a connection, or ask a
-  server to act on another method, path or host than the judged one are refused, in whatever
-  spelling a gateway may fold them (`Content_Length`). Names are tokens, values printable ASCII.
-- Methods are upper-case tokens, as they were judged; CONNECT and TRACE do not exist. GET and HEAD
-  carry no body: they pass for reads wherever they are judged.
-- `Accept-Encoding: identity` is always sent, and a body is given as it came, never decoded.
 - Bounds: response head 32 KiB and 128 lines, body `max_bytes`, conversation what was reserved,
-  time `timeout_us` in all. Beyond one of them the connection is closed and the call fails.
-- A failure's sentence is ours: no text of the peer or of a library goes into it.
-
-Source: RFC 9110, RFC 9112.
+  time `timeout_us` in all, from the name's resolution on. Beyond one of them the connection is cut and
+  the call fails.
+- What counts are the bytes of the HTTP/1.1 conversation itself, outside TLS: request and response
+  lines, headers, chunk framing, bodies. Where the worker can no longer say how many came, the whole
+  reservation is spent.
+- Secrets are put in before the request is handed over, and taken out of what comes back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-import re
-import ssl
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
-
-import httpcore
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from authority.effects.base import Call, EffectFailed, EffectRefused, Performed
-from authority.effects.company_proxy import goes_through, open_tunnel, proxy_addresses
-from authority.effects.http_dial import Dialler, Meter, Resolver, TooMuch, judged_addresses, resolve
+from authority.effects.dial import Dialled, dial
+from authority.effects.http_dial import Resolver, resolve
+from authority.effects.http_exchange import Ended, Exchange
+from authority.effects.http_rules import request_bytes
 from authority.effects.http_secrets import Injection, injections, known_secrets
 from authority.effects.secret_forms import redact
-from authority.kernel.addresses import host_text
-from authority.kernel.canonical import printable
 from authority.kernel.codes import Code
-from authority.kernel.requests import MAX_BODY
 from authority.kernel.resources import Resource, judge_address
 
-MAX_REQUEST_HEADERS = 64
-MAX_REQUEST_HEAD = 16 * 1024
-MAX_RESPONSE_HEADERS = 128
+GRACE_SECONDS = 5
+"""How long a worker whose connection was cut has to say what it had read."""
 
-_METHOD = re.compile(r"[A-Z][A-Z0-9_-]{0,31}\Z")
-_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}\Z")
-_VALUE = re.compile(r"(?:[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?)?\Z")
-_FRAMING = frozenset(
-    [
-        "host",
-        "content-length",
-        "transfer-encoding",
-        "connection",
-        "keep-alive",
-        "upgrade",
-        "expect",
-        "te",
-        "trailer",
-        "http2-settings",
-        "alt-used",
-    ]
-)
-_STEERING = frozenset(
-    [
-        "x-http-method-override",
-        "x-http-method",
-        "x-method-override",
-        "x-original-url",
-        "x-rewrite-url",
-        "x-original-uri",
-        "x-forwarded-host",
-        "x-forwarded-server",
-        "x-host",
-        "forwarded",
-    ]
-)
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+class Lost(Exception):
+    """There is no worker, or there is none any more; `reason` is for the log."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Link(Protocol):
+    """A run's worker."""
+
+    async def converse(self, exchange: Exchange, sock: socket.socket) -> Ended:
+        """Have it carry the exchange on a copy of the socket. Raises `Lost`."""
+        ...
+
+
+LinkOf = Callable[[str], Awaitable[Link]]
+"""The worker of a run, started when first needed. Raises `Lost`."""
 
 
 class HttpEffect:
     """Performs `http.request`.
 
-    `secrets` maps a credential's name to its value; `timeout_us` bounds a whole exchange, DNS and
-    handshake included, `connect_us` each dial. `resolver` and `tls` stand in for the system's.
+    `secrets` maps a credential's name to its value; `anchors` (PEM) verify servers. `timeout_us` bounds
+    a whole exchange, DNS and handshake included, `connect_us` each dial. `resolver` stands in for the
+    system's.
     """
 
     def __init__(
         self,
+        link_of: LinkOf,
         *,
         secrets: Mapping[str, str],
+        anchors: bytes,
         timeout_us: int = 60_000_000,
         connect_us: int = 10_000_000,
         resolver: Resolver = resolve,
-        tls: ssl.SSLContext | None = None,
     ) -> None:
+        self._link_of = link_of
         self._secrets = secrets
+        self._anchors = anchors
         self._timeout_us = timeout_us
         self._connect_us = connect_us
         self._resolver = resolver
-        self._tls = tls or system_tls()
 
     async def perform(self, call: Call) -> Performed:
         """Perform an admitted `http.request`. Raises `EffectFailed` or `EffectRefused`."""
         put_in = injections(call.policy, call.resource, self._secrets)
-        request = _request(call, put_in)
-        meter = Meter(call.reserved.get("network_bytes", 0))
-        sentence = ""
-        try:
-            async with asyncio.timeout(self._timeout_us / 1e6):
-                dialler = await self._dialler(call, meter, put_in)
-                return await self._exchange(call, request, dialler, meter, put_in)
-        except TimeoutError:
-            sentence = f"The exchange took longer than {self._timeout_us // 1_000_000} s."
-        except TooMuch:
-            sentence = (
-                "The server sent more than was reserved for this call."
-                if meter.head_done or meter.limit <= meter.total
-                else "The server's headers have no end."
-            )
-        except (_Unacceptable, EffectFailed) as error:
-            sentence = error.sentence
-        except httpcore.LocalProtocolError:
-            raise EffectRefused(Code.SCHEMA_INVALID, "The request is not valid HTTP.") from None
-        except httpcore.RemoteProtocolError:
-            sentence = (
-                "The server broke off its answer or framed it wrongly."
-                if meter.head_done
-                else "The server did not answer with HTTP/1.1."
-            )
-        except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-            sentence = _why_not_connected(error)
-        except (httpcore.NetworkError, httpcore.TimeoutException):
-            sentence = "The connection broke."
-        except (OSError, UnicodeError):
-            sentence = "The host's name could not be resolved."
-        raise EffectFailed(sentence, spent=_spent(meter), facts=_facts(meter, put_in)) from None
-
-    async def _dialler(self, call: Call, meter: Meter, put_in: tuple[Injection, ...]) -> Dialler:
-        """The way to the server: its judged addresses, or the company's proxy."""
-        policy, resource = call.policy, call.resource
-        if not goes_through(policy, resource):
-            addresses = await judged_addresses(self._resolver, policy, resource)
-            _check_transport(resource, addresses, put_in)
-            return Dialler(addresses, resource.port, meter, self._connect_us)
-        addresses, port = await proxy_addresses(policy, resource, self._resolver)
-        _check_transport(resource, ["unknown"], put_in)
-        meter.proxy = policy.network.proxy
-
-        async def opening(
-            write: Callable[[bytes], Awaitable[None]], read: Callable[[int], Awaitable[bytes]]
-        ) -> None:
-            await open_tunnel(resource, write, read)
-
-        return Dialler(addresses, resource.port, meter, self._connect_us, via=port, opening=opening)
-
-    async def _exchange(
-        self,
-        call: Call,
-        request: httpcore.Request,
-        dialler: Dialler,
-        meter: Meter,
-        put_in: tuple[Injection, ...],
-    ) -> Performed:
-        connection = httpcore.AsyncHTTPConnection(
-            origin=request.url.origin,
-            ssl_context=self._tls,
-            http1=True,
-            http2=False,
-            retries=0,
-            network_backend=dialler,
+        exchange = Exchange(
+            host=call.resource.host,
+            tls=call.resource.scheme == "https",
+            method=call.arguments.method,
+            request=request_bytes(call, put_in),
+            max_bytes=call.arguments.max_bytes,
+            reserved=call.reserved.get("network_bytes", 0),
+            anchors=self._anchors,
+            secret=bool(put_in),
         )
+        facts: dict[str, Any] = {"credentials": [one.name for one in put_in]} if put_in else {}
+        if exchange.room <= 0:
+            sentence = "The request is longer than what was reserved for this call."
+            raise _failed(sentence, exchange, 0, facts)
         try:
-            response = await connection.handle_async_request(request)
-            meter.head_done = True
-            _check_head(response, call, secret=bool(put_in))
-            body = bytearray()
-            async for chunk in response.aiter_stream():
-                body += chunk
-                if len(body) > call.arguments.max_bytes:
-                    raise _Unacceptable("The answer is longer than max_bytes.")
+            link = await self._link_of(call.run)
+        except Lost as lost:
+            facts["worker"] = lost.reason
+            raise _failed("The request could not be made.", exchange, 0, facts) from None
+        until = asyncio.get_running_loop().time() + self._timeout_us / 1e6
+        try:
+            async with asyncio.timeout_at(until):
+                dialled = await self._dialled(call, put_in)
+        except TimeoutError:
+            raise _failed(self._late, exchange, 0, facts) from None
+        except EffectFailed as failed:
+            raise _failed(failed.sentence, exchange, 0, facts | failed.facts) from None
+        facts |= dialled.facts
+        ended = await self._conversation(link, exchange, dialled.sock, until, facts)
+        if exchange.problem or ended.end != "done":
+            sentence = exchange.problem or ended.sentence
+            raise _failed(sentence, exchange, ended.received, facts) from None
+        return self._answer(call, exchange, ended.received, facts)
+
+    @property
+    def _late(self) -> str:
+        return f"The exchange took longer than {self._timeout_us // 1_000_000} s."
+
+    async def _dialled(self, call: Call, put_in: tuple[Injection, ...]) -> Dialled:
+        return await dial(
+            call.policy,
+            call.resource,
+            resolver=self._resolver,
+            connect_us=self._connect_us,
+            before=lambda addresses: _check_transport(call.resource, addresses, put_in),
+        )
+
+    async def _conversation(
+        self,
+        link: Link,
+        exchange: Exchange,
+        sock: socket.socket,
+        until: float,
+        facts: Mapping[str, Any],
+    ) -> Ended:
+        """What the worker says in the end, in time. The connection is cut in any case."""
+        loop = asyncio.get_running_loop()
+        talking = asyncio.ensure_future(link.converse(exchange, sock))
+        try:
+            await asyncio.wait({talking}, timeout=max(0.0, until - loop.time()))
+            if not talking.done():
+                exchange.decline(self._late)
+                _cut(sock)
+                await asyncio.wait({talking}, timeout=GRACE_SECONDS)
+            if talking.done():
+                return talking.result()
+        except Lost as lost:
+            sentence = exchange.problem or "The connection broke."
+            spent = {"requests": 1}  # and all that was reserved: nobody can say what came
+            more = {"bytes_out": exchange.sent, "worker": lost.reason}
+            raise EffectFailed(sentence, spent=spent, facts={**facts, **more}) from None
         finally:
-            await connection.aclose()
-        return self._answer(call, response, bytes(body), meter, put_in)
+            talking.cancel()
+            _cut(sock)
+            sock.close()
+        more = {"bytes_out": exchange.sent, "worker": "did not end"}
+        raise EffectFailed(self._late, spent={"requests": 1}, facts={**facts, **more})
 
     def _answer(
-        self,
-        call: Call,
-        response: httpcore.Response,
-        raw: bytes,
-        meter: Meter,
-        put_in: tuple[Injection, ...],
+        self, call: Call, exchange: Exchange, received: int, facts: Mapping[str, Any]
     ) -> Performed:
         known = known_secrets(call.policy, self._secrets)
-        body, places = redact(raw, known)
+        body, places = redact(bytes(exchange.body), known)
         headers = []
-        for raw_name, raw_value in response.headers:
-            name, in_name = redact(raw_name, known)
-            value, in_value = redact(raw_value, known)
+        for raw_name, raw_value in exchange.headers:
+            name, in_name = redact(raw_name.encode("latin-1"), known)
+            value, in_value = redact(raw_value.encode("latin-1"), known)
             places += in_name + in_value
-            if not (put_in and raw_name.lower() in (b"set-cookie", b"set-cookie2")):
+            if not (exchange.secret and raw_name.lower() in ("set-cookie", "set-cookie2")):
                 headers.append([name.decode("latin-1"), value.decode("latin-1")])
-        facts = _facts(meter, put_in) | {
-            "status": response.status,
+        found = {
+            **facts,
+            **_counted(exchange, received),
+            "status": exchange.status,
             "size": len(body),
             "sha256": hashlib.sha256(body).hexdigest(),
         }
         if places:
-            facts["redacted"] = places
+            found["redacted"] = places
         answer = {
-            "status": response.status,
+            "status": exchange.status,
             "headers": headers,
             "body": body,
             "url": call.resource.text,
         }
-        return Performed(answer, spent=_spent(meter), facts=facts)
+        return Performed(answer, spent=_spent(exchange, received), facts=found)
 
 
-class _Unacceptable(Exception):
-    """An answer that goes beyond a bound; `sentence` is ours."""
-
-    def __init__(self, sentence: str) -> None:
-        super().__init__(sentence)
-        self.sentence = sentence
-
-
-def system_tls(extra_pem: bytes = b"") -> ssl.SSLContext:
-    """TLS towards the outside: the system's certificates and more."""
-    # Not create_default_context: that one writes session keys where SSLKEYLOGFILE says.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_default_certs()
-    if extra_pem:
-        context.load_verify_locations(cadata=extra_pem.decode("ascii"))
-    return context
-
-
-def _request(call: Call, put_in: tuple[Injection, ...]) -> httpcore.Request:
-    """The request as it goes out. Raises `EffectRefused` for what the run may not write."""
-    arguments, resource = call.arguments, call.resource
-    method, body = arguments.method, arguments.body
-    if not _METHOD.match(method) or method in ("CONNECT", "TRACE"):
-        raise _invalid(f"The method {printable(method, 40)} is not one that may be used.")
-    if body and method in ("GET", "HEAD"):
-        raise _invalid("GET and HEAD carry no body.")
-    if len(body) > MAX_BODY or not 0 <= arguments.max_bytes <= MAX_BODY:
-        raise _invalid(f"Body and max_bytes lie between 0 and {MAX_BODY} bytes.")
-    host = host_text(resource.host)
-    if resource.port != _DEFAULT_PORTS[resource.scheme]:
-        host += f":{resource.port}"
-    headers = [("Host", host), ("Connection", "close"), ("Accept-Encoding", "identity")]
-    headers += _own_headers(arguments.headers, put_in)
-    headers += [(one.header, one.value) for one in put_in]
-    if not any(name.lower() == "user-agent" for name, _ in headers):
-        headers.append(("User-Agent", "authority"))
-    if body or method in ("POST", "PUT", "PATCH"):
-        headers.append(("Content-Length", str(len(body))))
-    query = "" if resource.query is None else "?" + resource.query
-    target = "/" + "/".join(resource.segments) + query
-    url = httpcore.URL(
-        scheme=resource.scheme.encode("ascii"),
-        host=resource.host.encode("ascii"),
-        port=resource.port,
-        target=target.encode("ascii"),
-    )
-    return httpcore.Request(
-        method.encode("ascii"),
-        url,
-        headers=[(name.encode("ascii"), value.encode("ascii")) for name, value in headers],
-        content=body,
-    )
-
-
-def _own_headers(
-    given: list[tuple[str, str]], put_in: tuple[Injection, ...]
-) -> list[tuple[str, str]]:
-    size = sum(len(name) + len(value) + 4 for name, value in given)
-    if len(given) > MAX_REQUEST_HEADERS or size > MAX_REQUEST_HEAD:
-        raise _invalid(f"More than {MAX_REQUEST_HEADERS} headers or {MAX_REQUEST_HEAD} bytes.")
-    removed = {"accept-encoding"}
-    if put_in:
-        # `Range` would let a run fetch an echo of the secret in pieces too small to be known.
-        removed |= {"authorization", "cookie", "range", "if-range"}
-        removed |= {one.header.lower().replace("_", "-") for one in put_in}
-    kept = []
-    for name, value in given:
-        if not _NAME.match(name):
-            raise _invalid(f"{printable(name, 60)!r} is not the name of a header.")
-        if not _VALUE.match(value):
-            raise _invalid(f"The value of {name} is not printable ASCII without outer blanks.")
-        folded = name.lower().replace("_", "-")
-        if folded in _FRAMING or folded in _STEERING or folded.startswith("proxy-"):
-            raise _invalid(f"The header {name} is not the run's to write.")
-        if folded not in removed:
-            kept.append((name, value))
-    return kept
-
-
-def _invalid(sentence: str) -> EffectRefused:
-    return EffectRefused(Code.SCHEMA_INVALID, sentence)
+def _cut(sock: socket.socket) -> None:
+    """End the connection for everybody who has it."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _check_transport(
-    resource: Resource, addresses: list[str], put_in: tuple[Injection, ...]
+    resource: Resource, addresses: Sequence[str], put_in: tuple[Injection, ...]
 ) -> None:
+    """A secret leaves over TLS, or to a loopback address; none is known behind a company's proxy."""
     if not put_in or resource.scheme == "https":
         return
-    if any(judge_address(address) != "loopback" for address in addresses):
+    if not addresses or any(judge_address(address) != "loopback" for address in addresses):
         raise EffectRefused(
             Code.POLICY_DENY, f"The credential {put_in[0].name} is only sent over https."
         )
 
 
-def _check_head(response: httpcore.Response, call: Call, *, secret: bool) -> None:
-    if response.extensions.get("http_version") not in (b"HTTP/1.1", b"HTTP/1.0"):
-        raise _Unacceptable("The server did not answer with HTTP/1.1.")
-    if response.status == 101:
-        raise _Unacceptable("The server wants to change the protocol.")
-    if len(response.headers) > MAX_RESPONSE_HEADERS:
-        raise _Unacceptable(f"The server sent more than {MAX_RESPONSE_HEADERS} headers.")
-    for raw_name, value in response.headers:
-        name = raw_name.lower()
-        if name == b"content-length" and call.arguments.method != "HEAD":
-            # h11 has checked that it is one number.
-            if int(value) > call.arguments.max_bytes:
-                raise _Unacceptable("The answer is longer than max_bytes.")
-        elif secret and name == b"content-encoding" and value.strip().lower() != b"identity":
-            raise _Unacceptable("A host that gets a credential may not answer compressed.")
-    if secret and response.status == 206:
-        raise _Unacceptable("A host that gets a credential may not answer in parts.")
+def _failed(
+    sentence: str, exchange: Exchange, received: int, facts: Mapping[str, Any]
+) -> EffectFailed:
+    counted = _counted(exchange, received)
+    return EffectFailed(sentence, spent=_spent(exchange, received), facts={**facts, **counted})
 
 
-def _why_not_connected(error: BaseException) -> str:
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ssl.SSLCertVerificationError):
-            why = printable(str(seen.verify_message), 120)
-            return f"The server's certificate was not accepted: {why}."
-        if isinstance(seen, ssl.SSLError):
-            return "The server does not speak TLS as it should."
-        seen = seen.__cause__ or seen.__context__
-    return "The server could not be reached."
+def _spent(exchange: Exchange, received: int) -> dict[str, int]:
+    return {"requests": 1, "network_bytes": exchange.sent + received}
 
 
-def _spent(meter: Meter) -> dict[str, int]:
-    return {"requests": 1, "network_bytes": meter.total}
-
-
-def _facts(meter: Meter, put_in: tuple[Injection, ...]) -> dict[str, Any]:
-    facts: dict[str, Any] = {"bytes_in": meter.bytes_in, "bytes_out": meter.bytes_out}
-    if meter.proxy:
-        facts |= {"proxy": meter.proxy, "proxy_address": meter.address, "resolved_by": "proxy"}
-    elif meter.address:
-        facts["address"] = meter.address
-    if put_in:
-        facts["credentials"] = [one.name for one in put_in]
-    return facts
+def _counted(exchange: Exchange, received: int) -> dict[str, int]:
+    return {"bytes_in": received, "bytes_out": exchange.sent}

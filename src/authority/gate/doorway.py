@@ -141,7 +141,13 @@ class Doorway:
                     self._worker.stop()  # its link is over; it keeps nothing that it was handed
                 self._worker = await self._workers.start(self._worker)
                 self._run.on_end(self._worker.stop)
+                self._run.keep(self._watch(self._worker.peer))
             return self._worker.peer
+
+    async def _watch(self, peer: Peer) -> None:
+        await peer.closed.wait()
+        if peer.reason not in ("stopped", "closed"):
+            await self.incident("worker", f"the run's worker ended: {peer.reason}")
 
     def listen(self, address: int, port: int) -> None:
         if self._run.channel is not None:

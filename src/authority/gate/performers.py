@@ -4,6 +4,7 @@ Rules
 - Credentials and the caller's environment belong to the policy under which they were given. Each
   policy has its own HTTP client and tool starter, made when its first run starts and dropped with its
   last, so no run can reach what another was given.
+- What a server answers is read by the worker of the run that asked, also when others share its policy.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from authority.compat.base import Door
+from authority.compat.fetching import Fetches
 from authority.compat.models import ModelService
 from authority.effects.base import Call, EffectFailed, Performed
 from authority.effects.files import FileEffects
+from authority.effects.http import Lost
 from authority.gate.pipeline import LookUp, Performer
+from authority.gate.run import Run
 from authority.kernel.facts import Request
 from authority.kernel.models import EFFECTS as MODEL_EFFECTS
 
@@ -60,6 +65,26 @@ def table(
     performers["msg.send"] = performers["msg.receive"] = messages
     performers["mcp.list"] = performers["mcp.read"] = performers["mcp.prompt"] = mcp
     return performers
+
+
+class Fetchers:
+    """The links to runs' workers over which `http.request` is carried."""
+
+    def __init__(self, running: Mapping[str, Run], door: Callable[[Run], Door]) -> None:
+        self._running = running
+        self._door = door
+        self._of: dict[str, Fetches] = {}
+
+    async def linked(self, name: str) -> Fetches:
+        """That of a run. Raises `Lost`."""
+        run = self._running.get(name)
+        if run is None or run.over:
+            raise Lost("the run is over")
+        found = self._of.get(name)
+        if found is None:
+            found = self._of[name] = Fetches(self._door(run))
+            run.on_end(lambda: self._of.pop(name, None))
+        return await found.linked()
 
 
 class Models:

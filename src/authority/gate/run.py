@@ -15,7 +15,7 @@ import asyncio
 import sys
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,7 +125,7 @@ class Run:
         self.tasks: set[asyncio.Task[None]] = set()
         self.services: Mapping[int, Service] = {}
         self.over = False
-        self._on_end: list[Callable[[], None]] = []
+        self._on_end: list[Callable[[], object]] = []
 
     def emit(self, event: Event) -> None:
         """Tell whoever started the run."""
@@ -179,7 +179,11 @@ class Run:
         if service is None or self.over:
             stream.abort()
             return
-        task = asyncio.get_running_loop().create_task(self._serve(service, stream))
+        self.keep(self._serve(service, stream))
+
+    def keep(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something beside the run, no longer than it lives."""
+        task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
@@ -194,7 +198,7 @@ class Run:
         finally:
             stream.abort()
 
-    def on_end(self, callback: Callable[[], None]) -> None:
+    def on_end(self, callback: Callable[[], object]) -> None:
         """Call back when the run is over; at once if it is already."""
         if self.over:
             callback()

@@ -248,7 +248,7 @@ class Runs:
             raise
         finally:
             theirs.close()
-        self._keep(run, self._supervise(run))
+        run.keep(self._supervise(run))
         return run
 
     async def attach(self, spec: Start, listener: Listener) -> Run:
@@ -274,13 +274,8 @@ class Runs:
                 **({} if spec.serves else {"capability": capabilities.to_text(run.token)}),
             }
         )
-        self._keep(run, self._supervise_attached(run))
+        run.keep(self._supervise_attached(run))
         return run
-
-    def _keep(self, run: Run, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        run.tasks.add(task)
-        task.add_done_callback(run.tasks.discard)
 
     async def _supervise(self, run: Run) -> None:
         assert run.sandbox is not None

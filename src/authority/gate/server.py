@@ -28,7 +28,7 @@ from authority.compat import trust
 from authority.compat.endpoints import Endpoints
 from authority.compat.models import ModelService, key_name
 from authority.effects.files import FileEffects
-from authority.effects.http import HttpEffect, system_tls
+from authority.effects.http import HttpEffect
 from authority.effects.tools import ToolEffect
 from authority.errors import AuthorityError
 from authority.gate import clock, snapshots, statedir
@@ -46,7 +46,7 @@ from authority.gate.incident_routes import IncidentRoutes
 from authority.gate.incidents import Incidents
 from authority.gate.mcp import Hubs, ToolRouter
 from authority.gate.opening import Opened, open_state
-from authority.gate.performers import Models, PerPolicy, look_ups, table
+from authority.gate.performers import Fetchers, Models, PerPolicy, look_ups, table
 from authority.gate.pipeline import Pipeline
 from authority.gate.policies import Policies
 from authority.gate.reader import Reader
@@ -103,6 +103,8 @@ class Gate:
         self._files = files
         self._host = host
         self._http, self._tools = PerPolicy(), PerPolicy()
+        self._fetchers = Fetchers(self.runs.running, self.door)
+        self._doors: dict[str, Doorway] = {}
         policies = self.policies
         family = Spawn(self.runs, self.ledger.state, policies.for_child, self.give, policies.keep)
         messages = Messages(self.runs, self.ledger.state)
@@ -165,8 +167,9 @@ class Gate:
         keys = self.policies.model_keys(policy, environment)
         self._secrets[policy.digest] = {**secrets, **{key_name(k): v for k, v in keys.items()}}
         starter = SandboxStarter(self._host, policy, environment.get("PATH", ""), self._forbidden)
-        tls = system_tls(trust.extra_certificates(policy.network.ca))
-        self._http.give(policy.digest, lambda: HttpEffect(secrets=secrets, tls=tls))
+        anchors = trust.system_bundle() + trust.extra_certificates(policy.network.ca)
+        link = self._fetchers.linked
+        self._http.give(policy.digest, lambda: HttpEffect(link, secrets=secrets, anchors=anchors))
         self._tools.give(policy.digest, lambda: ToolEffect(starter, environment=environment))
 
     def release(self, digest: str) -> None:
@@ -190,10 +193,17 @@ class Gate:
         return found
 
     def door(self, run: Run) -> Doorway:
-        """What the services behind a run's endpoints ask at."""
-        if run.spec.watch:
-            run.on_end(lambda: run.emit({"event": "unseen", "names": self._tallies.names(run.id)}))
-        return Doorway(run, self.reader, self._goings, self._tallies, self._workers)
+        """What the services of a run ask at; one for all of them, as they share its worker."""
+        door = self._doors.get(run.id)
+        if door is None:
+            door = Doorway(run, self.reader, self._goings, self._tallies, self._workers)
+            self._doors[run.id] = door
+            run.on_end(lambda: self._doors.pop(run.id, None))
+            if run.spec.watch:
+                run.on_end(
+                    lambda: run.emit({"event": "unseen", "names": self._tallies.names(run.id)})
+                )
+        return door
 
     def _model_service(self, name: str) -> ModelService:
         """The service of a run's model endpoint, which also asks for what came by the channel."""

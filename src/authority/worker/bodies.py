@@ -6,6 +6,7 @@ Rules
 - Chunked: a size is 1 to 15 hexadecimal digits; extensions and trailers are read by the same strict
   line rules as heads, bounded, and dropped. A lone CR or LF anywhere in the framing is refused.
 - Framing that weighs more than its content and `SLACK` bytes is refused: it would pass uncounted.
+  Whoever counts every byte may allow more.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class Chunked(Body):
 
     done = False
 
-    def __init__(self) -> None:
+    def __init__(self, slack: int = SLACK) -> None:
+        self._slack = slack
         self._buffer = bytearray()
         self._left = 0
         self._state = "size"
@@ -86,7 +88,7 @@ class Chunked(Body):
         self._buffer += data
         parts: list[bytes] = []
         while not self.done and self._step(parts):
-            if self._framing > self._content + SLACK:
+            if self._framing > self._content + self._slack:
                 raise Bad("The framing of the body weighs more than its content.")
         if self.done:
             self.rest = bytes(self._buffer)
@@ -150,10 +152,10 @@ def of_request(length: int | None) -> Body:
     return Counted(length or 0)
 
 
-def of_response(length: int | None, status: int, method: str) -> Body:
+def of_response(length: int | None, status: int, method: str, slack: int = SLACK) -> Body:
     """The body of an answer to `method`."""
     if method == "HEAD" or status in (204, 304) or status < 200:
         return Body()
     if length == -1:
-        return Chunked()
+        return Chunked(slack)
     return UntilEnd() if length is None else Counted(length)

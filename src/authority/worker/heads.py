@@ -51,9 +51,17 @@ HOP_BY_HOP = frozenset(
 class Bad(Exception):
     """A message that is refused. The sentence is ours: no byte of the message is in it."""
 
+    what = "malformed"
+
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence)
         self.sentence = sentence
+
+
+class TooManyFields(Bad):
+    """A head with more fields than `MAX_FIELDS`."""
+
+    what = "fields"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +137,7 @@ def response(head: bytes) -> Response:
 
 def _fields(lines: list[bytes]) -> Fields:
     if len(lines) > MAX_FIELDS:
-        raise Bad(f"The head has more than {MAX_FIELDS} fields.")
+        raise TooManyFields(f"The head has more than {MAX_FIELDS} fields.")
     fields: Fields = []
     for line in lines:
         found = _FIELD.match(line)

@@ -1,8 +1,8 @@
 """Two-way byte lines: a socket, or TLS over another line, with the same four verbs.
 
 Rules
-- `read` gives at most `CHUNK` bytes, nothing at the end. A peer that takes no more raises
-  `ConnectionError` from `write`. One task may read while another writes.
+- `read` gives at most as many bytes as it is asked for, nothing at the end. A peer that takes no more
+  raises `ConnectionError` from `write`. One task may read while another writes.
 - What was read too far is put back with `unread` and comes first the next time.
 - TLS is done on memory: the bytes that were looked at before still count, and nothing is read past
   what a caller wants. A TLS peer that ends without saying so leaves `ragged`.
@@ -25,18 +25,18 @@ class Line:
         self._back = b""
         self.ragged = False
 
-    async def read(self) -> bytes:
+    async def read(self, size: int = CHUNK) -> bytes:
         """What came next."""
         if self._back:
-            data, self._back = self._back[:CHUNK], self._back[CHUNK:]
+            data, self._back = self._back[:size], self._back[size:]
             return data
-        return await self._read()
+        return await self._read(size)
 
     def unread(self, data: bytes) -> None:
         """Put back what was not wanted."""
         self._back = data + self._back
 
-    async def _read(self) -> bytes:
+    async def _read(self, size: int) -> bytes:
         raise NotImplementedError
 
     async def write(self, data: bytes) -> None:
@@ -66,8 +66,8 @@ class SocketLine(Line):
         """The line of a descriptor that was handed over."""
         return cls(socket.socket(fileno=fd))
 
-    async def _read(self) -> bytes:
-        return await self._loop.sock_recv(self._sock, CHUNK)
+    async def _read(self, size: int) -> bytes:
+        return await self._loop.sock_recv(self._sock, size)
 
     async def write(self, data: bytes) -> None:
         await self._loop.sock_sendall(self._sock, data)
@@ -130,12 +130,11 @@ class TlsLine(Line):
         else:
             self._in.write_eof()
 
-    async def _read(self) -> bytes:
+    async def _read(self, size: int) -> bytes:
         parts: list[bytes] = []
-        size = 0
-        while size < CHUNK:
+        while size > 0:
             try:
-                part = self._tls.read(CHUNK - size)
+                part = self._tls.read(size)
             except ssl.SSLWantReadError:
                 if parts:
                     break
@@ -150,7 +149,7 @@ class TlsLine(Line):
             if not part:
                 break
             parts.append(part)
-            size += len(part)
+            size -= len(part)
         return b"".join(parts)
 
     async def write(self, data: bytes) -> None:

@@ -21,23 +21,24 @@ from authority.protocol.packets import CallError, Fds, Peer
 
 KINDS: dict[str, str] = {
     "direct": "entrance",
+    "http": "fetch",
     "mcp": "mcp",
     "model": "models",
     "proxy": "entrance",
 }
-"""Module by kind of connection; each has `async def serve(peer, params, sock)`, and one that the gate
-calls in its own words has `prepare(peer)`, which answers them."""
+"""Module by kind of connection; each has `async def serve(peer, params, sock)`, whose result the gate
+gets, and one that the gate calls in its own words has `prepare(peer)`, which answers them."""
 
 
 class Handler(Protocol):
     """What a kind's module is."""
 
-    async def serve(self, peer: Peer, params: dict[str, Any], sock: socket.socket) -> None: ...
+    async def serve(self, peer: Peer, params: dict[str, Any], sock: socket.socket) -> Any: ...
 
 
-async def work() -> None:
+async def work(link: socket.socket) -> None:
     """Serve until the link is over."""
-    peer = Peer(socket.socket(fileno=0))
+    peer = Peer(link)
 
     async def prepare(params: Any, _fds: list[int]) -> tuple[Any, Fds]:
         importlib.import_module(f"authority.worker.{KINDS[params['kind']]}").prepare(peer)
@@ -51,8 +52,7 @@ async def work() -> None:
             sock.close()
             raise CallError("E_SCHEMA_INVALID", "no such kind of connection")
         handler: Handler = importlib.import_module(f"authority.worker.{name}")
-        await handler.serve(peer, params, sock)
-        return None, ()
+        return await handler.serve(peer, params, sock), ()
 
     peer.on("prepare", prepare)
     peer.on("serve", serve)
@@ -61,4 +61,4 @@ async def work() -> None:
 
 def main() -> None:
     """Run the worker. A defect ends it, and the gate starts another."""
-    asyncio.run(work())
+    asyncio.run(work(socket.socket(fileno=0)))

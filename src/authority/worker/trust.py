@@ -14,6 +14,7 @@ import os
 import ssl
 import tempfile
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 
 from authority.worker.asks import Gate
 
@@ -24,13 +25,13 @@ _clients: list[ssl.SSLContext] = []
 _servers: OrderedDict[str, ssl.SSLContext] = OrderedDict()
 
 
-async def towards_server(gate: Gate) -> ssl.SSLContext:
-    """The context for connections to servers."""
+async def towards_server(anchors_of: Callable[[], Awaitable[bytes]]) -> ssl.SSLContext:
+    """The context for connections to servers. `anchors_of` gives the gate's anchors, once."""
     if not _clients:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols([PROTOCOL])
-        if anchors := await gate.anchors():
+        if anchors := await anchors_of():
             context.load_verify_locations(cadata=anchors.decode("ascii"))
         _clients[:] = [context]
     return _clients[0]

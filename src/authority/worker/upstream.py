@@ -5,17 +5,20 @@ Rules
   `MAX_INTERIM`.
 - What a server sends beyond its answer is nobody's: the connection is not used again.
 - A body that breaks off, or that runs to the end of a TLS session which nobody closed, is a cut one.
+- With `Bounds` every byte of the conversation counts, framing too, and nothing is read beyond them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from authority.worker import bodies, heads, trust
 from authority.worker.asks import Gate, Granted
 from authority.worker.heads import Bad
-from authority.worker.lines import Line, SocketLine, TlsLine
+from authority.worker.lines import CHUNK, Line, SocketLine, TlsLine
 
 MAX_INTERIM = 16
 HANDSHAKE_SECONDS = 20
@@ -35,14 +38,38 @@ class Ended(Exception):
     """The server closed the connection before a byte of its answer."""
 
 
+class Switching(Bad):
+    """A server that would change the protocol, and may not."""
+
+    what = "switch"
+
+
+class TooMuch(Exception):
+    """More than may be read. `answered`: the head was there, and whole."""
+
+    def __init__(self, *, answered: bool) -> None:
+        super().__init__("more than may be read")
+        self.answered = answered
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The most bytes to read: until the final head has ended, and in all."""
+
+    head: int
+    total: int
+
+
 class Upstream:
     """A connection to one server; `key` says to which."""
 
-    def __init__(self, line: Line, key: str) -> None:
+    def __init__(self, line: Line, key: str, bounds: Bounds | None = None) -> None:
         self.line = line
         self.key = key
         self.reusable = False
         self.received = 0
+        self.answered = False
+        self._bounds = bounds
         self._body: bodies.Body = bodies.Body()
         self._rest = b""
 
@@ -50,7 +77,8 @@ class Upstream:
         await self.line.write(data)
 
     async def head(self, method: str, *, upgrade: bool) -> heads.Response:
-        """The head of the final answer. Raises `Bad`, `Ended`, `OSError`."""
+        """The head of the final answer. Raises `Bad`, `Ended`, `TooMuch`,
+        `OSError`."""
         for _ in range(MAX_INTERIM):
             head = heads.Head()
             found = head.feed(self._rest)
@@ -65,7 +93,7 @@ class Upstream:
             self._rest = found[1]
             if answer.status == 101:
                 if not upgrade or heads.tokens(answer.fields, "upgrade") != ["websocket"]:
-                    raise Bad("The server wants to change the protocol.")
+                    raise Switching("The server wants to change the protocol.")
                 return answer
             if answer.status >= 200:
                 self._frame(answer, method)
@@ -74,13 +102,27 @@ class Upstream:
 
     def _frame(self, answer: heads.Response, method: str) -> None:
         length = heads.length(answer)
-        self._body = bodies.of_response(length, answer.status, method)
+        slack = bodies.SLACK if self._bounds is None else self._bounds.total
+        self._body = bodies.of_response(length, answer.status, method, slack)
+        self.answered = True
         closing = "close" in heads.tokens(answer.fields, "connection")
         self.reusable = bool(answer.minor) and not closing
 
+    def _room(self) -> int:
+        bounds = self._bounds
+        if bounds is None:
+            return CHUNK
+        room = bounds.total - self.received
+        if not self.answered:
+            room = min(room, bounds.head - self.received)
+        if room <= 0:
+            raise TooMuch(answered=self.answered or self.received >= bounds.total)
+        return min(room, CHUNK)
+
     async def _more(self) -> bytes:
+        size = self._room()
         async with asyncio.timeout(ANSWER_SECONDS):
-            data = await self.line.read()
+            data = await self.line.read(size)
         self.received += len(data)
         return data
 
@@ -90,7 +132,10 @@ class Upstream:
         return self._piece(data)
 
     async def piece(self) -> tuple[bytes, bool]:
-        """The next piece of the body, and whether it is the last. Raises `Bad`, `OSError`."""
+        """The next piece of the body, and whether it is the last.
+
+        Raises `Bad`, `TooMuch`, `OSError`.
+        """
         data = await self._more()
         if data:
             return self._piece(data)
@@ -113,10 +158,19 @@ class Upstream:
 
 async def connect(gate: Gate, granted: Granted) -> Upstream:
     """Speak to the server at the other end of the socket that was granted. Raises `Unreachable`."""
-    line: Line = SocketLine.adopt(granted.fd)
+    line = SocketLine.adopt(granted.fd)
+    tls = granted.scheme == "https"
+    return Upstream(await towards(line, granted.host, gate.anchors if tls else None), granted.key)
+
+
+async def towards(line: Line, host: str, anchors_of: Callable[[], Awaitable[bytes]] | None) -> Line:
+    """A line to a server as `host`: TLS where `anchors_of` gives what it is verified by.
+
+    It owns `line`, which is closed when this fails. Raises `Unreachable`, caused by what went wrong.
+    """
     try:
-        if granted.scheme == "https":
-            tls = TlsLine(line, await trust.towards_server(gate), server=False, host=granted.host)
+        if anchors_of is not None:
+            tls = TlsLine(line, await trust.towards_server(anchors_of), server=False, host=host)
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 await tls.handshake()
             if tls.protocol not in (None, trust.PROTOCOL):
@@ -128,7 +182,7 @@ async def connect(gate: Gate, granted: Granted) -> Upstream:
     except BaseException:
         line.close()
         raise
-    return Upstream(line, granted.key)
+    return line
 
 
 def request_head(granted: Granted, method: str, framing: heads.Fields) -> bytes:
