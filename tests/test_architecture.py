@@ -3,7 +3,9 @@
 `ROOMS` says for each room which of our own rooms it may import: a room may always import itself
 and nothing that is not listed. `kernel` is held to more: it is pure, so it may import only the
 modules of `PURE`, and it neither opens, prints, evaluates nor keeps globals. `agent` runs beside
-the program, so it stays small: the standard library, msgspec and the protocol.
+the program, so it stays small: the standard library, msgspec and the protocol. What runs in the
+gate's process reads no TLS, no HTTP of a server and no archive: the rooms of `NO_REMOTE_BYTES` import
+nothing that does (`ALLOWED_READERS` says what is not a server's).
 
 Imports under `TYPE_CHECKING` and inside functions count like any other. A room that is not in the
 table is refused: whoever adds one says here what it may know.
@@ -90,6 +92,15 @@ PURE = frozenset(
 )
 IMPURE_CALLS = frozenset({"open", "print", "input", "exec", "eval", "compile", "__import__"})
 AGENT_LIBRARIES = frozenset({"msgspec"})
+NO_REMOTE_BYTES = frozenset({"kernel", "audit", "effects", "compat", "gate"})
+READERS = frozenset(
+    [
+        *("ssl", "http", "httpcore", "httpx", "httpx2", "h11", "aiohttp", "requests", "urllib3"),
+        *("urllib.request", "mcp", "tarfile", "zipfile", "gzip", "zlib", "bz2", "lzma"),
+    ]
+)
+ALLOWED_READERS = frozenset({("authority.gate.control", "h11")})
+"""The control API, on a socket that only its owner can reach."""
 
 
 class Import(NamedTuple):
@@ -133,6 +144,11 @@ def is_pure(module: str) -> bool:
     return any(".".join(parts[:n]) in PURE for n in range(1, len(parts) + 1))
 
 
+def is_reader(module: str) -> bool:
+    parts = module.split(".")
+    return any(".".join(parts[:n]) in READERS for n in range(1, len(parts) + 1))
+
+
 def problems(source: str, module: str, *, package: bool = False) -> list[str]:
     """What `source`, as the module `module`, breaks; `package` for an `__init__.py`."""
     tree = ast.parse(source)
@@ -150,6 +166,8 @@ def problems(source: str, module: str, *, package: bool = False) -> list[str]:
                 found.append(f"{where}: {home or 'authority'} may not import {name}")
         elif home == "kernel" and not is_pure(name):
             found.append(f"{where}: kernel is pure and may not import {name}")
+        elif home in NO_REMOTE_BYTES and is_reader(name) and (module, top) not in ALLOWED_READERS:
+            found.append(f"{where}: bytes of servers are read by the worker, not here: {name}")
         elif home == "agent" and top not in sys.stdlib_module_names | AGENT_LIBRARIES:
             found.append(f"{where}: agent stays small and may not import {name}")
     if home == "kernel":
@@ -205,6 +223,12 @@ def test_imports_keep_their_direction(module: str, path: Path) -> None:
         ("authority.matrix.bad", "from authority.cli import main"),
         ("authority.agent.bad", "from authority.kernel import codes"),
         ("authority.agent.bad", "import httpx"),
+        ("authority.effects.bad", "import ssl"),
+        ("authority.compat.bad", "def f():\n    import httpcore"),
+        ("authority.gate.bad", "from http import client"),
+        ("authority.gate.bad", "import urllib.request"),
+        ("authority.gate.bad", "import h11"),
+        ("authority.effects.bad", "import tarfile"),
         ("authority.protocol", "from authority.gate import session"),
         ("authority.newroom.thing", "import json"),
     ],
@@ -221,7 +245,10 @@ def test_a_bad_import_is_caught(module: str, source: str) -> None:
         ("authority.kernel.good", "from authority.errors import AuthorityError"),
         ("authority.kernel.good", "from urllib.parse import quote"),
         ("authority.audit.good", "import os, asyncio\nfrom authority.kernel import canonical"),
-        ("authority.gate.good", "from authority.agent.constants import X\nimport httpx"),
+        ("authority.gate.good", "from authority.agent.constants import X\nimport json"),
+        ("authority.gate.control", "import h11"),
+        ("authority.effects.good", "from urllib.parse import quote"),
+        ("authority.worker.good", "import ssl"),
         ("authority.agent.good", "import msgspec, socket\nfrom authority import protocol"),
         ("authority.cli.good", "from authority.matrix import run\nfrom authority import gate"),
     ],

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
-from .lab import OPEN, GateError, Lab, code_of
+from authority.kernel.requests import HTTP_OVERHEAD
+
+from .lab import OPEN, GateError, Lab, code_of, wait_for
 
 SECRET = "s3cret-29f1c7"
 
@@ -17,6 +23,8 @@ SECRET = "s3cret-29f1c7"
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     seen: list[tuple[str, str, str | None]]
+    holding: list[str]
+    over: threading.Event
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -32,6 +40,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
+        if self.path.startswith("/ok/hold"):
+            self.server.holding.append(self.path)
+            self.server.over.wait(60)
         body = b"x" * 200_000 if "large" in self.path else b"answer"
         if "echo" in self.path:
             body = (self.headers.get("Authorization") or "").encode()
@@ -50,10 +61,11 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     made = Server(("127.0.0.1", 0), Handler)
-    made.seen = []
+    made.seen, made.holding, made.over = [], [], threading.Event()
     thread = threading.Thread(target=made.serve_forever, daemon=True)
     thread.start()
     yield made
+    made.over.set()
     made.shutdown()
     made.server_close()
 
@@ -151,3 +163,79 @@ def test_a_credential_is_put_in_at_the_gate_and_seen_nowhere_else(
     monkeypatch.delenv("DEMO_TOKEN")
     with pytest.raises(GateError, match="DEMO_TOKEN"):
         lab.start(fetch, text).started()
+
+
+# --- who reads what a server says ---
+
+
+def workers_of(lab: Lab) -> list[int]:
+    """The processes of this gate's workers, as the host numbers them."""
+    gate = lab.pid()
+    above: dict[int, int] = {}
+    workers: list[int] = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            above[int(folder.name)] = int(
+                (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            )
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"authority.worker" in words and not words[0].endswith(b"bwrap"):
+            workers.append(int(folder.name))
+
+    def ours(pid: int) -> bool:
+        while pid > 1:
+            if pid == gate:
+                return True
+            pid = above.get(pid, 0)
+        return False
+
+    return [pid for pid in workers if ours(pid)]
+
+
+def test_each_run_has_a_worker_of_its_own_and_it_ends_with_the_run(
+    lab: Lab, server: Server
+) -> None:
+    shared = lab.policy(policy(server))
+    with lab.attached(shared) as one, lab.attached(shared) as other:
+        assert workers_of(lab) == [], "control: none before it is needed"
+        assert one.gate().http("GET", url(server, "/ok/a")).status == 200
+        first = set(workers_of(lab))
+        assert first
+        assert one.gate().http("GET", url(server, "/ok/a")).status == 200
+        assert set(workers_of(lab)) == first, "one for all requests of a run"
+        assert other.gate().http("GET", url(server, "/ok/a")).status == 200
+        assert len(workers_of(lab)) == 2 * len(first), "none is shared"
+        for pid in workers_of(lab):
+            assert os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net")
+    wait_for(lambda: not workers_of(lab))
+
+
+def test_a_worker_that_dies_fails_its_request_and_the_next_one_gets_another(
+    lab: Lab, server: Server
+) -> None:
+    with lab.attached(policy(server)) as run:
+        assert run.gate().http("GET", url(server, "/ok/a")).status == 200
+        before = set(workers_of(lab))
+        held = len(server.holding)
+        codes: list[str] = []
+        asking = threading.Thread(
+            target=lambda: codes.append(
+                code_of(lambda: run.gate().http("GET", url(server, "/ok/hold"), max_bytes=1000))
+            )
+        )
+        asking.start()
+        wait_for(lambda: len(server.holding) > held)
+        for pid in before:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        asking.join(30)
+        assert codes == ["E_EFFECT_FAILED"]
+        assert run.gate().http("GET", url(server, "/ok/a")).status == 200
+        assert not before & set(workers_of(lab))
+    (outcome,) = lab.log(kind="outcome", status="failed", run=run.run)
+    assert outcome["spent"]["network_bytes"] == 1000 + HTTP_OVERHEAD, "all that was reserved"
+    assert [entry["what"] for entry in lab.log(kind="incident", run=run.run)] == ["worker"]
