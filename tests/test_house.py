@@ -2,6 +2,8 @@
 
 - `src` holds no unfinished marks, no broad handler that swallows what it caught, no module so long
   that it must have two ideas.
+- No pattern in `src` ends a text with `$`, which lets a line end through (`\\Z` does not), and one for
+  a message's field is anchored at both ends.
 - Locks give versions and hashes, and never say where a file is fetched from.
 - No file of the project names a folder of the machine on which it was written, or a registry.
 - Relative links in documents lead somewhere, their headings included.
@@ -34,6 +36,21 @@ UNFINISHED = re.compile(
     r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "X" * 3, "HA" + "CK")) + r")\b"
 )
 """Written in halves, so that this file is not its own first finding."""
+
+EXPRESSIONS = frozenset(
+    f"re.{name}"
+    for name in (
+        "compile",
+        "match",
+        "fullmatch",
+        "search",
+        "sub",
+        "subn",
+        "split",
+        "findall",
+        "finditer",
+    )
+)
 
 SKIPPED_FOLDERS = frozenset(
     [
@@ -117,6 +134,83 @@ def test_no_error_is_swallowed(path: Path) -> None:
 )
 def test_a_swallowed_error_is_seen(source: str, caught: bool) -> None:
     assert bool(swallowed(source)) is caught
+
+
+def patterns(source: str) -> Iterator[tuple[int, str | bytes, bool]]:
+    """Each pattern that is written out: its line, its text, and whether a field's form (msgspec)."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        if called in EXPRESSIONS and node.args:
+            yield node.lineno, written(node.args[0]), False
+        for keyword in node.keywords:
+            if keyword.arg == "pattern" and called.split(".")[-1] == "Meta":
+                yield node.lineno, written(keyword.value), True
+
+
+def written(node: ast.expr) -> str | bytes:
+    """What stands in the source; whatever is filled in counts as one letter."""
+    match node:
+        case ast.Constant(value=str(text)) | ast.Constant(value=bytes(text)):
+            return text
+        case ast.JoinedStr(values=values):
+            return "".join(v.value if isinstance(v, ast.Constant) else "x" for v in values)
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            parts = [written(left), written(right)]
+            if any(isinstance(part, bytes) for part in parts):
+                return b"".join(p if isinstance(p, bytes) else p.encode() for p in parts)
+            return "".join(str(part) for part in parts)
+    return "x"
+
+
+def ends_loosely(pattern: str | bytes) -> bool:
+    """Whether `$` stands in it as an anchor, as the compiler of patterns sees it."""
+    return "(AT, AT_END)" in str(re._parser.parse(pattern))
+
+
+def loose(source: str) -> list[int]:
+    """Lines of patterns that let a line end through, or a field's form that is open at an end."""
+    return [
+        line
+        for line, text, field in patterns(source)
+        if ends_loosely(text)
+        or (field and not (str(text).startswith("\\A") and str(text).endswith("\\Z")))
+    ]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=names(SOURCES))
+def test_no_pattern_lets_a_line_end_through(path: Path) -> None:
+    assert loose(path.read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "caught"),
+    [
+        ('re.compile(r"[a-z]+$")', True),
+        ('re.compile("(?:a$|b)c?")', True),
+        ('re.compile(rb"[a-z]+$")', True),
+        ('re.compile("a" "b$")', True),
+        ('re.compile(f"{name}$")', True),
+        ('re.compile(NAME + "$")', True),
+        ('re.match(r"^[a-z]+$", text)', True),
+        ('msgspec.Meta(pattern="^[0-9a-f]{64}$")', True),
+        ('msgspec.Meta(pattern=r"[0-9a-f]{64}")', True),
+        ('msgspec.Meta(pattern=r"[0-9a-f]{64}\\Z")', True),
+        ('msgspec.Meta(pattern=r"\\A[0-9a-f]{64}\\Z")', False),
+        ('re.compile(r"[a-z]+\\Z")', False),
+        ('re.compile(r"[a-z$]+\\$\\Z")', False),
+        ('re.compile(rb"a$".replace(b"$", b""))', False),
+        ('text.endswith("$")', False),
+    ],
+)
+def test_a_pattern_that_ends_loosely_is_seen(source: str, caught: bool) -> None:
+    assert bool(loose(source)) is caught
+
+
+def test_what_the_rule_is_about() -> None:
+    assert re.match("[a-z]+$", "abc\n")
+    assert not re.match(r"[a-z]+\Z", "abc\n")
 
 
 # --- locks and machine paths ---

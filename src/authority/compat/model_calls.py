@@ -38,7 +38,7 @@ class Open(_Message, frozen=True):
     api: Annotated[str, msgspec.Meta(max_length=32)]
     model: _Name
     demand: Demand
-    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
 class Chunk(_Message, frozen=True):
