@@ -204,8 +204,5 @@ class Handles:
 
 def room() -> int:
     """How many files this process may hold for one run: half of what the system lets it have."""
-    soft, hard = limits.getrlimit(limits.RLIMIT_NOFILE)
-    if soft < hard:
-        limits.setrlimit(limits.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
+    soft, _ = limits.getrlimit(limits.RLIMIT_NOFILE)
     return max(16, (soft - _SPARE) // 2)

@@ -6,6 +6,8 @@ Rules
   (parent-death signals, and end of file on the channels), so nothing goes on unrecorded.
 - It is started as `python -I -m authority.gate.server`, in the state directory, with a cleaned
   environment; it says on descriptor `--ready` that it serves, or why it does not.
+- It takes as many open files as the system lets it have: every connection, channel and open file of a
+  mount is one of its own. Runs have a limit of theirs (`isolation.plan`).
 - With nothing running and nobody asking for `IDLE_SECONDS` it signs a checkpoint and leaves.
 """
 
@@ -15,6 +17,7 @@ import argparse
 import asyncio
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -342,6 +345,11 @@ def _listen(path: Path) -> socket.socket:
     return sock
 
 
+def _take_descriptors() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 async def _serve(opened: Opened, ready: int) -> BaseException | None:
     gate = Gate(opened)
     await gate.serve(ready)
@@ -355,6 +363,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ready", type=int, required=True)
     options = parser.parse_args(arguments)
     os.umask(0o077)
+    _take_descriptors()
     # The log's thread needs the interpreter for a moment after each sync; it must not wait 5 ms.
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
