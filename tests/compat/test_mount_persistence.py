@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -106,6 +107,40 @@ def test_a_rule_opens_what_it_names(rule: str, path: str, opens: bool) -> None:
     assert judged([rule], path) is opens
     assert judged([rule, "./**"], path) is opens
     assert judged(["./**"], "/w/ordinary.txt")
+
+
+@pytest.mark.parametrize("effect", ["fs.modify", "fs.rename", "fs.symlink", "fs.link"])
+@pytest.mark.parametrize(
+    ("name", "opens"),
+    [
+        (".venv/pyvenv.cfg", True),
+        (".venv/bin/activate", True),
+        (".venv/lib/python3/site-packages/a.pth", True),
+        (".venv/lib/python3/site-packages/sitecustomize.py", True),
+        ("pyvenv.cfg", False),
+        (".venv2/pyvenv.cfg", False),
+        (".venv/.git/hooks/pre-commit", False),
+        (".venv/.git/config", False),
+        (".venv/.vscode/tasks.json", False),
+        (".venv/.envrc", False),
+    ],
+)
+def test_a_folder_with_execution_is_filled(
+    tmp_path: Path, effect: str, name: str, opens: bool
+) -> None:
+    """What Python loads by itself, and nothing else of the list; without the word for it, nothing."""
+    (tmp_path / ".venv").mkdir()
+    rules = 'version = 1\n[filesystem]\nwrite = ["./**"]\n'
+    for text, wanted in ((rules + '[process]\nexec_from = ["./.venv"]\n', opens), (rules, False)):
+        policy = load(
+            text,
+            format="toml",
+            base=str(tmp_path),
+            name="p",
+            read_parent=lambda *_: pytest.fail("nothing is extended"),
+        )
+        judgement = policy.judge(effect, parse(effect, f"{tmp_path}/{name}"))
+        assert judgement.allowed is wanted, judgement
 
 
 @pytest.mark.parametrize("name", CLOSED)

@@ -6,9 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 
 import pytest
+import tests.gate.lab
 from tests.gate.lab import Lab, lab_at
 
 POLICY = """\
@@ -91,6 +93,34 @@ def test_git_makes_and_uses_a_repository(lab: Lab) -> None:
     assert "name = a" in config
     hooks = list((lab.work / "moved/.git/hooks").glob("*"))
     assert not [hook for hook in hooks if hook.stat().st_mode & 0o111]
+
+
+def test_an_environment_is_made_and_filled_in_a_folder_with_execution(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tests.gate.lab, "SECONDS", 300.0)  # pip itself is installed, file by file
+    wheel = lab.work / "made_here-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("made_here.py", "def main(): print('from the environment')\n")
+        folder = "made_here-1.dist-info"
+        file.writestr(f"{folder}/METADATA", "Metadata-Version: 2.1\nName: made-here\nVersion: 1\n")
+        file.writestr(f"{folder}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        file.writestr(
+            f"{folder}/entry_points.txt", "[console_scripts]\nmade-here = made_here:main\n"
+        )
+        file.writestr(f"{folder}/RECORD", "")
+    (lab.work / ".venv").mkdir()
+    (lab.work / ".venv").chmod(0o777)
+    policy = POLICY.replace('"ls"]', '"ls", "python3"]\nexec_from = ["./.venv"]')
+    script = (
+        "set -e; python3 -m venv .venv\n"
+        f".venv/bin/pip install -q --no-index --disable-pip-version-check ./{wheel.name}\n"
+        ".venv/bin/made-here; echo 'import os' > .venv/a.pth; echo still\n"
+        "mkdir -p .venv/x/.git/hooks; echo x > .venv/x/.envrc || echo refused\n"
+        "echo x > a.pth || echo refused\n"
+    )
+    ran = lab.run(["bash", "-c", script], policy)
+    assert ran.out.splitlines() == ["from the environment", "still", "refused", "refused"], ran.err
 
 
 def test_sqlite_works_with_a_journal_and_with_a_shared_mapping(lab: Lab) -> None:

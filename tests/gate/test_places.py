@@ -178,3 +178,19 @@ def test_a_named_home_is_private_and_kept(tmp_path: Path) -> None:
     Path(first).chmod(0o755)
     with pytest.raises(StateDirError):
         state.home("work")
+
+
+@pytest.mark.parametrize("own", ["", *places.WAYS])
+@pytest.mark.parametrize("asked", ["requests", "mount", "bind"])
+def test_whoever_starts_a_run_may_ask_for_what_is_narrower(
+    tmp_path: Path, own: str, asked: str
+) -> None:
+    says = policy([f"{tmp_path}/**"], extra=f'files = "{own}"\n' if own else "")
+    host = dataclasses.replace(probe(), fuse_problem=("", ""))
+    wider = own and places.WAYS.index(asked) > places.WAYS.index(own)
+    if wider:
+        with pytest.raises(IsolationRefused, match="narrower"):
+            places.reach(says, str(tmp_path), host, "", served=True, asked=asked)
+    else:
+        found = places.reach(says, str(tmp_path), host, "", served=True, asked=asked)
+        assert found.way == asked

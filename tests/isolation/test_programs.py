@@ -181,3 +181,18 @@ def test_a_program_that_is_not_listed_is_not_there(caller: Any, place: Path) -> 
     answer = run(caller, place, "sh", "-c", "cat /dev/null; id", exec_allowed=["sh", "cat"])
     assert answer["code"] == 127, answer
     assert "not found" in answer["err"]
+
+
+@needs("bash")
+def test_a_listed_program_is_found_by_its_name(caller: Any, place: Path) -> None:
+    """Also where the run's own PATH does not lead; one that is not listed is not there."""
+    folder = place.parent / "programs"
+    folder.mkdir()
+    for name in ("my-echo", "other-echo"):
+        shutil.copy(shutil.which("echo") or "", folder / name)
+    search = f"{folder}:/usr/bin:/bin"
+    script = "my-echo found; other-echo found || type -P my-echo"
+    answer = run(caller, place, "bash", "-c", script, exec_allowed=["my-echo"], search_path=search)
+    assert answer["out"] == f"found\n{folder}/my-echo\n", answer
+    answer = run(caller, place, "bash", "-c", "my-echo found", search_path=search)
+    assert answer["code"] == 127, answer

@@ -59,6 +59,10 @@ def options_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
         "--dry-run", action="store_true",
         help="keep what is written aside, show it at the end, and ask whether to apply it",
     )  # fmt: skip
+    made.add_argument(
+        "--files", choices=("mount", "calls", "requests", "bind"), default="",
+        help="how the program reaches its files; nothing wider than what the policy says",
+    )  # fmt: skip
     made.add_argument("--quiet", action="store_true", help="no live line and no closing table")
     made.add_argument(
         "--tty", action=argparse.BooleanOptionalAction, default=None,
@@ -100,6 +104,8 @@ def main(arguments: Sequence[str]) -> int:
         body["suggest"] = True
     if options.dry_run:
         body["dry_run"] = True
+    if options.files:
+        body["files"] = options.files
     wanted = not options.json and terminal.is_ours() if options.tty is None else options.tty
     if wanted:
         body["terminal"] = terminal.window()

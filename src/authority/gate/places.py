@@ -10,7 +10,8 @@ Rules
 - What a run is made of is never mounted, and a folder that much else lies in (`/var`, a home) only when
   a rule names it. What is left out is said, with the reason.
 - How the program reaches them is the policy's word (`filesystem.files`), or the best that this machine
-  has. What is weaker is never taken by itself.
+  has. What is weaker is never taken by itself. Whoever starts the run may choose what is narrower than
+  the policy's word; where it has none, any (`WAYS` stand in that order).
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ _WIDE: Final = """
 """
 _SHARED: Final = frozenset(_WIDE.split())
 """Folders that hold what many need: for one file in them they are not mounted."""
+
+
+WAYS: Final = ("requests", "mount", "calls", "bind")
+"""How files can be reached, from the narrowest to the widest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +71,23 @@ def wanted(policy: Policy, cwd: str) -> Wanted:
 
 
 def reach(
-    policy: Policy, cwd: str, host: Host, home: str, *, served: bool, watch: bool = False
+    policy: Policy,
+    cwd: str,
+    host: Host,
+    home: str,
+    *,
+    served: bool,
+    asked: str = "",
+    watch: bool = False,
 ) -> Reach:
     """How a run under this policy reaches its files. `home` is the folder behind a named home, or
-    nothing; `served` says whether this gate answers for mounts; a run to `watch` starts without
+    nothing; `served` says whether this gate answers for mounts; `asked` is the way that whoever starts
+    the run wants; a run to `watch` starts without
     mounts where there can be none, and reaches no files but through the gate. Raises
     `IsolationRefused`."""
     found = wanted(policy, cwd)
     needed = bool(found.folders or home or policy.process.exec_from)
-    way = policy.filesystem.files or ("mount" if served else "requests")
+    way = _way(policy.filesystem.files, asked) or ("mount" if served else "requests")
     if way == "requests" or not needed:
         return Reach("requests")
     if way == "bind":
@@ -85,7 +98,7 @@ def reach(
             'write files = "mount", "requests" or "bind" in [filesystem]',
         )
     cause, fix = host.fuse_problem
-    if watch and (cause or not served) and not policy.filesystem.files:
+    if watch and (cause or not served) and not (policy.filesystem.files or asked):
         note = f"what the program looks for among files can't be seen: {cause or 'nobody answers'}"
         return Reach("requests", notes=(note,))
     if cause or not served:
@@ -101,6 +114,15 @@ def reach(
         mounts.append(Mount(HOME, source=home))
     unique = {mount.path: mount for mount in mounts}
     return Reach("mount", tuple(unique.values()), notes=found.left_out)
+
+
+def _way(own: str, asked: str) -> str:
+    if own and asked and WAYS.index(asked) > WAYS.index(own):
+        raise IsolationRefused(
+            f'files = "{asked}" was asked for, and the policy says files = "{own}", which is narrower',
+            "leave it to the policy, or change the policy",
+        )
+    return asked or own
 
 
 def _bound(policy: Policy, found: Wanted, home: str) -> Reach:

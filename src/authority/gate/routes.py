@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from authority import protocol
 from authority.gate import clock, figures, opening, proofs
 from authority.gate.control import Asking, Control, ControlRefused
+from authority.gate.places import WAYS
 from authority.gate.run import Run, Start
 from authority.gate.typing import Typing
 from authority.kernel import capabilities, entries
@@ -103,6 +104,9 @@ class Routes:
             raise ControlRefused(400, "a run needs argv, cwd and environment as text")
         policy = self._gate.policies.load(body, self._ledger.state)
         caller = {**environment, "PATH": str(body.get("path", ""))}
+        files = body.get("files", "")
+        if files and files not in WAYS:
+            raise ControlRefused(400, f"files are reached by {', '.join(WAYS)}")
         passed = {
             **policy.process.env,
             **{k: environment[k] for k in policy.process.pass_env if k in environment},
@@ -122,6 +126,7 @@ class Routes:
             terminal=terminal,
             watch=body.get("suggest") is True,
             dry=body.get("dry_run") is True,
+            files=files,
         )
 
     async def _run(self, asking: Asking) -> None:

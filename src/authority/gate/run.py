@@ -83,6 +83,8 @@ class Start:
     own: bool = False
     printed: Callable[[bytes], None] | None = None
     serves: tuple[str, ...] = ()
+    files: str = ""
+    """How whoever started it wants its files to be reached; empty: as the policy says."""
     watch: bool = False
     """Somebody wants to know afterwards what was looked for and not found."""
 

@@ -204,6 +204,7 @@ class Runs:
             self._host,
             self._home(spec.policy.process.home),
             served=ends.answers_mounts,
+            asked=spec.files,
             watch=spec.watch,
         )
         if spec.dry and reached.way != "mount":

@@ -10,6 +10,8 @@ Rules
   certificates, time zones. Where a shell or a tool that builds or installs things is listed, all
   system data is shown (`/usr/lib`, `/usr/libexec`, `/usr/share`, `/usr/include` and the same below
   `/usr/local`), because nobody can say which part of it a build will need.
+- A program that was listed by its name is found by that name inside: where the run's PATH does not lead
+  to its folder (pyenv, a user's own folder of programs), the folder comes first in it (`folders`).
 - The system's programs are never shown as a whole: in `/usr/bin` there is what the policy lists, and
   nothing else could be run through the loader either.
 """
@@ -103,6 +105,7 @@ class Listed:
         self.architecture = architecture
         self.executes: list[str] = []
         self.belonging: list[str] = []
+        self.folders: list[str] = []
         self._seen: set[str] = set()
         self._programs: set[str] = set()
         names = list(names)
@@ -129,6 +132,8 @@ class Listed:
                 return
             self.belonging.append(f"{shown(name)} (for {shown(because)})")
         self._program(name)
+        if "/" not in name:
+            self._named(name)
         self.kit(os.path.basename(name))
 
     def _found(self, name: str) -> bool:
@@ -159,6 +164,12 @@ class Listed:
         self.executes.append(os.path.realpath(program))
         for word in words:
             self._program(word)
+
+    def _named(self, name: str) -> None:
+        """Where the program lies that was listed by its name."""
+        folder, found = os.path.split(runtime.find(name, self.view.cwd, self.environment))
+        if found == name and folder not in self.folders:
+            self.folders.append(folder)
 
     def kit(self, name: str) -> None:
         """What belongs to the program of this name, and is there."""

@@ -167,7 +167,8 @@ def _check(spec: SandboxSpec) -> None:
         raise IsolationRefused("the command or the environment holds a NUL, or a bad name")
 
 
-def _environment(spec: SandboxSpec, *, package: bool) -> dict[str, str]:
+def _environment(spec: SandboxSpec, folders: list[str], *, package: bool) -> dict[str, str]:
+    """`folders` are those of programs that were listed by their names."""
     environment = {
         "PATH": runtime.DEFAULT_PATH,
         "LANG": "C.UTF-8",
@@ -175,6 +176,8 @@ def _environment(spec: SandboxSpec, *, package: bool) -> dict[str, str]:
         "HOME": places.HOME,
         "TMPDIR": "/tmp",  # noqa: S108
     }
+    known = environment["PATH"].split(":")
+    environment["PATH"] = ":".join([*(one for one in folders if one not in known), *known])
     if spec.channel:
         environment["AUTHORITY_CHANNEL"] = layout.SOCKET
     if package:
@@ -308,7 +311,7 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
         "argv": [os.fsencode(word) for word in program.arguments],
         "env": {
             os.fsencode(name): os.fsencode(value)
-            for name, value in _environment(spec, package=bool(packages)).items()
+            for name, value in _environment(spec, listed.folders, package=bool(packages)).items()
         },
         "cwd": os.fsencode(spec.cwd),
     }

@@ -3,6 +3,8 @@
 Pure. Rules
 - Built-in protection first, then every denial, then paths that act later (`policy_persist`), then the
   rules that allow; what no rule allows is denied.
+- What Python and its environments load by themselves (`Kind.FOLDER`) is open in a folder of
+  `process.exec_from`: the policy says that the run fills it and runs what is there.
 - What may be read or changed may be looked at through a mount, and so may the way there (`partial`).
 - In the run's named home everything is allowed that no rule denies: no path outside names it, and only
   the mount that answers for it asks with the verb `HOME`.
@@ -15,7 +17,7 @@ from typing import Final
 from authority.kernel.addresses import shown
 from authority.kernel.pattern_match import literal_prefix
 from authority.kernel.policy_persist import HOME, HOME_SEGMENTS, OWN, Kind, persistent
-from authority.kernel.policy_protect import Protection, path_text
+from authority.kernel.policy_protect import PathSet, Protection, path_text
 from authority.kernel.policy_rules import RuleList, Rules
 from authority.kernel.policy_sections import Judgement, Process
 from authority.kernel.resources import Resource
@@ -56,7 +58,7 @@ class Say:
 class FileRules:
     """The file rules of a chain of policies."""
 
-    __slots__ = ("_layers", "_process", "_protection", "_say")
+    __slots__ = ("_filled", "_layers", "_process", "_protection", "_say")
 
     def __init__(
         self, layers: tuple[Rules, ...], protection: Protection, process: Process, say: Say
@@ -64,6 +66,7 @@ class FileRules:
         self._layers = layers
         self._protection = protection
         self._process = process
+        self._filled = PathSet(map(path_text, process.exec_from))
         self._say = say
 
     def judge(self, effect: str, resource: Resource, verb: str = "") -> Judgement:
@@ -76,7 +79,7 @@ class FileRules:
 
     def _mount(self, resource: Resource, verb: str) -> Judgement:
         """A folder may be mounted if the run may look at it; each use is judged by itself."""
-        if path_text(resource.path) in map(path_text, self._process.exec_from):
+        if path_text(resource.path) in self._filled.texts:
             return Judgement(True, "process.exec_from")
         return self._look(resource, verb)
 
@@ -131,6 +134,8 @@ class FileRules:
         """Why a trusted tool would later act on this, unless every file of rules names it."""
         kept = persistent(effect, resource.segments)
         if kept is None or (verb == OWN and kept.kind != Kind.ALWAYS):
+            return ""
+        if kept.kind == Kind.FOLDER and self._filled.covers(resource.segments):
             return ""
         for layer in self._layers:
             if layer.abstains(layer.write):

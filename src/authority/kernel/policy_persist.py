@@ -12,9 +12,9 @@ Rules
   workflows; `./**` and `./.github/**` do not.
 - `Kind.REPOSITORY` (a repository's configuration and hooks) may be written in a repository that the
   run itself made, `Kind.FOLDER` (what Python and its environments load by themselves) in a folder
-  that the run itself made. Whoever saw that happen says so with the verb `OWN`, which no frame from
-  a program can carry, and answers for the further conditions (a configuration that names no
-  program, hooks that can't be executed).
+  that the run itself made, or that the policy names in `process.exec_from`. Whoever saw the run make
+  it says so with the verb `OWN`, which no frame from a program can carry, and answers for the further
+  conditions (a configuration that names no program, hooks that can't be executed).
 - `.git` that is not a directory points to a repository elsewhere, so only a directory may get that
   name, and a directory is not renamed to it.
 """
