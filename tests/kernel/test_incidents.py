@@ -178,6 +178,11 @@ def test_a_halt_can_not_be_lifted_while_a_wide_case_is_open() -> None:
     folded(entries.Halt(reason="by hand"), entries.Resume(reason="the control"))
 
 
+def test_what_is_only_noted_opens_no_case() -> None:
+    assert folded(entries.Incident(what="usage", noted=True)).cases == {}
+    assert "1" in folded(entries.Incident(what="usage")).cases, "the control"
+
+
 def test_a_log_with_a_skipped_step_is_not_folded() -> None:
     opened = (entries.Incident(what="sync", wide=True), entries.Halt(reason="x", incident=1))
     step = entries.IncidentStep(incident=1, step="cause", by=BY, evidence=GOOD["cause"])

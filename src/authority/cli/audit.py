@@ -25,6 +25,7 @@ from authority.audit.verification import Report, verify
 from authority.audit.witness import DirectoryWitness
 from authority.cli.common import add_common, print_json, state_of, table, when
 from authority.errors import AuthorityError
+from authority.gate.client import client
 from authority.gate.statedir import StateDir
 from authority.kernel.canonical import printable
 from authority.rejudge.log import Rejudged, rejudge
@@ -117,7 +118,26 @@ def _verify(options: argparse.Namespace) -> int:
         _say(report)
         if judged:
             _say_judged(judged)
-    return 0 if report.ok and (judged is None or judged.ok) else 1
+    if report.ok and (judged is None or judged.ok):
+        return 0
+    if options.log is None:
+        if report.ok and judged:
+            first = judged.differences[0]
+            _open_incident(state, "rejudgement", f"entry {first.seq}: {first.what}", first.seq)
+        else:
+            _open_incident(state, "chain", f"entry {report.first_bad}: {report.problem}", -1)
+    return 1
+
+
+def _open_incident(state: StateDir, what: str, detail: str, of: int) -> None:
+    """The evidence of this state directory failed: its gate halts everything, if it can still run."""
+    body = {"what": what, "detail": printable(detail, 400), "of": of}
+    try:
+        found = client(state).call("POST", "/v1/incidents", body)
+    except AuthorityError as error:
+        print(f"no incident could be opened: {error.message}", file=sys.stderr)
+    else:
+        print(f"incident {found['incident']} is open: everything is halted", file=sys.stderr)
 
 
 def _judged_again(

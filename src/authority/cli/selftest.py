@@ -17,6 +17,7 @@ def self_test(depth: int, junit: Path | None) -> dict[str, Any]:
     """The matrix's attacks, made now; the kernel searched to `depth`, and each of its mutants killed;
     with `junit` a test suite's results too. Raises `AuthorityError`."""
     from authority.matrix.runner import perform
+    from authority.proof.kernel.__main__ import MUTANT_DEPTH
     from authority.proof.kernel.mutants import MUTANTS, applied
     from authority.proof.kernel.search import search
 
@@ -27,7 +28,7 @@ def self_test(depth: int, junit: Path | None) -> dict[str, Any]:
     for mutant in MUTANTS:
         with applied(mutant):
             tests += 1
-            failed += not search(depth + 2).violation
+            failed += not search(MUTANT_DEPTH).violation
     if junit is not None:
         more, broken = _junit(junit)
         tests, failed = tests + more, failed + broken

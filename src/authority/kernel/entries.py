@@ -276,12 +276,14 @@ class Definition(Entry, tag="mcp.definition", kw_only=True):
 
 class Incident(Entry, tag="incident", kw_only=True):
     """Something that must not be was seen. `wide`: it concerns the gate or its evidence, and so
-    everything; otherwise the run that caused it. `of` is the entry that shows it."""
+    everything; otherwise the run that caused it. `of` is the entry that shows it. `noted`: it is
+    written down for people, nothing is halted for it and no case is opened."""
 
     what: str
     detail: str = ""
     wide: bool = False
     of: int = -1
+    noted: bool = False
 
 
 class IncidentStep(Entry, tag="incident.step", kw_only=True):

@@ -267,6 +267,8 @@ def _definition(state: State, e: entries.Definition) -> None:
 
 
 def _incident(state: State, e: entries.Incident) -> None:
+    if e.noted:
+        return
     run = state.runs.get(e.run)
     state.cases[str(e.seq)] = Case(
         id=e.seq,
