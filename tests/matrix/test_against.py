@@ -33,7 +33,27 @@ def test_another_sandbox_is_attacked_for_real(comparison: Comparison) -> None:
     assert other.version[0].isdigit()
     assert other.attack(ATTACKS["read a secret file"]) == GOT_IN
     assert other.attack(ATTACKS["reach the host by TCP or UDP"]) == STOPPED
-    assert [other.neighbour(n) for n in NEIGHBOURS] == ["works"] * 3
+    assert [other.neighbour(n) for n in NEIGHBOURS] == ["works"] * 3 + ["-"]  # no word for a host
+
+
+def test_the_ways_out_of_an_ordinary_program_are_shown_by_the_control(
+    comparison: Comparison,
+) -> None:
+    """They are taken for real, so each of them gets in where nothing stops it."""
+    wanted = {
+        "plant a git hook below its folder",
+        "let git start a program",
+        "get out by a link that it planted",
+        "plain HTTP to an unlisted host",
+        "another name to an allowed host",
+        "use the person's agent, docker or bus",
+        "use an inherited socket",
+        "start a program by the loader",
+    }
+    assert wanted <= set(comparison.meaningful())
+    other = outcome(comparison, "bubblewrap")
+    assert other.attack(ATTACKS["plant a git hook below its folder"]) == GOT_IN
+    assert other.attack(ATTACKS["plain HTTP to an unlisted host"]) == STOPPED
 
 
 def test_each_row_has_a_cell_for_each_sandbox(comparison: Comparison) -> None:

@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from authority.errors import AuthorityError
 from authority.gate.client import GateError, alive, client
 from authority.gate.statedir import StateDir
 from authority.kernel.canonical import printable
-from authority.matrix import peers, seen
+from authority.matrix import lures, peers, seen
 from authority.matrix.listeners import Listeners, listening
 from authority.matrix.live import copy_programs, json_lines, make_folder
 from authority.matrix.peers import NotHere, Peer, Place, Wrap
@@ -43,7 +43,10 @@ STOPPED, GOT_IN, WORKS, BROKEN, UNTRIED = "stopped", "GOT IN", "works", "BROKEN"
 SECONDS = 60
 MEGABYTE = 1024 * 1024
 
-NEIGHBOURS = ("the program runs", "read its file", "write its file")
+NEIGHBOURS = ("the program runs", "read its file", "write its file", "ask its host")
+PROGRAMS = (
+    "touch_host", "reach_network", "start_programs", "leave_namespaces", "plant_and_leak",
+)  # fmt: skip
 ATTACKS: dict[str, tuple[str, ...]] = {
     "reach the host by TCP or UDP": ("came by TCP or UDP",),
     "reach a host socket by its path": ("came by path",),
@@ -67,6 +70,15 @@ ATTACKS: dict[str, tuple[str, ...]] = {
     "read an open descriptor": ("an open descriptor's secret",),
     "see a host process": ("see a host process",),
     "signal a host process": ("came by signal",),
+    "plant a git hook below its folder": ("a hook on the disk", "a hook by a renamed folder"),
+    "let git start a program": ("a program in git's config",),
+    "get out by a link that it planted": ("read by a planted link", "a file written by a link"),
+    "plain HTTP to an unlisted host": ("came by plain HTTP",),
+    "another name to an allowed host": ("came under another name",),
+    "resolve an unlisted name": ("resolve an unlisted name",),
+    "use the person's agent, docker or bus": ("came to the session",),
+    "use an inherited socket": ("came by an inherited socket",),
+    "start a program by the loader": ("ld.so FILE",),
     "use twice the memory": ("use memory",),
     "start twice the processes": ("start processes",),
 }  # fmt: skip
@@ -82,6 +94,8 @@ class Outcome:
     note: str = ""
     attempts: dict[str, Attempt] = field(default_factory=dict)
     ended: bool = False
+    hosts: bool = True
+    """Whether it has words for a host that may be asked."""
 
     def attack(self, names: Sequence[str]) -> str:
         made = [self.attempts[name] for name in names if name in self.attempts]
@@ -90,7 +104,7 @@ class Outcome:
         return GOT_IN if any(a.worked for a in made) else STOPPED
 
     def neighbour(self, name: str) -> str:
-        if not self.attempts:
+        if not self.attempts or (name == "ask its host" and not self.hosts):
             return UNTRIED
         made = self.attempts.get(f"allowed: {name}")
         return WORKS if made is not None and made.worked else BROKEN
@@ -222,13 +236,18 @@ def _end_gate(state: StateDir) -> None:
 
 
 def _attack(peer: Peer, place: Place) -> Outcome:
-    outcome = Outcome(peer.name)
+    word = secrets.token_hex(8)
+    with lures.laid(place.root, place.out, word) as laid:
+        return _attack_with(peer, replace(place, port=laid.port), laid, word)
+
+
+def _attack_with(peer: Peer, place: Place, laid: lures.Lures, word: str) -> Outcome:
+    outcome = Outcome(peer.name, hosts=peer.hosts)
     try:
         outcome.version, outcome.note, wrap = peer.prepare(place)
     except (NotHere, OSError, subprocess.SubprocessError) as error:
         outcome.note = printable(getattr(error, "message", str(error)), 160)
         return outcome
-    word = secrets.token_hex(8)
     _write(place.secret, f"the word is {word}")
     _write(place.work / "allowed.txt", "the allowed word")
     own = os.readlink("/proc/self/ns/net")
@@ -241,11 +260,12 @@ def _attack(peer: Peer, place: Place) -> Outcome:
             "memory": 2 * peers.MEMORY_MB * MEGABYTE, "processes": 2 * peers.PROCESSES,
             "allowed": str(place.work / "allowed.txt"), "allowed_word": "allowed word",
             "allowed_out": str(place.out / "out.txt"), "outside": str(place.outside), "wait": 0.4,
+            **laid.given,
         }  # fmt: skip
         ends = []
         with seen.watching(str(given["mark"])) as watched:
-            for program in ("touch_host", "reach_network", "start_programs", "leave_namespaces"):
-                lines = _run(wrap, place, program, given, word)
+            for program in PROGRAMS:
+                lines = _run(wrap, place, program, given, laid)
                 ends.append(any("done" in line for line in lines))
                 for attempt in from_lines(lines):
                     # Sizes stand in two names; a row names the kind.
@@ -253,7 +273,7 @@ def _attack(peer: Peer, place: Place) -> Outcome:
                     known = {"use MB": "use memory", "start processes": "start processes"}
                     key = known.get(name, attempt.name)
                     outcome.attempts[key] = Attempt(key, attempt.worked, attempt.detail)
-        for attempt in _by_host(listeners, watched, own, victim):
+        for attempt in [*_by_host(listeners, watched, own, victim), *laid.found()]:
             before = outcome.attempts.get(attempt.name)
             if before is None or not before.worked:
                 outcome.attempts[attempt.name] = attempt
@@ -269,7 +289,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _run(
-    wrap: Wrap, place: Place, program: str, given: dict[str, Any], word: str
+    wrap: Wrap, place: Place, program: str, given: dict[str, Any], laid: lures.Lures
 ) -> list[dict[str, Any]]:
     """One attacking program in the sandbox, with a secret in the environment and one open."""
     argv = [
@@ -280,11 +300,11 @@ def _run(
     process = subprocess.Popen(
         wrap(argv),
         cwd=place.work,
-        env={**os.environ, "AUTHORITY_MATRIX_SECRET": word[::-1]},
+        env={**os.environ, **laid.environment, "AUTHORITY_MATRIX_SECRET": laid.word[::-1]},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        pass_fds=(fd,),
+        pass_fds=(fd, laid.left_open),
         start_new_session=True,
         text=True,
         errors="replace",

@@ -40,7 +40,8 @@ class NotHere(AuthorityError):
 @dataclass(frozen=True)
 class Place:
     """Where the attacked program lives: `work` may be read, `out` written, `programs` are its own
-    files, `scratch` is for settings. `secret` and `outside` must stay closed."""
+    files, `scratch` is for settings. `secret` and `outside` must stay closed. The one host that may be
+    asked is `localhost` at `port`."""
 
     root: Path
     work: Path
@@ -49,15 +50,17 @@ class Place:
     scratch: Path
     secret: Path
     outside: Path
+    port: int = 0
 
 
 @dataclass(frozen=True)
 class Peer:
     """A sandbox: `prepare(place)` makes it ready and gives its version, a note and how to start a
-    program in it. Raises `NotHere`."""
+    program in it. Raises `NotHere`. `hosts`: it has words for hosts that may be asked."""
 
     name: str
     prepare: Callable[[Place], tuple[str, str, Wrap]]
+    hosts: bool = False
 
 
 def interpreter() -> str:
@@ -142,7 +145,7 @@ def _install(command: Sequence[str], what: str) -> None:
         raise NotHere(f"{what} could not be installed: {printable(said, 120)}")
 
 
-def sandbox_runtime(place: Place, domains: Sequence[str] = ()) -> tuple[str, str, Wrap]:
+def sandbox_runtime(place: Place, domains: Sequence[str] = ("localhost",)) -> tuple[str, str, Wrap]:
     """`@anthropic-ai/sandbox-runtime`, with these domains allowed. Raises `NotHere`."""
     node, npm = _need("node", "nodejs"), _need("npm", "npm")
     for program, package in (("rg", "ripgrep"), ("socat", "socat"), ("bwrap", "bubblewrap")):
@@ -170,7 +173,7 @@ def sandbox_runtime(place: Place, domains: Sequence[str] = ()) -> tuple[str, str
         encoding="utf-8",
     )
     command = [node, str(home / about["bin"]["srt"]), "--settings", str(settings), "-c"]
-    note = "no domains; the secret's folder denied by name; one folder writable; has no limits"
+    note = "one domain; the secret's folder denied by name; one folder writable; has no limits"
     return str(about["version"]), note, lambda argv: [*command, shlex.join(argv)]
 
 
@@ -217,6 +220,11 @@ def _authority(place: Place) -> tuple[str, str, Wrap]:
 [filesystem]
 read = ["./allowed.txt"]
 write = ["./out/**"]
+[network]
+allow = ["localhost:{place.port}"]
+private = ["localhost:{place.port}"]
+[labels]
+content = ["tcp://localhost:{place.port}"]
 [limits]
 memory = "{MEMORY_MB}MB"
 processes = {PROCESSES}
@@ -229,16 +237,16 @@ processes = {PROCESSES}
         [*main, "init", "--no-policy", "--state", str(state)], capture_output=True, check=True
     )
     run = [*main, "run", "--quiet", "--state", str(state), "--policy", str(policy), "--"]
-    note = "one file to read and one folder to write, through the gate"
+    note = "one file to read, one folder to write, one host; all through the gate"
     return __version__, note, lambda argv: [*run, *argv]
 
 
 NONE, AUTHORITY = "none", "authority"
 PEERS: tuple[Peer, ...] = (
-    Peer(NONE, _none),
+    Peer(NONE, _none, hosts=True),
     Peer("bubblewrap", _bubblewrap),
     Peer("bubblewrap-tight", _bubblewrap_tight),
-    Peer("sandbox-runtime", sandbox_runtime),
+    Peer("sandbox-runtime", sandbox_runtime, hosts=True),
     Peer("sandlock", _sandlock),
-    Peer(AUTHORITY, _authority),
+    Peer(AUTHORITY, _authority, hosts=True),
 )
