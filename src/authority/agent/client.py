@@ -346,6 +346,19 @@ class Gate:
             return None
         return Message(_field(value, "from", str), _field(value, "data", bytes))
 
+    def time(self, capability: str | bytes | None = None) -> float:
+        """Seconds since 1970 by the gate's clock. Recorded, so a replay gives the same."""
+        return _field(self._map("sys.time", "sys:time", None, capability), "us", int) / 1_000_000
+
+    def random(self, size: int = 16, capability: str | bytes | None = None) -> bytes:
+        """Random bytes, at most 64 KiB. Recorded for replays, so they are no secret."""
+        found = self._map("sys.random", "sys:random", {"size": size}, capability)
+        return _field(found, "data", bytes)
+
+    def uuid(self, capability: str | bytes | None = None) -> str:
+        """A random UUID as text, recorded."""
+        return _field(self._map("sys.uuid", "sys:uuid", None, capability), "uuid", str)
+
     # How a call is made
 
     def _token(self, capability: str | bytes | None) -> bytes | None:

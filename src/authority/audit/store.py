@@ -90,11 +90,20 @@ class ContentStore:
 
     def seal(self, data: bytes) -> str:
         """Encrypt and store `data`; the digest of what is stored. The key is durable first."""
+        body, key = self.encrypted(data)
+        self.keep_key(digest_of(body), key)
+        return self.put(body)
+
+    @staticmethod
+    def encrypted(data: bytes) -> tuple[bytes, bytes]:
+        """A sealed body that stands elsewhere (in an entry), and its key, which is for `keep_key`."""
         key = AESGCM.generate_key(256)
         nonce = os.urandom(_NONCE)
-        body = nonce + AESGCM(key).encrypt(nonce, data, _CONTEXT)
-        write_new(self._layer, self._key_path(digest_of(body)), key)
-        return self.put(body)
+        return nonce + AESGCM(key).encrypt(nonce, data, _CONTEXT), key
+
+    def keep_key(self, digest: str, key: bytes) -> None:
+        """Store the key of a sealed body, durable on return. Raises `OSError`. Blocks."""
+        write_new(self._layer, self._key_path(digest), key)
 
     async def seal_durable(self, data: bytes) -> str:
         """`seal` in a thread."""
@@ -102,7 +111,11 @@ class ContentStore:
 
     def unseal(self, digest: str) -> bytes:
         """The plain text of a sealed body. Raises `BodyMissing` when its key was destroyed."""
-        body = self.get(digest)
+        return self.open(self.get(digest))
+
+    def open(self, body: bytes) -> bytes:
+        """The plain text of a sealed body. Raises `BodyMissing` when its key was destroyed."""
+        digest = digest_of(body)
         try:
             key = self._layer.read(self._key_path(digest))
         except FileNotFoundError as error:

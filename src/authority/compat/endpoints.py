@@ -40,9 +40,9 @@ Listener = tuple[int, bool, int]
 class Endpoints:
     """One run's: `listeners` on its loopback, variables and files that lead its program there.
 
-    `secrets` are the run's credentials by name. `environment` wins over what the policy sets.
-    `answers_mounts` says whether a service for mounts is among them; the gate sets `places` to what
-    was mounted before it asks for the services.
+    `secrets` are the run's credentials by name, `random` ends their placeholders. `environment`
+    wins over what the policy sets. `answers_mounts` says whether a service for mounts is among
+    them; the gate sets `places` to what was mounted before it asks for the services.
     """
 
     answers_mounts = True
@@ -54,6 +54,7 @@ class Endpoints:
         mcp: Callable[[Door], Service] | None = None,
         *,
         watch: bool = False,
+        random: Callable[[], str] = lambda: token_hex(16),
     ) -> None:
         self.secrets = secrets
         self._mcp = mcp
@@ -61,7 +62,7 @@ class Endpoints:
         self.environment: dict[str, str] = {}
         self.files: dict[str, bytes] = {}
         self.places = Places()
-        self.keyring = Keyring(policy, secrets, lambda: token_hex(16))
+        self.keyring = Keyring(policy, secrets, random)
         self.ca: RunCA | None = None
         self.anchors = b""
         """Certificates, as PEM, by which servers outside are verified."""

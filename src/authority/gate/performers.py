@@ -20,6 +20,8 @@ from authority.effects.files import FileEffects
 from authority.effects.http import Lost
 from authority.gate.pipeline import LookUp, Performer
 from authority.gate.run import Run
+from authority.gate.system import EFFECTS as SYSTEM_EFFECTS
+from authority.gate.system import SystemEffects
 from authority.kernel.facts import Request
 from authority.kernel.models import EFFECTS as MODEL_EFFECTS
 
@@ -63,6 +65,7 @@ def table(
     performers |= dict.fromkeys(MODEL_EFFECTS, models)
     performers["agent.spawn"] = performers["agent.wait"] = family
     performers["msg.send"] = performers["msg.receive"] = messages
+    performers |= dict.fromkeys(SYSTEM_EFFECTS, SystemEffects())
     performers["mcp.list"] = performers["mcp.read"] = performers["mcp.prompt"] = mcp
     return performers
 

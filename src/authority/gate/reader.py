@@ -41,6 +41,7 @@ SHOWN_LIMIT = 512
 TOKEN_CACHE = 4096
 
 _json = msgspec.json.Encoder(order="sorted").encode
+_as_given = msgspec.json.Encoder().encode
 _decoders = {name: msgspec.msgpack.Decoder(spec.arguments).decode for name, spec in EFFECTS.items()}
 _FLOATS = frozenset({"tool.call", *MODEL_EFFECTS})
 """Effects whose arguments are somebody else's JSON, kept as it came."""
@@ -234,5 +235,6 @@ def short_body(data: bytes, limit: int = INLINE_LIMIT) -> Body:
 
 
 def value_bytes(value: Any) -> bytes:
-    """The canonical bytes of an answer, as the log keeps them."""
-    return _json(value)
+    """The bytes of an answer, as the log keeps them. Members stand in the order in which the program
+    gets them, since it can see that."""
+    return _as_given(value)

@@ -121,6 +121,7 @@ class Run:
         self._input_room = asyncio.Event()
         self.typing = asyncio.Lock()
         self.sealer: Sealer | None = None
+        self.seed = ""
         self.stop_reason = ""
         self.mailbox: deque[tuple[str, bytes, Label]] = deque()
         self.mail = asyncio.Event()

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from authority.audit.store import ContentStore
 from authority.audit.writer import Receipt
 from authority.compat.base import Door
 from authority.compat.endpoints import Endpoints
@@ -30,6 +31,7 @@ from authority.errors import AuthorityError
 from authority.gate import clock, figures
 from authority.gate.channel import Channel
 from authority.gate.detectors import Detectors
+from authority.gate.given import Given, seed_of
 from authority.gate.ledger import Ledger
 from authority.gate.pipeline import Pipeline, Reply
 from authority.gate.places import reach
@@ -67,6 +69,7 @@ class Runs:
         endpoints: Callable[[Run], Endpoints],
         door: Callable[[Run], Door],
         home: Callable[[str], str],
+        store: ContentStore,
     ) -> None:
         self.pipeline: Pipeline  # set by the gate once they exist
         self.detectors: Detectors
@@ -81,6 +84,7 @@ class Runs:
         self._endpoints = endpoints
         self._door = door
         self._home = home
+        self._store = store
         self._users: Counter[str] = Counter()
         self.running: dict[str, Run] = {}
         ledger.listen(self._count)
@@ -152,7 +156,12 @@ class Runs:
         return Run(self._output, run_id, token, spec, listener), made
 
     def _record_start(
-        self, run: Run, made: list[entries.AnyEntry], protection: dict[str, Any], attached: bool
+        self,
+        run: Run,
+        made: list[entries.AnyEntry],
+        protection: dict[str, Any],
+        attached: bool,
+        given: Given | None = None,
     ) -> Receipt:
         spec = run.spec
         token = capabilities.parse(run.token)
@@ -178,6 +187,10 @@ class Runs:
                     protection=protection,
                     environment=sorted(spec.environment),
                     agent=spec.agent,
+                    seed=run.seed,
+                    search_path="" if attached else spec.caller.get("PATH", ""),
+                    terminal=list(spec.terminal or ()),
+                    given=given.body if given is not None else None,
                 ),
                 *made,
             ]
@@ -197,7 +210,9 @@ class Runs:
         if self._ledger.log.trouble:
             raise StartRefused(self._ledger.log.trouble, "make room for the log")
         run, made = self._new(spec, listener)
+        run.seed = seed_of(spec.environment)
         ends = self._endpoints(run)
+        given = Given(spec, ends.keyring.environment)
         reached = reach(
             spec.policy,
             spec.cwd,
@@ -215,7 +230,8 @@ class Runs:
         planned = plan(wanted_of(run, ends, reached, self._forbidden), self._host)
         ends.places = places_of(planned)
         protection = {**planned.protection, "files": reached.way, "contained": True}
-        seq = self._record_start(run, made, protection, attached=False).seq
+        seq = self._record_start(run, made, protection, attached=False, given=given).seq
+        await given.keep(self._store)
         await self._ledger.durable(seq)
         run.emit(
             {

@@ -101,6 +101,7 @@ class Gate:
             self._endpoints,
             self.door,
             opened.directory.home,
+            opened.store,
         )
         files = FileEffects()
         self._files = files

@@ -10,6 +10,8 @@ from authority.isolation import Plan, SandboxSpec
 from authority.isolation.places import HOME
 from authority.kernel import capabilities
 
+SEED = "PYTHONHASHSEED"
+
 
 def wanted_of(run: Run, ends: Endpoints, reached: Reach, forbidden: tuple[str, ...]) -> SandboxSpec:
     spec, policy = run.spec, run.spec.policy
@@ -17,6 +19,7 @@ def wanted_of(run: Run, ends: Endpoints, reached: Reach, forbidden: tuple[str, .
         argv=spec.argv,
         cwd=spec.cwd,
         env={
+            **({SEED: run.seed} if run.seed else {}),
             **spec.environment,
             **ends.environment,
             "AUTHORITY_CAPABILITY": capabilities.to_text(run.token),

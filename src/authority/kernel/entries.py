@@ -80,7 +80,12 @@ class Key(Entry, tag="key", kw_only=True):
 
 
 class RunStart(Entry, tag="run.start", kw_only=True):
-    """A run begins: what it is, under which policy, contained by what."""
+    """A run begins: what it is, under which policy, contained by what.
+
+    For a replay: `seed` of Python's hashes, `search_path` in which the program was looked up,
+    `terminal` (rows, columns), and `given`: the values of variables that stand in no policy, sealed.
+    `continues` is a run whose entries up to `replayed` gave this one its first answers.
+    """
 
     capability: str
     policy: str
@@ -95,6 +100,12 @@ class RunStart(Entry, tag="run.start", kw_only=True):
     protection: dict[str, Any] = {}
     environment: list[str] = []
     agent: str = ""
+    seed: str = ""
+    search_path: str = ""
+    terminal: list[int] = []
+    given: Body | None = None
+    continues: str = ""
+    replayed: int = -1
 
 
 class RunEnd(Entry, tag="run.end", kw_only=True):

@@ -31,7 +31,8 @@ from authority.kernel.policy import Policy
 from authority.kernel.resources import Resource
 
 _READS = frozenset({"fs.read", "fs.list", "fs.stat", "fs.open", "fs.look", "fs.show"})
-_INWARD = _READS | {"msg.receive", "agent.wait", "fs.mount", "net.resolve"}
+_SYSTEM = frozenset({"sys.time", "sys.random", "sys.uuid"})
+_INWARD = _READS | _SYSTEM | {"msg.receive", "agent.wait", "fs.mount", "net.resolve"}
 _WRITES = frozenset(
     {"fs.write", "fs.append", "fs.mkdir", "fs.rename"}
     | {"fs.modify", "fs.attributes", "fs.symlink", "fs.link"}

@@ -55,6 +55,9 @@ _OPEN_SINKS: Final = frozenset(
         "fs.look",
         "fs.show",
         "fs.mount",
+        "sys.time",
+        "sys.random",
+        "sys.uuid",
     }
     | READS
     | MODEL_EFFECTS
@@ -220,6 +223,8 @@ class Policy:
                 return Judgement(True, "built in", "runs may talk to their parent and children")
         elif effect == "output" and scheme == "output":
             return Judgement(True, "built in", "a program may print; the budget bounds it")
+        elif effect in ("sys.time", "sys.random", "sys.uuid") and scheme == "sys":
+            return Judgement(True, "built in", "a program has a clock and chance anyway")
         return Judgement(False, "", f"no policy covers {shown(effect)} on {shown(resource.text)}")
 
     def refuses_arguments(self, effect: str, resource: Resource, arguments: Any) -> str:

@@ -4,8 +4,9 @@ Pure. A request's arguments arrive as MessagePack and are decoded into exactly o
 unknown argument, a missing one or one of another type is `E_SCHEMA_INVALID`, never ignored.
 
 Rules
-- Only reading regular files and directories of this machine, and receiving what already arrived at
-  the gate, is a read. Everything else is a side effect: its intent is durable before it happens.
+- Only reading regular files and directories of this machine, receiving what already arrived at the
+  gate, and asking it for the time or for chance is a read. Everything else is a side effect: its
+  intent is durable before it happens.
 - An `internal` effect is asked by the gate's own services for a program that does not speak the
   protocol; no frame can name it. A `flow` is the dimension that the pieces of an effect that goes on
   are charged to, beside what it reserved.
@@ -156,6 +157,12 @@ class Connect(_Arguments, frozen=True):
     via: Annotated[str, msgspec.Meta(max_length=32)] = ""
 
 
+class SysRandom(_Arguments, frozen=True):
+    """How many random bytes."""
+
+    size: Annotated[int, msgspec.Meta(ge=1, le=64 * 1024)] = 16
+
+
 class Output(_Arguments, frozen=True):
     data: bytes
 
@@ -268,6 +275,9 @@ EFFECTS: dict[str, Spec] = {
         Spec("agent.wait", Wait, False, _one),
         Spec("msg.send", MsgSend, True, _message, content=("data",)),
         Spec("msg.receive", Wait, False, _one),
+        Spec("sys.time", Nothing, False, _one),
+        Spec("sys.random", SysRandom, False, _one),
+        Spec("sys.uuid", Nothing, False, _one),
         Spec("output", Output, True, _output, content=("data",), internal=True),
     )
 }

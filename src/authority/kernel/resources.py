@@ -12,6 +12,7 @@ is no second reading that could come to another result. Rules of each family sta
     agent.*  msg.*                        run:ID
     mcp.*                                 mcp:SERVER/tools, mcp:SERVER/resources/URI, …
     output                                output:stdout, output:stderr
+    sys.*                                 sys:time, sys:random, sys:uuid
     gate.*                                gate:ACTION
 
 `parse` is idempotent: the text of a resource parses to that resource.
@@ -64,8 +65,9 @@ _HIDDEN: Final = re.compile(r"%(?:2[ef]|5c|00)", re.IGNORECASE)
 MAX_URI: Final = 2048
 _RUN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")
+_SYSTEM: Final = frozenset({"sys:time", "sys:random", "sys:uuid"})
 _NAMES: Final = {"tool": _TOOL, "agent": NAME, "gate": NAME, "run": _RUN, "model": _MODEL}
-NAME_SCHEMES: Final = frozenset({*_NAMES, "output"})
+NAME_SCHEMES: Final = frozenset({*_NAMES, "output", "sys"})
 """Schemes whose resources are a name and nothing more."""
 
 
@@ -96,7 +98,7 @@ class Resource(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The name behind the colon of `tool:`, `agent:`, `run:`, `model:`, `gate:`, `output:`."""
+        """The name behind the colon, of schemes that have no more than a name."""
         return self.segments[0] if self.segments else ""
 
 
@@ -118,6 +120,8 @@ def parse(effect: str, raw: str | bytes, *, cwd: str | bytes | None = None) -> R
         return _tcp(text)
     if effect == "output":
         return _output(text)
+    if family == "sys":
+        return _system(text, effect.replace(".", ":"))
     if family in ("tool", "model", "gate"):
         return _named(family, text)
     if family == "mcp":
@@ -142,6 +146,8 @@ def parse_text(text: str) -> Resource:
         return _dns(text)
     if scheme == "output":
         return _output(text)
+    if scheme == "sys" and text in _SYSTEM:
+        return _system(text, text)
     if scheme == "mcp":
         return _mcp(text)
     if scheme in _NAMES:
@@ -200,6 +206,12 @@ def _output(raw: str) -> Resource:
             f"{shown(raw)!r} is not an output", "write output:stdout or output:stderr"
         )
     return Resource("output", raw, (raw[7:],))
+
+
+def _system(raw: str, wanted: str) -> Resource:
+    if raw != wanted:
+        raise ResourceError(f"{shown(raw)!r} is not {shown(wanted)}", f"write {shown(wanted)}")
+    return Resource("sys", raw, (raw[4:],))
 
 
 def _mcp(raw: str) -> Resource:

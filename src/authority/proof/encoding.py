@@ -38,8 +38,9 @@ from authority.proof.automata import (
 )
 from authority.proof.space import Cell, schemes_of
 
-_SETTLED = frozenset({"tool", "agent", "output", "dns"})
+_SETTLED = frozenset({"tool", "agent", "output", "dns", "sys"})
 _TALK = frozenset({"msg.send", "msg.receive", "agent.wait", "mcp.serve"})
+_SYSTEM = frozenset({"sys.time", "sys.random", "sys.uuid"})
 _MCP = frozenset({"mcp.list", "mcp.read", "mcp.prompt"})
 _SEEN = frozenset({"fs.look", "fs.show", "fs.mount"})
 _FILES = _SEEN | {"fs.read", "fs.list", "fs.stat", "fs.open", "fs.write", "fs.append", "fs.mkdir"}
@@ -48,6 +49,7 @@ _FILES |= {"fs.rename", "fs.delete", "fs.modify", "fs.attributes", "fs.symlink",
 _KNOWN = (
     _FILES
     | _TALK
+    | _SYSTEM
     | _MCP
     | MODEL_EFFECTS
     | {"http.request", "net.connect", "net.resolve", "tool.call", "agent.spawn", "output"}

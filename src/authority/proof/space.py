@@ -43,6 +43,7 @@ FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     "output": ("output",),
     "model": ("model",),
     "mcp": ("mcp",),
+    "sys": ("sys",),
 }
 _SPECIAL: Final[dict[str, tuple[str, ...]]] = {
     "agent.spawn": ("agent",),
@@ -128,6 +129,8 @@ def cells(scheme: str, patterns: Iterable[Pattern], names: Iterable[str] = ()) -
         return  # no server is defined here: `claims` refuses policies that define one
     elif scheme == "output":
         yield from (Cell(scheme, name=name) for name in ("stdout", "stderr"))
+    elif scheme == "sys":
+        yield from (Cell(scheme, name=name) for name in ("time", "random", "uuid"))
     elif scheme in ("tool", "agent"):
         yield from (Cell(scheme, name=name) for name in sorted(set(names)))
     else:
