@@ -26,7 +26,7 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 ANYTHING_BUT_FACES = frozenset(
     [
         *("kernel", "audit", "effects", "compat", "gate", "isolation", "agent", "worker"),
-        *("protocol", "tokens", "errors", "proof", "rejudge"),
+        *("protocol", "tokens", "errors", "proof", "rejudge", "replay"),
     ]
 )
 ROOMS: dict[str, frozenset[str]] = {
@@ -48,6 +48,12 @@ ROOMS: dict[str, frozenset[str]] = {
         [
             *("kernel", "audit", "effects", "compat", "isolation", "protocol", "tokens"),
             *("agent", "errors", "proof", "dialects"),
+        ]
+    ),
+    "replay": frozenset(
+        [
+            *("kernel", "audit", "effects", "compat", "gate", "isolation", "protocol"),
+            *("tokens", "errors", "rejudge"),
         ]
     ),
     "matrix": ANYTHING_BUT_FACES,

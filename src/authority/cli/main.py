@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "suggest": "the smallest additions that would have let a run pass",
     "check": "judge a request by a policy, without running anything",
     "policy": "prove statements about a policy, compare two, find rules that do nothing",
+    "replay": "play a recorded run again, with nothing performed",
     "rejudge": "what recorded runs would have looked like under another policy",
     "dry": "show, apply or discard what a dry run kept",
     "audit": "verify, show, query, prove and export the log",

@@ -183,7 +183,7 @@ class ModelService:
         if where is None:
             return {**grant, "builtin": True}, ()
         try:
-            sock = await dial(self._resolver, self._door.policy, where)
+            sock = await self._dial(call, where)
         except Unreachable as error:
             await self._settle(number, models.Usage(), "failed", 0, free=True)
             raise CallError("E_EFFECT_FAILED", str(error)) from None
@@ -204,6 +204,9 @@ class ModelService:
         if where.tls and self._anchors:
             fds.append(_in_memory(self._anchors))
         return grant, fds
+
+    async def _dial(self, _call: Call, where: Target) -> socket.socket:
+        return await dial(self._resolver, self._door.policy, where)
 
     async def _chunk(self, params: Any, fds: list[int]) -> tuple[Any, Fds]:
         _none(fds)

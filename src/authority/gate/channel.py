@@ -24,7 +24,7 @@ from typing import Protocol, cast
 
 from authority import protocol
 from authority.gate import clock
-from authority.gate.pipeline import Answer, Pipeline
+from authority.gate.pipeline import Answer, Reply
 from authority.gate.raw import RawStream
 from authority.gate.reader import Asked, Reader, short_body
 from authority.kernel.codes import Code, Layer
@@ -51,6 +51,12 @@ class Owner(Protocol):
     def on_client_gone(self, client: Channel) -> None: ...
 
 
+class Takes(Protocol):
+    """What requests go to: the pipeline, or what stands for it in a replay."""
+
+    def submit(self, asked: Asked, reply: Reply) -> None: ...
+
+
 class _Stream:
     __slots__ = ("greeted", "last_n")
 
@@ -64,7 +70,7 @@ class Channel(asyncio.Protocol):
 
     def __init__(
         self,
-        pipeline: Pipeline,
+        pipeline: Takes,
         reader: Reader,
         *,
         run: str = "",

@@ -222,10 +222,8 @@ class Routes:
             return {}
         if not await run.connected() or run.channel is None:
             raise ControlRefused(409, "the run has ended")
-        if data and run.spec.terminal is not None:
+        if data:
             await self._typing.give(run, data)
-        elif data:
-            await run.give_input(data)
         if asking.body.get("eof"):
             run.channel.send_control(protocol.InputEof())
         return {}

@@ -122,6 +122,7 @@ class Run:
         self.typing = asyncio.Lock()
         self.sealer: Sealer | None = None
         self.seed = ""
+        self.piped = 0
         self.stop_reason = ""
         self.mailbox: deque[tuple[str, bytes, Label]] = deque()
         self.mail = asyncio.Event()

@@ -5,7 +5,8 @@ Rules
   a prompt may be a password. Its length and its moment are told by the log all the same.
 - The key is the run's own, made with the first piece and kept outside the log (`audit.sealed`).
 - A run that was halted, or has ended, hears nothing more; that is asked again when the entry is safe.
-- Only typing is recorded: what is piped into a run without a terminal goes to it as it comes.
+- What is piped into a run without a terminal is recorded likewise, up to `PIPED_KEPT` bytes. After
+  that one entry without a key says that more came, and it goes to the run as it comes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from authority.kernel import decide, entries
 from authority.kernel.canonical import printable
 from authority.kernel.entries import Body
 
+PIPED_KEPT = 1024 * 1024
+
 
 class NotHeard(AuthorityError):
     """The run takes no more input."""
@@ -38,6 +41,10 @@ class Typing:
     async def give(self, run: Run, data: bytes) -> None:
         """Commit `data` and pass it on. Raises `NotHeard`."""
         async with run.typing:
+            if run.spec.terminal is None and run.piped + len(data) > PIPED_KEPT:
+                await self._unkept(run, data)
+                return
+            run.piped += len(data)
             if run.sealer is None or not run.sealer.left:
                 run.sealer = await asyncio.to_thread(self._store.sealer)
             self._listening(run)
@@ -45,6 +52,13 @@ class Typing:
             await self._ledger.durable(receipt.seq)
             self._listening(run)
             await run.give_input(data)
+
+    async def _unkept(self, run: Run, data: bytes) -> None:
+        self._listening(run)
+        if run.piped <= PIPED_KEPT:
+            run.piped = PIPED_KEPT + 1
+            self._ledger.step([entries.Input(run=run.id, key="", body=Body("", 0))])
+        await run.give_input(data)
 
     @staticmethod
     def _entry(run: Run, sealer: Sealer, data: bytes) -> entries.Input:

@@ -241,7 +241,8 @@ class Denied(Entry, tag="denied", kw_only=True):
 
 
 class Input(Entry, tag="input", kw_only=True):
-    """A person typed to the run; `body` is sealed under the key named `key`, which is not here."""
+    """A person typed to the run, or piped into it; `body` is sealed under the key named `key`, which is
+    not here. Without a key: more came, and is not kept."""
 
     key: str
     body: Body
@@ -358,6 +359,32 @@ class Snapshot(Entry, tag="snapshot", kw_only=True):
     size: int
 
 
+class Replay(Entry, tag="replay", kw_only=True):
+    """A replay began, in a log of its own. `log` and `head` (hash of the run's last entry) name what is
+    played, `source` is `state` or the digest of a bundle."""
+
+    log: str
+    head: str
+    source: str
+    first: int
+    last: int
+    policy: str
+    until: int = -1
+    build: str = ""
+
+
+class ReplayEnd(Entry, tag="replay.end", kw_only=True):
+    """What replay `of` came to: its verdict, how many requests matched, where it first differed."""
+
+    of: int
+    verdict: str
+    matched: int
+    code: int = 0
+    entry: int = -1
+    what: str = ""
+    limits: list[str] = []
+
+
 AnyEntry = (
     GateStart
     | GateStop
@@ -385,6 +412,8 @@ AnyEntry = (
     | Control
     | Proof
     | Snapshot
+    | Replay
+    | ReplayEnd
 )
 
 

@@ -337,4 +337,6 @@ _FOLDS: dict[type, Callable[[State, Any], None]] = {
     entries.Control: _nothing,
     entries.Proof: _nothing,
     entries.Snapshot: _nothing,
+    entries.Replay: _nothing,
+    entries.ReplayEnd: _nothing,
 }

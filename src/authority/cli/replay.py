@@ -1,0 +1,128 @@
+"""`authority replay`: play a recorded run again, with nothing performed.
+
+Exit codes: 0 it went as recorded, as far as that can be compared; 1 it did not, and the first
+difference is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from authority.audit import query
+from authority.audit.store import ContentStore
+from authority.audit.verification import verify
+from authority.cli.common import parser, print_json, state_of
+from authority.errors import AuthorityError
+from authority.kernel.canonical import printable
+from authority.replay.account import Account
+from authority.replay.report import SAME, Report
+from authority.replay.run import Source, replay
+from authority.replay.stage import Wish
+from authority.replay.steps import Steps
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _options(arguments)
+    directory = state_of(options)
+    report = verify(directory.log)
+    if not report.ok:
+        raise AuthorityError(
+            f"the log does not hold at entry {report.first_bad}: {printable(report.problem)}",
+            "'authority audit verify' says more; what does not hold is not played",
+        )
+    sealed = directory.keys / "sealed"
+    store = ContentStore(directory.store, keys=sealed if sealed.is_dir() else None)
+    source = Source(query.lines(directory.log), store, "state")
+    wish = Wish(
+        values={},
+        until=options.until if options.until is not None else -1,
+        shown=_stepping(options),
+        said=_said(options),
+        forbidden=(str(directory.root.resolve()),),
+        home=directory.home,
+    )
+    found = replay(
+        source,
+        options.run,
+        wish,
+        account=Account(directory.root / "replays"),
+        values=dict(_pair(text) for text in options.env),
+    )
+    if options.json:
+        print_json(found.to_json())
+    else:
+        _say(found)
+    return 0 if found.ok else 1
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    made = parser("replay", "Play a recorded run again: nothing is performed, the log answers.")
+    made.add_argument("run", metavar="RUN")
+    made.add_argument("--until", type=int, metavar="N", help="stop when entry N was asked for")
+    made.add_argument(
+        "--step", action="store_true", help="show each request with its labels and budget, and wait"
+    )
+    made.add_argument(
+        "--env", action="append", default=[], metavar="NAME=VALUE",
+        help="a variable of the program whose value is not kept any more",
+    )  # fmt: skip
+    made.add_argument("--quiet", action="store_true", help="don't show what the program prints")
+    return made.parse_args(arguments)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise AuthorityError(f"--env {printable(text, 64)} is not NAME=VALUE")
+    return name, value
+
+
+def _stepping(options: argparse.Namespace) -> Callable[[Any], None] | None:
+    if not options.step:
+        return None
+    steps = Steps()
+
+    def shown(asked: Any) -> None:
+        for line in steps.lines(asked):
+            print(line, file=sys.stderr)
+        if sys.stdin.isatty():
+            sys.stderr.write("  [Enter] ")
+            sys.stderr.flush()
+            sys.stdin.readline()
+
+    return shown
+
+
+def _said(options: argparse.Namespace) -> Callable[[dict[str, Any]], None]:
+    def said(event: dict[str, Any]) -> None:
+        if event["event"] == "output" and not options.quiet:
+            out = sys.stderr if options.json or event["fd"] == 2 else sys.stdout
+            out.write(event["text"])
+            out.flush()
+        elif event["event"] == "trouble":
+            print(f"authority: {event['text']}", file=sys.stderr)
+
+    return said
+
+
+def _say(found: Report) -> None:
+    out = sys.stderr
+    print(
+        f"replay of {found.run}: {found.verdict}; {found.matched} of {found.requests} requests "
+        f"matched, {found.printed} bytes of output compared",
+        file=out,
+    )
+    for limit in found.limits:
+        print(f"  not controlled: {limit}", file=out)
+    other = found.divergence
+    if other is not None:
+        print(f"DIVERGED at entry {other.entry}: {other.what}", file=out)
+        print(f"  then  {other.then}", file=out)
+        print(f"  now   {other.now}", file=out)
+        for line in other.diff:
+            print(f"    {line}", file=out)
+    elif found.verdict == SAME:
+        print("  nothing was performed: no network, no file, no model", file=out)
