@@ -9,13 +9,16 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography.x509 import IPAddress
 
 from authority.kernel.requests import HTTP_OVERHEAD
+from effects.test_http import Authorities
 
-from .lab import OPEN, GateError, Lab, code_of, wait_for
+from .lab import OPEN, Denied, GateError, Lab, code_of, wait_for
 
 SECRET = "s3cret-29f1c7"
 
@@ -239,3 +242,29 @@ def test_a_worker_that_dies_fails_its_request_and_the_next_one_gets_another(
     (outcome,) = lab.log(kind="outcome", status="failed", run=run.run)
     assert outcome["spent"]["network_bytes"] == 1000 + HTTP_OVERHEAD, "all that was reserved"
     assert [entry["what"] for entry in lab.log(kind="incident", run=run.run)] == ["worker"]
+
+
+def test_tls_is_verified_by_the_worker_with_what_the_policy_adds(lab: Lab, tmp_path: Path) -> None:
+    authorities = Authorities()
+    certificate = lab.file("ca.pem", authorities.anchors())
+    secure = Server(("127.0.0.1", 0), Handler)
+    secure.seen, secure.holding, secure.over = [], [], threading.Event()
+    tls = authorities.server(tmp_path, IPAddress(ip_address("127.0.0.1")))
+    secure.socket = tls.wrap_socket(secure.socket, server_side=True)
+    threading.Thread(target=secure.serve_forever, daemon=True).start()
+    port = secure.server_address[1]
+    rules = OPEN + (
+        f'[network]\nhttp = ["https://127.0.0.1:{port}/**"]\nprivate = ["127.0.0.1:{port}"]\n'
+    )
+    try:
+        with lab.attached(rules + f'ca = ["{certificate}"]\n') as run:
+            answer = run.gate().http("GET", f"https://127.0.0.1:{port}/ok/a")
+            assert (answer.status, answer.body) == (200, b"answer")
+        with lab.attached(rules) as run, pytest.raises(Denied) as failed:
+            run.gate().http("GET", f"https://127.0.0.1:{port}/ok/a")
+        assert failed.value.code == "E_EFFECT_FAILED"
+        assert "certificate was not accepted: unable to get local issuer" in str(failed.value)
+        assert len(secure.seen) == 1, "nothing is sent to a server that has not shown who it is"
+    finally:
+        secure.shutdown()
+        secure.server_close()
