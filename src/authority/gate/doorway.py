@@ -163,9 +163,7 @@ class Doorway:
 
     async def incident(self, what: str, detail: str) -> None:
         ledger = self._pipeline.ledger
-        entry = entries.Incident(
-            run=self.run, what=what, detail=printable(detail, 512), noted=True
-        )
+        entry = entries.Incident(run=self.run, what=what, detail=printable(detail, 512), noted=True)
         await ledger.durable(ledger.step([entry]).seq)
 
     def trouble(self, text: str) -> None:
