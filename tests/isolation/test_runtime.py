@@ -170,6 +170,19 @@ def test_a_virtual_environment(tmp_path: Path, project: Path) -> None:
     assert [text for text in prepared.missing if "/no/such/folder" in text]
 
 
+def test_a_virtual_environment_found_by_its_name_has_its_packages(
+    tmp_path: Path, project: Path
+) -> None:
+    """An interpreter looks for its environment by the name under which it was started."""
+    home = tmp_path / "environment"
+    venv.create(home, symlinks=True, with_pip=False)
+    site = next((home / "lib").glob("python*/site-packages"))
+    (site / "installed.py").write_text("WORD = 'installed'\n")
+    words = ["python", "-c", "import installed; print(installed.WORD)"]
+    out, _ = run(words, project, search_path=f"{home}/bin:/usr/bin:/bin")
+    assert out == "installed\n"
+
+
 @pytest.mark.parametrize("installed", [True, False], ids=["installed", "elsewhere"])
 def test_the_agents_side_is_importable(tmp_path: Path, project: Path, installed: bool) -> None:
     """Where it is installed, and in another environment of the same Python."""

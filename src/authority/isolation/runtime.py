@@ -206,7 +206,10 @@ def resolve(
     elif NODE.fullmatch(name):
         kind = "node"
         show_node(view, program, words[1:])
-    return Program(program, (words[0], *words[1:]), executables, kind)
+    # An interpreter finds its libraries by its own name; inside, a name without a slash would be looked
+    # up anew, in another PATH.
+    called = words[0] if "/" in words[0] else program
+    return Program(program, (called, *words[1:]), executables, kind)
 
 
 def find(name: str, cwd: str, environment: Mapping[str, str]) -> str:
