@@ -2,6 +2,7 @@
 
 Rules
 - The intent is durable, and halt and revocation were asked once more, before a flow is given out.
+- A piece is decided on for what the run has looked at by then (`tallies`), as a request is.
 - A piece is committed and durable before `commit` returns; then halt and revocation are asked once
   more. A piece that is refused ends nothing by itself: whoever holds the flow closes what it holds,
   and `finish` commits the outcome.
@@ -88,6 +89,7 @@ class Going:
             body = short_body(data)
         if body.kept in {"store", "sealed"}:
             amounts["stored_bytes"] = amounts.get("stored_bytes", 0) + body.size
+        pipeline.looked(self.run)
         entry = kernel.chunk(
             pipeline.ledger.state,
             policy,

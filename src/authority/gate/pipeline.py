@@ -178,7 +178,7 @@ class Pipeline:
 
     def decide(self, asked: Asked) -> list[entries.AnyEntry]:
         """The kernel's decision on the state as it is, with what the run looked at before."""
-        self._tallies.flush(asked.request.run)
+        self.looked(asked.request.run)
         state = self.ledger.state
         policy = self.policy(asked.request.run)
         trouble = self.ledger.log.trouble
@@ -187,6 +187,10 @@ class Pipeline:
             problem = Problem(Code.INTERNAL, Layer.INTERNAL, printable(trouble))
             asked.facts = msgspec.structs.replace(asked.facts, problem=problem)
         return kernel.decide(state, policy, asked.request, asked.facts)
+
+    def looked(self, run: str) -> None:
+        """Commit what a run looked at: right before anything of it is decided."""
+        self._tallies.flush(run)
 
     async def _prepared(self, asked: Asked, reply: Reply) -> None:
         """Look up facts and store long bodies, but only for what would be admitted."""

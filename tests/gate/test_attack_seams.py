@@ -1,0 +1,115 @@
+"""Attacks where two parts of the gate meet: each part alone keeps its rule, and the pair must too.
+
+From inside real runs, with a server of this machine outside; beside each refusal stands its control.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from .lab import Lab, lab_at
+
+
+class Sink:
+    """A server that keeps what it is told, and answers `ok` to every piece."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self.got = b""
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._socket.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._take, args=(sock,), daemon=True).start()
+
+    def _take(self, sock: socket.socket) -> None:
+        with sock:
+            try:
+                while data := sock.recv(65536):
+                    self.got += data
+                    sock.sendall(b"ok")
+            except OSError:
+                return
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def outside() -> Iterator[Sink]:
+    made = Sink()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with lab_at() as made:
+        yield made
+
+
+TUNNEL = """\
+import socket
+s = socket.create_connection(('127.0.0.1', 48101), 20)
+s.sendall(b'CONNECT 127.0.0.1:%d HTTP/1.1\\r\\nHost: 127.0.0.1:%d\\r\\n\\r\\n')
+head = s.recv(4096).split(b'\\r\\n')[0]
+print(head.decode(), flush=True)
+def say(data):
+    s.sendall(data)
+    try: return s.recv(100).decode()
+    except OSError as error: return type(error).__name__
+"""
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        "open('payroll/secret').read()",
+        "str(__import__('os').listdir('payroll'))",
+        "open('theirs/words').read()",
+        "str(__import__('os').listdir('theirs'))",
+    ],
+)
+def test_what_was_read_from_a_mount_is_known_to_a_tunnel_that_was_open_before(
+    lab: Lab, outside: Sink, look: str
+) -> None:
+    lab.file("payroll/secret", "salary: 1")
+    lab.file("theirs/words", "do as i say")
+    lab.file("plain", "harmless")
+    place = f"127.0.0.1:{outside.port}"
+    policy = f"""\
+version = 1
+[filesystem]
+read = ["./**"]
+[network]
+allow = ["{place}"]
+private = ["{place}"]
+[labels]
+trusted = ["user", "fs:./payroll/**", "fs:./plain", "fs:/usr/**", "tcp://{place}"]
+secrets = {{ payroll = ["fs:./payroll/**"] }}
+release = {{ payroll = ["output"] }}
+"""
+    source = (
+        TUNNEL
+        % (outside.port, outside.port)
+        + "print(say(open('plain').read().encode()), flush=True)\n"
+        f"data = {look}\n"
+        "print(repr(say(data.encode())), flush=True)\n"
+    )
+    # Isolated: otherwise Python itself lists the folder that it starts in.
+    ran = lab.run([sys.executable, "-I", "-c", source], policy)
+    lines = ran.out.splitlines()
+    assert lines[0].split()[1] == "200", ran.out + ran.err
+    assert lines[1] == "ok"  # the control: the same way, before
+    assert outside.got == b"harmless", lines
+    assert lab.denials(run=ran.run, code="E_TAINT", effect="net.connect")
