@@ -239,7 +239,7 @@ def test_in_an_own_repository_a_plain_configuration_gets_its_name() -> None:
         await kernel.write(sample.node, fh, b"#!/bin/sh\n")
         await kernel.close(sample.node, fh)
         assert sample.attr.mode & 0o777 == 0o644
-        assert set(seat.mounts.kept) == {
+        assert set(seat.mounts.written_to_act_later()) == {
             f"fs:{seat.work}/r/.git/{name}"
             for name in ("config", "hooks", "hooks/pre-commit.sample")
         }
@@ -363,7 +363,7 @@ def test_a_repository_that_was_there_before_stays_closed() -> None:
             await number(kernel.create((await kernel.walk("r/.git/hooks")).node, "x")) == "EACCES"
         )
         assert await number(kernel.put("r/.git/index", b"x")) == ""
-        assert seat.mounts.kept == {}
+        assert seat.mounts.written_to_act_later() == {}
 
     sit(body)
 

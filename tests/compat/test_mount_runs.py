@@ -93,6 +93,8 @@ def test_git_makes_and_uses_a_repository(lab: Lab) -> None:
     assert "name = a" in config
     hooks = list((lab.work / "moved/.git/hooks").glob("*"))
     assert not [hook for hook in hooks if hook.stat().st_mode & 0o111]
+    listed = ran.summary["acts_later"]
+    assert any(name.endswith("/repo/.git/config") for name in listed), listed
 
 
 def test_an_environment_is_made_and_filled_in_a_folder_with_execution(

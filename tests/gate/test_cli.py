@@ -121,7 +121,8 @@ def test_the_summary_of_a_run(lab: Lab) -> None:
     program = agent("g.read('data/a.txt')", "g.write('no', b'')")
     summary, errors = run(lab, lab.policy(OPEN), program)
     assert {"run", "code", "reason", "requests", "denials", "done", "denied", "failed",
-            "first_denials", "budgets", "label", "protection", "head"} <= set(summary)  # fmt: skip
+            "first_denials", "budgets", "label", "protection",
+            "acts_later", "head"} <= set(summary)  # fmt: skip
     assert summary["done"]["fs.read"] == 1
     assert summary["denied"] == {"fs.write": 1}
     assert "E_POLICY_DENY" in errors  # with --json the program's output goes there

@@ -35,6 +35,13 @@ def show(end: dict[str, Any]) -> None:
             right=("entry",),
             file=out,
         )
+    if end["acts_later"]:
+        table(
+            "written in its own repositories and folders, and acts later: look before you use it",
+            ("what it is", "resource"),
+            [(what, name[:90]) for name, what in sorted(end["acts_later"].items())],
+            file=out,
+        )
     sources = end["label"]["sources"]
     if sources or end["label"]["secrets"]:
         named = ", ".join([*sources[:3], *end["label"]["secrets"]])

@@ -86,8 +86,7 @@ class Mounts:
             self._beneath = Beneath()
         return Tree(self._beneath, os.fsencode(folder.source))
 
-    @property
-    def kept(self) -> dict[str, str]:
+    def written_to_act_later(self) -> dict[str, str]:
         """What was written in the run's own repositories and folders that is closed elsewhere, and
         what it is: for the run's end."""
         return dict(self._own.written)

@@ -32,6 +32,7 @@ def summary(state: State, run: Run, code: int, reason: str) -> dict[str, Any]:
             "sources": sorted(info.label.sources) if info else [],
             "secrets": sorted(info.label.secrets) if info else [],
         },
+        "acts_later": dict(run.persistent()),
         "protection": run.protection,
     }
 

@@ -128,6 +128,7 @@ class Run:
         self.mail = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
         self.services: Mapping[int, Service] = {}
+        self.persistent: Callable[[], Mapping[str, str]] = dict
         self.over = False
         self._on_end: list[Callable[[], object]] = []
 

@@ -249,6 +249,8 @@ class Runs:
         ours.setblocking(False)
         try:
             run.services = ends.services(self._door(run))
+            if ends.mounts is not None:
+                run.persistent = ends.mounts.written_to_act_later
             # Its start may ask already: entering a mounted folder is a question.
             channel = Channel(self.pipeline, self._reader, run=run.id, cwd=spec.cwd, owner=run)
             run.channel = channel
