@@ -91,7 +91,7 @@ class DryRuns:
             cwd=run.spec.cwd,
             sources=sorted(label.sources),
             secrets=sorted(label.secrets),
-            own=sorted(mounts.kept) if mounts is not None else [],
+            own=sorted(mounts.written_to_act_later()) if mounts is not None else [],
         )
         (self._root / run.id / "run.json").write_bytes(msgspec.json.encode(ended))
 
