@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import socket
 import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -83,6 +85,39 @@ class Handler(BaseHTTPRequestHandler):
 
 
 Answer = tuple[int, dict[str, str], bytes]
+BACKEND = Path("/usr/lib/git-core/git-http-backend")
+
+
+def git_backend(root: Path) -> Callable[[Seen], Answer]:
+    """git's own server for the repositories below `root`."""
+
+    def serve(seen: Seen) -> Answer:
+        path, _, query = seen.path.partition("?")
+        done = subprocess.run(
+            [str(BACKEND)],
+            input=seen.body,
+            env={
+                **os.environ,
+                "GIT_CONFIG_GLOBAL": "/dev/null",
+                "GIT_CONFIG_NOSYSTEM": "1",
+                "GIT_PROJECT_ROOT": str(root),
+                "GIT_HTTP_EXPORT_ALL": "1",
+                "REQUEST_METHOD": seen.method,
+                "PATH_INFO": path,
+                "QUERY_STRING": query,
+                "CONTENT_TYPE": seen.headers.get("content-type", ""),
+                "HTTP_CONTENT_ENCODING": seen.headers.get("content-encoding", ""),
+                "GIT_PROTOCOL": seen.headers.get("git-protocol", ""),
+                "CONTENT_LENGTH": str(len(seen.body)),
+            },
+            capture_output=True,
+            check=True,
+        )
+        head, _, body = done.stdout.partition(b"\r\n\r\n")
+        headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
+        return int(headers.pop("Status", "200").split()[0]), headers, body
+
+    return serve
 
 
 @dataclass

@@ -12,9 +12,8 @@ import pytest
 
 from gate.lab import OPEN, Lab, Ran
 
-from .site import Answer, Seen, Site
+from .site import BACKEND, Site, git_backend
 
-BACKEND = Path("/usr/lib/git-core/git-http-backend")
 GIT = shutil.which("git") or "git"
 pytestmark = pytest.mark.skipif(not BACKEND.exists(), reason="git is not installed")
 
@@ -53,31 +52,7 @@ def repository(lab: Lab, site: Site) -> Path:
     git("clone", "-q", "--bare", str(work), str(bare))
     git("-C", str(bare), "config", "http.receivepack", "true")
 
-    def serve(seen: Seen) -> Answer:
-        path, _, query = seen.path.partition("?")
-        done = subprocess.run(
-            [str(BACKEND)],
-            input=seen.body,
-            env={
-                **environment,
-                "GIT_PROJECT_ROOT": str(root),
-                "GIT_HTTP_EXPORT_ALL": "1",
-                "REQUEST_METHOD": seen.method,
-                "PATH_INFO": path,
-                "QUERY_STRING": query,
-                "CONTENT_TYPE": seen.headers.get("content-type", ""),
-                "HTTP_CONTENT_ENCODING": seen.headers.get("content-encoding", ""),
-                "GIT_PROTOCOL": seen.headers.get("git-protocol", ""),
-                "CONTENT_LENGTH": str(len(seen.body)),
-            },
-            capture_output=True,
-            check=True,
-        )
-        head, _, body = done.stdout.partition(b"\r\n\r\n")
-        headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
-        return int(headers.pop("Status", "200").split()[0]), headers, body
-
-    site.handlers["git.test"] = serve
+    site.handlers["git.test"] = git_backend(root)
     return bare
 
 

@@ -10,6 +10,7 @@ import shutil
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 
 import pytest
 
@@ -56,11 +57,9 @@ def tarball() -> bytes:
     return out.getvalue()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _indexes(site: Site) -> None:
-    package, packed = wheel(), tarball()
+def index_of(package: bytes) -> Callable[[Seen], Answer]:
+    """An index that has this one wheel."""
     digest = hashlib.sha256(package).hexdigest()
-    integrity = "sha512-" + base64.b64encode(hashlib.sha512(packed).digest()).decode()
 
     def index(seen: Seen) -> Answer:
         if seen.path == "/simple/demo-pkg/":
@@ -70,6 +69,14 @@ def _indexes(site: Site) -> None:
         if seen.path.startswith("/files/"):
             return 200, {"Content-Type": "application/zip"}, package
         return 404, {}, b""
+
+    return index
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _indexes(site: Site) -> None:
+    packed = tarball()
+    integrity = "sha512-" + base64.b64encode(hashlib.sha512(packed).digest()).decode()
 
     def registry(seen: Seen) -> Answer:
         if seen.path == "/demo-js":
@@ -92,7 +99,7 @@ def _indexes(site: Site) -> None:
             return 200, {"Content-Type": "application/octet-stream"}, packed
         return 404, {}, b"{}"
 
-    site.handlers["index.test"] = index
+    site.handlers["index.test"] = index_of(wheel())
     site.handlers["registry.test"] = registry
 
 
