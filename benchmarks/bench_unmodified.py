@@ -10,9 +10,10 @@ Rules
 - "Without the sync" is a gate whose state directory is in memory (/dev/shm): everything is written,
   nothing waits for a disk. "On disk" is the same with a state directory on this machine's disk; it
   says as much about the disk as about us, so it has no target.
-- sandbox-runtime checks names and no more: it records nothing, judges no request by method or URL
-  and no file by its content; where it does nothing alike (models) there is no row. It is installed by
-  npm, at its first use, as `authority matrix --against` does it.
+- sandbox-runtime, as it is set here, checks the names of hosts and binds folders; it can terminate TLS
+  and filter requests too (experimental), which is not measured. It keeps no record that an answer
+  waits for. Where it does nothing alike (models) there is no row. It is installed by npm, at its
+  first use, as `authority matrix --against` does it.
 """
 
 from __future__ import annotations

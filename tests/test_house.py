@@ -8,7 +8,8 @@
 - No file of the project names a folder of the machine on which it was written, or a registry.
 - Relative links in documents lead somewhere, their headings included.
 - Every row of the threat model's tables names a test, or says that no test shows it.
-- The tables of the log's entries, of the control API's calls and of the effects are the code's.
+- The tables of the log's entries, of the control API's calls and of the effects are the code's, and so
+  is the list of rooms.
 - A fenced block that opens with ```python test is run, alone, in an empty folder; so is every
   ```toml policy block, which must load as a policy.
 """
@@ -445,6 +446,12 @@ def test_the_log_formats_entries_are_the_codes() -> None:
         needed = set(re.findall(r"\*`(\w+)`\*", members))
         found[kind] = (needed, set(re.findall(r"`(\w+)`", members)) - needed)
     assert found == expected
+
+
+def test_the_architectures_rooms_are_the_codes() -> None:
+    listed = section("architecture.md", "Rooms").split("```")[1]
+    named = set(re.findall(r"^  (\w+)/ ", listed, re.MULTILINE))
+    assert named == {path.parent.name for path in (ROOT / "src/authority").glob("*/__init__.py")}
 
 
 def test_the_control_apis_calls_are_the_codes() -> None:

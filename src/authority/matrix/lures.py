@@ -25,6 +25,11 @@ OTHER: Final = "elsewhere.example"
 MARK: Final = "planted by the matrix"
 _ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 _WAIT: Final = 0.5
+_REPOSITORY: Final = {
+    "HEAD": "ref: refs/heads/main\n",
+    "config": "[core]\n\tbare = false\n",
+    "hooks/pre-commit.sample": "#!/bin/sh\n",
+}
 SESSION: Final = ("ssh-agent", "docker", "bus")
 
 
@@ -52,8 +57,9 @@ class Lures:
         for folder in (".git", ".git/hooks", "second"):
             (writable / folder).mkdir()
             (writable / folder).chmod(0o777)
-        (writable / ".git" / "config").write_text("[core]\n\tbare = false\n", encoding="utf-8")
-        (writable / ".git" / "config").chmod(0o666)
+        for name, text in _REPOSITORY.items():
+            (writable / ".git" / name).write_text(text, encoding="utf-8")
+            (writable / ".git" / name).chmod(0o666)
 
     @property
     def left_open(self) -> int:
