@@ -94,7 +94,8 @@ class Channel(asyncio.Protocol):
         self._in_flight = 0
         self._bytes_in_flight = 0
         self._untaken: list[Answer] = []
-        self._blocked = False
+        self._takes = asyncio.Event()
+        self._takes.set()
         self._reading = True
         self._reason = "closed"
 
@@ -104,6 +105,7 @@ class Channel(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._taken()
+        self._takes.set()
         for raw in self._raw.values():
             raw.closed()
         self._raw.clear()
@@ -115,18 +117,18 @@ class Channel(asyncio.Protocol):
             self._owner.on_closed(self._reason if exc is None else type(exc).__name__)
 
     def pause_writing(self) -> None:
-        self._blocked = True
+        self._takes.clear()
         self._flow()
 
     def resume_writing(self) -> None:
-        self._blocked = False
+        self._takes.set()
         self._taken()
         self._flow()
 
     def _flow(self) -> None:
         """Read only while few requests are in flight and the other side takes its answers."""
         wanted = (
-            not self._blocked
+            self._takes.is_set()
             and self._in_flight < PIPELINE
             and self._bytes_in_flight < PIPELINE_BYTES
             and self._raw_bytes < RAW_BYTES
@@ -258,7 +260,9 @@ class Channel(asyncio.Protocol):
                 self._raw.pop(stream, None)
             self.send_control(message)
 
-        raw = RawStream(stream, service, detail, self._write, control, self._raw_waits)
+        raw = RawStream(
+            stream, service, detail, self._write, control, self._raw_waits, self._takes.wait
+        )
         self._raw[stream] = raw
         owner.on_connect(raw)
 
@@ -321,7 +325,7 @@ class Channel(asyncio.Protocol):
                 out += protocol.reply_frames(stream, [_reply(a) for a in answers])
         if out:
             self._write(b"".join(out))
-        if not self._blocked or self._transport is None:
+        if self._takes.is_set():
             self._taken()
         self._flow()
 

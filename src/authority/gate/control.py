@@ -41,7 +41,8 @@ _PEER = struct.Struct("3i")
 
 @dataclass
 class Asking:
-    """One authorised call. `stream` turns the answer into lines; `gone` is set when they left."""
+    """One authorised call. `stream` turns the answer into lines; `gone` is set when they left, `room`
+    while they take what they are told."""
 
     action: str
     path: list[str]
@@ -50,6 +51,7 @@ class Asking:
     caps: list[str]
     stream: Callable[[dict[str, Any]], None]
     gone: asyncio.Event
+    room: asyncio.Event
 
 
 Handler = Callable[[Asking], Awaitable[dict[str, Any] | None]]
@@ -152,7 +154,16 @@ class Control:
                 raise ControlRefused(400, "the body is not JSON") from error
             if not isinstance(body, dict):
                 raise ControlRefused(400, "the body is not a JSON object")
-            asking = Asking(route.action, names, body, uid, caps, connection.line, connection.gone)
+            asking = Asking(
+                route.action,
+                names,
+                body,
+                uid,
+                caps,
+                connection.line,
+                connection.gone,
+                connection.room,
+            )
             value = await route.handler(asking)
             await self._ledger.durable(self._ledger.state.seq)
             if value is not None:
@@ -199,6 +210,8 @@ class _Connection(asyncio.Protocol):
         self._streaming = False
         self._answering: asyncio.Task[None] | None = None
         self.gone = asyncio.Event()
+        self.room = asyncio.Event()
+        self.room.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
@@ -211,6 +224,13 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self.gone.set()
+        self.room.set()
+
+    def pause_writing(self) -> None:
+        self.room.clear()
+
+    def resume_writing(self) -> None:
+        self.room.set()
 
     def eof_received(self) -> bool:
         self.gone.set()

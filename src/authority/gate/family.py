@@ -85,6 +85,7 @@ class Spawn:
                 if call.arguments.restriction
                 else None,
                 label=info.label,
+                room=parent.spec.room,
             )
             child = await self._runs.start(spec, _to_parent(parent, name))
         except (AuthorityError, BudgetError, TokenError, msgspec.MsgspecError, OSError) as error:

@@ -148,8 +148,7 @@ class Served:
                     return
                 await flow.commit("out", data, charge={"output_bytes": len(data)})
                 await loop.sock_sendall(self._ours, data)
-                if self._child.channel is not None:
-                    self._child.channel.send_control(protocol.OutputAck(len(data)))
+                self._child.acknowledge(len(data))
         except (OSError, Refused) as error:
             self.stop(f"its output ended: {error}")
 
@@ -176,6 +175,7 @@ class Wire:
         return await self._queue.get()
 
     async def write(self, data: bytes) -> None:
+        await self._run.taken()
         self._run.emit({"event": "mcp", "data": base64.b64encode(data).decode()})
 
     def write_eof(self) -> None:
@@ -351,6 +351,7 @@ def _start(
         caller=caller,
         own=True,
         printed=printed,
+        room=run.spec.room,
     )
 
 

@@ -6,14 +6,15 @@ Rules
   the channel.
 - Messages (the resolver, mounts) come whole. They have no window: what waits is bounded for the
   channel as a whole, which stops reading above it.
-- What is written waits for room in the same way, so a program that does not read holds up only itself.
+- What is written waits for room in the same way, so a program that does not read holds up only itself;
+  and nothing is written while the channel as a whole takes nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from authority import protocol
 from authority.protocol import RAW_CHUNK, RAW_WINDOW, Service
@@ -22,7 +23,8 @@ _MESSAGES = frozenset({Service.NAMES, Service.MOUNT})
 
 
 class RawStream:
-    """See `compat.base.Stream`. `send` writes a frame, `control` a message on stream 0."""
+    """See `compat.base.Stream`. `send` writes a frame, `control` a message on stream 0. `waiting` is
+    told of messages that wait for their service; `taken` returns when the channel takes more."""
 
     def __init__(
         self,
@@ -32,9 +34,11 @@ class RawStream:
         send: Callable[[bytes], None],
         control: Callable[[protocol.Control], None],
         waiting: Callable[[int], None],
+        taken: Callable[[], Awaitable[object]],
     ) -> None:
         self.number, self.service, self.detail = number, service, detail
         self._send, self._control, self._waiting = send, control, waiting
+        self._taken = taken
         self._messages = service in _MESSAGES
         self._queue: deque[bytes] = deque()
         self._queued = 0
@@ -95,10 +99,12 @@ class RawStream:
 
     async def write(self, data: bytes) -> None:
         if self._messages:
+            await self._taken()
             self._write(data)
             return
         view = memoryview(data)
         while view:
+            await self._taken()
             while not self._credit and not self._gone:
                 self._room.clear()
                 await self._room.wait()

@@ -127,6 +127,7 @@ class Routes:
             watch=body.get("suggest") is True,
             dry=body.get("dry_run") is True,
             files=files,
+            room=asking.room,
         )
 
     async def _run(self, asking: Asking) -> None:
@@ -196,7 +197,7 @@ class Routes:
                 if gone.done() and not ended.done():
                     run.stop("disconnected")
                     await ended
-                elif not ended.done():
+                elif not ended.done() and asking.room.is_set():
                     asking.stream(figures.progress(self._ledger.state, run))
         finally:
             ended.cancel()

@@ -5,7 +5,10 @@ Rules
   is committed at once; what follows is gathered until `FRAME_SECONDS` have passed since the last
   commit, or `FRAME_BYTES` are there, and is then one entry.
 - Output goes on in the order in which it was printed, a piece only when its entry is durable; the
-  supervisor gets room for more only then, so a program can't print faster than the log takes it.
+  supervisor gets room for more only then, and when whoever watches the run has taken it, so a program
+  can't print faster than the log and its reader take it. A supervisor that prints beyond its room is
+  none of ours: its channel ends. At the run's end what is left goes out without waiting.
+- Lines for the operator are at most `TROUBLES`; then one says that more are not shown.
 - The first reason to stop a run is the one that its last entry gives.
 """
 
@@ -37,6 +40,7 @@ from authority.protocol.packets import LinkOver
 
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
+TROUBLES = 1000
 INPUT_WINDOW = 1024 * 1024
 """Bytes of standard input on their way into a run."""
 FRAME_SECONDS = 0.016
@@ -82,6 +86,8 @@ class Start:
     terminal: tuple[int, int] | None = None
     own: bool = False
     printed: Callable[[bytes], None] | None = None
+    room: asyncio.Event | None = None
+    """Set while whoever watches the run takes what it is told."""
     serves: tuple[str, ...] = ()
     files: str = ""
     """How whoever started it wants its files to be reached; empty: as the policy says."""
@@ -114,6 +120,8 @@ class Run:
         self._output: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
         self._ahead: deque[tuple[int, bytes] | None] = deque()
         self._output_waits = 0
+        self._unacknowledged = 0
+        self._troubles = 0
         self._frame = 0.0
         self._output_n = 0
         self._closed = asyncio.Event()
@@ -137,11 +145,25 @@ class Run:
         self._listener(event)
 
     def on_output(self, fd: int, data: bytes) -> None:
+        self._unacknowledged += len(data)
+        if self._unacknowledged > protocol.OUTPUT_WINDOW:
+            raise protocol.ProtocolError(protocol.INVALID, "more output than was granted")
         if fd == 1 and self.spec.printed is not None:
             self.spec.printed(data)
             return
         self._output_waits += len(data)
         self._output.put_nowait((fd, data))
+
+    def acknowledge(self, count: int) -> None:
+        """So much of the output was passed on; the supervisor may send as much more."""
+        self._unacknowledged -= count
+        if self.channel is not None:
+            self.channel.send_control(protocol.OutputAck(count))
+
+    async def taken(self) -> None:
+        """Wait until whoever watches takes more, no longer than the run goes on."""
+        if self.spec.room is not None and not self.spec.room.is_set():
+            await self._unless_closed(self.spec.room)
 
     def on_exit(self, code: int, signal: int) -> None:
         self._exit = (code, signal)
@@ -172,7 +194,11 @@ class Run:
             self.channel.send_control(protocol.Input(data))
 
     def on_trouble(self, text: str) -> None:
-        self.emit({"event": "trouble", "text": printable(text, 1024)})
+        self._troubles += 1
+        if self._troubles == TROUBLES:
+            text = "more such lines are not shown"
+        if self._troubles <= TROUBLES:
+            self.emit({"event": "trouble", "text": printable(text, 1024)})
 
     def on_closed(self, reason: str) -> None:
         self._output.put_nowait(None)
@@ -263,8 +289,8 @@ class Run:
                 self.emit({"event": "withheld", "seq": answer.seq, "code": answer.body[0]})
             elif text := self._terminals[fd].feed(data):
                 self.emit({"event": "output", "fd": fd, "text": text, "seq": answer.seq})
-            if self.channel is not None:
-                self.channel.send_control(protocol.OutputAck(len(data)))
+            await self.taken()
+            self.acknowledge(len(data))
         for fd, terminal in self._terminals.items():
             if text := terminal.flush():
                 self.emit({"event": "output", "fd": fd, "text": text, "seq": -1})

@@ -8,6 +8,7 @@ channel use it, so it imports nothing but the standard library and msgspec.
 from authority.protocol.arguments import MAX_DEPTH, MAX_INT, MAX_ITEMS, checked_arguments
 from authority.protocol.control import (
     MAX_DETAIL,
+    OUTPUT_WINDOW,
     RAW_CHUNK,
     RAW_WINDOW,
     Close,
@@ -77,6 +78,7 @@ __all__ = [
     "MAX_ITEMS",
     "MAX_REQUESTS",
     "MAX_RESOURCE",
+    "OUTPUT_WINDOW",
     "RAW_CHUNK",
     "RAW_WINDOW",
     "REFUSED",

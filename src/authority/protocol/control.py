@@ -21,6 +21,8 @@ _ADDRESS = struct.Struct(">IH")
 _SIZE = struct.Struct(">HH")
 
 MAX_DETAIL = 64
+OUTPUT_WINDOW = 256 * 1024
+"""Bytes of output that may be on their way without an `OutputAck`."""
 RAW_WINDOW = 256 * 1024
 """Bytes that may be on their way on a raw stream, in each direction, without a `Window`."""
 RAW_CHUNK = 64 * 1024
@@ -196,7 +198,7 @@ def decode_control(payload: bytes) -> Control:
         return Open(*_U32.unpack(body))
     if opcode == b"\x02" and size == 4:
         return Close(*_U32.unpack(body))
-    if opcode == b"\x03" and size >= 1 and body[0] in (1, 2):
+    if opcode == b"\x03" and size >= 2 and body[0] in (1, 2):
         return Output(body[0], body[1:])
     if opcode == b"\x04" and size == 8:
         return Exit(*_EXIT.unpack(body))
