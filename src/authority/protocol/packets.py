@@ -10,7 +10,9 @@ Descriptors come with a packet by SCM_RIGHTS, at most `MAX_FDS`.
 
 Rules
 - Neither side trusts the other. What is not exactly such a packet, an answer to nothing, an unknown
-  method, more calls under way than `MAX_CALLS`: the link is over, and `closed` says why.
+  method, more calls under way than `MAX_CALLS` (or than `MAX_UNDER_WAY` bytes of them): the link is
+  over, and `closed` says why. So it is when the other side does not read what it asked for, and more
+  than `MAX_QUEUED` bytes or `MAX_QUEUED_FDS` descriptors wait for it.
 - A handler that raises `CallError` refuses; any other exception is a defect, ends the link, and
   nothing of it goes to the other side.
 - Descriptors that nobody asked for are closed.
@@ -24,7 +26,7 @@ import contextlib
 import os
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -32,6 +34,9 @@ import msgspec
 MAX_PACKET = 128 * 1024
 MAX_FDS = 4
 MAX_CALLS = 4096
+MAX_UNDER_WAY = 128 * 1024 * 1024
+MAX_QUEUED = 64 * 1024 * 1024
+MAX_QUEUED_FDS = 1024
 _FD_BYTES = array.array("i").itemsize
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -66,7 +71,10 @@ class Peer:
         self._waiting: dict[int, asyncio.Future[tuple[Any, list[int]]]] = {}
         self._last = 0
         self._queue: deque[tuple[bytes, list[int]]] = deque()
+        self._queued = 0
+        self._queued_fds = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way = 0
         self._over = ""
         self.closed = asyncio.Event()
         self._loop.add_reader(sock.fileno(), self._readable)
@@ -126,7 +134,12 @@ class Peer:
         data = _encode(message)
         if len(data) > MAX_PACKET:
             raise ValueError(f"a packet of {len(data)} bytes")
+        if self._queued > MAX_QUEUED or self._queued_fds + len(fds) > MAX_QUEUED_FDS:
+            self.close("it does not read what it asked for")
+            return
         self._queue.append((data, [os.dup(fd) for fd in fds]))
+        self._queued += len(data)
+        self._queued_fds += len(fds)
         if len(self._queue) == 1:
             self._writable()
 
@@ -143,6 +156,8 @@ class Peer:
                 self.close(f"writing failed: {error.strerror}")
                 return
             self._queue.popleft()
+            self._queued -= len(data)
+            self._queued_fds -= len(fds)
             _close_all(fds)
         self._loop.remove_writer(self._sock.fileno())
 
@@ -171,21 +186,19 @@ class Peer:
                 self.close("a packet that is too large")
                 return
             try:
-                self._packet(_decode(data), fds)
+                self._packet(_decode(data), fds, len(data))
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 _close_all(fds)
                 self.close("a packet that can't be read")
 
-    def _packet(self, packet: list[Any], fds: list[int]) -> None:
+    def _packet(self, packet: list[Any], fds: list[int], size: int) -> None:
         match packet:
             case [0, int(number), str(method), params] if method in self._handlers:
-                if len(self._tasks) >= MAX_CALLS:
+                if len(self._tasks) >= MAX_CALLS or self._under_way + size > MAX_UNDER_WAY:
                     _close_all(fds)
                     self.close("too many calls at a time")
                     return
-                task = self._loop.create_task(self._handle(number, method, params, fds))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._begin(self._handle(number, method, params, fds), size)
             case [1, int(number), result] if number in self._waiting:
                 self._settle(number, (result, fds))
             case [2, int(number), [str(code), str(sentence), more]] if number in self._waiting:
@@ -196,6 +209,17 @@ class Peer:
             case _:
                 _close_all(fds)
                 self.close("a packet that means nothing here")
+
+    def _begin(self, work: Coroutine[Any, Any, None], size: int) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        self._under_way += size
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            self._under_way -= size
+
+        task.add_done_callback(done)
 
     def _settle(self, number: int, outcome: tuple[Any, list[int]] | CallError) -> None:
         future = self._waiting.pop(number)
@@ -222,6 +246,8 @@ class Peer:
         try:
             if number and not self._over:
                 self._send(answer, given)
+        except (ValueError, OSError) as error:  # too long for a packet, or no descriptors left
+            self.close(f"{method}: its answer can't be sent: {error}")
         finally:
             _close_all(given)
 
