@@ -24,8 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from authority.audit.checkpoints import create_key, origin_of
-from authority.audit.witness import DirectoryWitness
 from authority.errors import AuthorityError
 from authority.kernel import budgets, canonical
 from authority.kernel.canonical import printable
@@ -151,6 +149,10 @@ def _sync_directory(path: Path) -> None:
 
 def create(root: Path) -> StateDir:
     """Make the directory and its signing key. Raises `StateDirError` when it is already in use."""
+    # Here alone: commands that only look for the directory load neither asyncio nor cryptography.
+    from authority.audit.checkpoints import create_key, origin_of
+    from authority.audit.witness import DirectoryWitness
+
     state = StateDir(root)
     old = os.umask(0o077)
     try:
