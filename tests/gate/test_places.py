@@ -11,7 +11,7 @@ import pytest
 
 from authority.gate import places
 from authority.gate.statedir import StateDir, StateDirError
-from authority.isolation import IsolationRefused, probe
+from authority.isolation import IsolationRefused, notify, probe
 from authority.isolation.places import Mount, inside
 from authority.kernel.policy import Policy, Source, load
 
@@ -115,8 +115,17 @@ def test_everything_that_may_be_read_lies_in_a_folder_or_is_left_out() -> None:
         assert any(inside(path, folder) for folder in folders), path
 
 
-def reached(made: Policy, *, served: bool = True, problem: tuple[str, str] = ("", "")) -> Any:
-    host = dataclasses.replace(probe(), fuse_problem=problem)
+NEITHER = ("an old kernel", "a new one")
+
+
+def reached(
+    made: Policy,
+    *,
+    served: bool = True,
+    problem: tuple[str, str] = ("", ""),
+    calls: tuple[str, str] = ("", ""),
+) -> Any:
+    host = dataclasses.replace(probe(), fuse_problem=problem, calls_problem=calls)
     return places.reach(made, BASE, host, "", served=served)
 
 
@@ -132,9 +141,10 @@ def test_mounts_are_the_default_where_somebody_answers() -> None:
 def test_a_machine_without_mounts_is_refused_in_words_that_help() -> None:
     problem = ("no device", "give it one")
     with pytest.raises(IsolationRefused) as caught:
-        reached(policy(["./docs/**"]), problem=problem)
+        reached(policy(["./docs/**"]), problem=problem, calls=NEITHER)
     assert "no device" in caught.value.reason
-    assert "give it one" in caught.value.fix
+    assert "an old kernel" in caught.value.reason
+    assert "give it one; or a new one" in caught.value.fix
     assert '"requests"' in caught.value.fix
     assert '"bind"' in caught.value.fix
     assert reached(policy([]), problem=problem).way == "requests", "nothing needs a mount"
@@ -158,9 +168,37 @@ def test_binds_only_when_asked_for_by_name(tmp_path: Path) -> None:
     assert any("gone" in note for note in found.notes)
 
 
-def test_calls_are_refused_until_they_are_there() -> None:
-    with pytest.raises(IsolationRefused, match="call by call"):
-        reached(policy(["./docs/**"], [], 'files = "calls"\n'))
+def test_call_by_call_where_there_is_no_mount() -> None:
+    made, problem = policy(["./docs/**"]), ("no device", "give it one")
+    assert reached(made, problem=problem).way == "calls"
+    assert reached(made, problem=problem).mounts == (Mount(BASE),)
+    assert reached(made, calls=NEITHER).way == "mount"
+    asked = policy(["./docs/**"], [], 'files = "calls"\n')
+    assert reached(asked).way == "calls"
+    with pytest.raises(IsolationRefused, match="an old kernel"):
+        reached(asked, calls=NEITHER)
+    with pytest.raises(IsolationRefused, match="no device"):
+        reached(policy(["./docs/**"], [], 'files = "mount"\n'), problem=problem)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "yama", "root", "traces", "works"),
+    [
+        ("6.1.0-18-amd64", "", True, True, True),
+        ("5.19.0", "1", False, False, True),
+        ("5.19", "2", False, False, True),
+        ("5.18.9", "0", True, True, False),
+        ("4.20.1", "", False, False, False),
+        ("6.1.0", "3", False, False, False),
+        ("6.1.0", "0", True, False, False),
+    ],
+)
+def test_what_call_by_call_needs(
+    kernel: str, yama: str, root: bool, traces: bool, works: bool
+) -> None:
+    cause, fix = notify.problem(kernel, yama, root=root, may_trace=traces)
+    assert (not cause) is works
+    assert bool(fix) is not works
 
 
 def test_a_named_home_is_private_and_kept(tmp_path: Path) -> None:
@@ -181,12 +219,12 @@ def test_a_named_home_is_private_and_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("own", ["", *places.WAYS])
-@pytest.mark.parametrize("asked", ["requests", "mount", "bind"])
+@pytest.mark.parametrize("asked", places.WAYS)
 def test_whoever_starts_a_run_may_ask_for_what_is_narrower(
     tmp_path: Path, own: str, asked: str
 ) -> None:
     says = policy([f"{tmp_path}/**"], extra=f'files = "{own}"\n' if own else "")
-    host = dataclasses.replace(probe(), fuse_problem=("", ""))
+    host = dataclasses.replace(probe(), fuse_problem=("", ""), calls_problem=("", ""))
     wider = own and places.WAYS.index(asked) > places.WAYS.index(own)
     if wider:
         with pytest.raises(IsolationRefused, match="narrower"):

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from authority.isolation import Host, IsolationRefused, SandboxSpec, plan, probe, sandbox, start
+from authority.isolation.leftovers import remove_leftovers
 from authority.isolation.probe import explain, trusted_program, try_namespaces
-from authority.isolation.sandbox import remove_leftovers
 
 SPEC = SandboxSpec((sys.executable, "-I", "-S", "-c", "print('ran')"), "/", channel=False)
 

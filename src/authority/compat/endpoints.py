@@ -18,6 +18,7 @@ from secrets import token_hex
 from authority.compat import environment, trust
 from authority.compat.base import Door, Folder, Places, Service
 from authority.compat.ca import RunCA
+from authority.compat.calls import Calls
 from authority.compat.credentials import Keyring
 from authority.compat.models import ModelService
 from authority.compat.models import environment as model_environment
@@ -69,6 +70,8 @@ class Endpoints:
         self.bundle = b""
         """What programs of the run trust: these and the run's own; empty without an authority."""
         self.mounts: Mounts | None = None
+        self.by_call = False
+        """Whether files are mediated call by call: then `mediation` answers, and no mount is served."""
         self.open_files: Callable[[Folder], Files] | None = None
         """Where mounts keep their changes, when not in their folders (a dry run)."""
         if policy.needs_network or watch:
@@ -112,7 +115,11 @@ class Endpoints:
             found[int(Kind.MODEL)] = ModelService(door, self.secrets)
         if self._mcp is not None:
             found[int(Kind.MCP)] = self._mcp(door)
-        if self.places.folders:
+        if self.places.folders and not self.by_call:
             self.mounts = Mounts(door, self.places, self.open_files)
             found[int(Kind.MOUNT)] = self.mounts
         return found
+
+    def mediation(self, door: Door, end: Callable[[str], None]) -> Calls | None:
+        """What answers the calls about files of a run without mounts; `end` ends the run."""
+        return Calls(door, self.places, end) if self.by_call and self.places.folders else None

@@ -14,9 +14,9 @@ Rules
   every further message gets EIO.
 - A defect here answers EIO, ends the mount and is raised: nothing goes on half right.
 
-Parts: `fuse_wire` and `fuse_reply` (the messages), `mount_view` (looks), `mount_changes` (names and
-attributes), `mount_files`, `mount_leases` and `mount_sizes` (open files), `mount_own` (what is closed
-elsewhere), `effects.tree` and `effects.overlay` (the files).
+Parts: `mount_desk` (who answers what), `fuse_wire` and `fuse_reply` (the messages), `mount_view`
+(looks), `mount_changes` (names and attributes), `mount_files`, `mount_leases` and `mount_sizes` (open
+files), `mount_own` (what is closed elsewhere), `effects.tree` and `effects.overlay` (the files).
 """
 
 from __future__ import annotations
@@ -33,16 +33,12 @@ from authority.compat import fuse_reply as out
 from authority.compat.base import Door, Folder, Places, Refused, Stream
 from authority.compat.fuse_wire import Request, WireError, parse
 from authority.compat.mount_bench import Bench
-from authority.compat.mount_changes import Changes
-from authority.compat.mount_files import OpenFiles
+from authority.compat.mount_desk import Desk, Handler
 from authority.compat.mount_handles import Handles
-from authority.compat.mount_leases import Leases
 from authority.compat.mount_links import Links
 from authority.compat.mount_locks import Stillness
 from authority.compat.mount_nodes import Nodes
 from authority.compat.mount_own import Own
-from authority.compat.mount_sizes import Sizes
-from authority.compat.mount_view import View
 from authority.effects.beneath import Beneath, Untouchable
 from authority.effects.tree import Files, Tree
 from authority.kernel.policy_protect import PathSet, path_text
@@ -54,7 +50,6 @@ THREADS = 4
 _BACKGROUND = 64
 _PAGES = 256
 _ERRNO_MOST = 511
-_Handler = Callable[[Request], bytes | Coroutine[Any, Any, bytes]]
 
 NO_SHARED_MAPPINGS = (
     "this kernel has no shared writable file mappings over FUSE without a cache (Linux 6.6 and later"
@@ -159,47 +154,12 @@ class Mount:
         self._begun = False
         self._over = False
         self._broken: BaseException | None = None
-        view = View(bench)
-        changes = Changes(bench, view, links)
-        leases = Leases(bench)
-        files = OpenFiles(bench, view, changes, links, leases)
-        sizes = Sizes(bench, view, changes, links, leases)
-        self._view = view
-        self._handlers: dict[int, _Handler] = {
+        self._view = (desk := Desk(bench, links)).view
+        self._handlers: dict[int, Handler] = desk.handlers | {
             abi.INIT: self._init,
             abi.DESTROY: self._destroy,
-            abi.LOOKUP: view.lookup,
-            abi.GETATTR: view.getattr,
-            abi.READLINK: view.readlink,
-            abi.ACCESS: view.access,
-            abi.STATFS: view.statfs,
-            abi.OPENDIR: view.opendir,
-            abi.READDIR: view.readdir,
             abi.RELEASEDIR: self._releasedir,
             abi.FSYNCDIR: self._fsyncdir,
-            abi.GETXATTR: view.getxattr,
-            abi.LISTXATTR: view.listxattr,
-            abi.SETXATTR: changes.setxattr,
-            abi.REMOVEXATTR: changes.removexattr,
-            abi.MKDIR: changes.mkdir,
-            abi.SYMLINK: changes.symlink,
-            abi.LINK: changes.link,
-            abi.UNLINK: changes.unlink,
-            abi.RMDIR: changes.rmdir,
-            abi.RENAME: changes.rename,
-            abi.RENAME2: changes.rename,
-            abi.MKNOD: files.mknod,
-            abi.CREATE: files.create,
-            abi.OPEN: files.open,
-            abi.READ: files.read,
-            abi.WRITE: files.write,
-            abi.FLUSH: files.flush,
-            abi.RELEASE: files.release,
-            abi.FSYNC: sizes.fsync,
-            abi.SETATTR: sizes.setattr,
-            abi.FALLOCATE: sizes.fallocate,
-            abi.LSEEK: sizes.lseek,
-            abi.COPY_FILE_RANGE: sizes.copy,
         }
 
     async def serve(self) -> None:
@@ -251,7 +211,7 @@ class Mount:
         try:
             answer = handler(request)
         except (OSError, Untouchable) as error:
-            answer = out.error(request.unique, _number(error))
+            answer = out.error(request.unique, errno_of(error))
         if isinstance(answer, bytes):
             await self._stream.write(answer)
             return
@@ -263,7 +223,7 @@ class Mount:
         try:
             answer = await work
         except (OSError, Untouchable) as error:
-            answer = out.error(request.unique, _number(error))
+            answer = out.error(request.unique, errno_of(error))
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -317,7 +277,7 @@ class Mount:
         return out.reply(request.unique)
 
 
-def _number(error: OSError | Untouchable) -> int:
+def errno_of(error: OSError | Untouchable) -> int:
     if isinstance(error, Untouchable):
         return errno.EACCES
     number = error.errno or 0

@@ -24,6 +24,7 @@ from authority.compat.mount_handles import Handles
 from authority.compat.mount_locks import Stillness
 from authority.compat.mount_nodes import Nodes
 from authority.compat.mount_own import Own
+from authority.effects.beneath import Handle as Looked
 from authority.effects.beneath import Untouchable
 from authority.effects.tree import Files
 from authority.kernel.canonical import printable
@@ -57,6 +58,7 @@ class Bench:
         home: bool,
         threads: Executor,
         still: Stillness,
+        writers: Callable[[Looked], bool] | None = None,
     ) -> None:
         self.door = door
         self.files = files
@@ -67,6 +69,8 @@ class Bench:
         self.over = over
         self.verb = HOME if home else ""
         self.still = still
+        self.writers = writers or (lambda found: handles.writers(found.identity))
+        """Whether somebody may still write to a file, by a descriptor that is open."""
         self._threads = threads
 
     def judge(self, effect: str, resource: Resource, verb: str = "") -> Judgement:

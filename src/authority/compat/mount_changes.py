@@ -207,15 +207,15 @@ class Changes:
         bench = self._bench
         with await bench.thread(lambda: bench.files.look(path)) as found:
             status, directory = found.status, found.is_directory
-        kept = persistent("fs.rename", new.segments)
-        closed = kept is not None and kept.kind == Kind.REPOSITORY and not self._named(new)
+            kept = persistent("fs.rename", new.segments)
+            closed = kept is not None and kept.kind == Kind.REPOSITORY and not self._named(new)
+            writers = closed and not directory and bench.writers(found)
         if directory:
             if closed and new.segments[-1] == ".git" and not bench.own.repository(found.identity):
                 raise Denied(errno.EACCES, "a directory would become a repository")
             await self._movable_beneath(path, old, new, found.identity)
             return identity_facts(status) | {"type": "directory"}
         if closed:
-            writers = bench.handles.writers(found.identity)
             await bench.thread(
                 lambda: check_arrival(bench.files, path, new, status, writers=writers)
             )

@@ -75,10 +75,11 @@ Times = tuple[int | None, int | None]
 class Tree:
     """The files below one directory of this machine. Raises `OSError` and `Untouchable`."""
 
-    def __init__(self, beneath: Beneath, root: bytes) -> None:
+    def __init__(self, beneath: Beneath, root: bytes, at: int | None = None) -> None:
+        """`root` is absolute; with `at` the directory that this descriptor holds is taken instead."""
         self.beneath = beneath
         self.path = root
-        self._root = beneath.look(root)
+        self._root = beneath.look(root) if at is None else beneath.look(b"", at)
         if not self._root.is_directory:
             self._root.close()
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))

@@ -10,8 +10,9 @@ Rules
 - What a run is made of is never mounted, and a folder that much else lies in (`/var`, a home) only when
   a rule names it. What is left out is said, with the reason.
 - How the program reaches them is the policy's word (`filesystem.files`), or the best that this machine
-  has. What is weaker is never taken by itself. Whoever starts the run may choose what is narrower than
-  the policy's word; where it has none, any (`WAYS` stand in that order).
+  has: a mount, else call by call. What is weaker than these is never taken by itself. Whoever starts
+  the run may choose what is narrower than the policy's word; where it has none, any (`WAYS` stand in
+  that order).
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How a run reaches its files. `way` is mount, requests or bind."""
+    """How a run reaches its files. `way` is one of `WAYS`; with `calls` the mounts are the folders."""
 
     way: str
     mounts: tuple[Mount, ...] = ()
@@ -87,33 +88,46 @@ def reach(
     `IsolationRefused`."""
     found = wanted(policy, cwd)
     needed = bool(found.folders or home or policy.process.exec_from)
-    way = _way(policy.filesystem.files, asked) or ("mount" if served else "requests")
+    own = _way(policy.filesystem.files, asked)
+    way = own or ("mount" if served else "requests")
     if way == "requests" or not needed:
         return Reach("requests")
     if way == "bind":
         return _bound(policy, found, home)
-    if way == "calls":
-        raise IsolationRefused(
-            "files can't be mediated call by call in this version",
-            'write files = "mount", "requests" or "bind" in [filesystem]',
-        )
-    cause, fix = host.fuse_problem
-    if watch and (cause or not served) and not (policy.filesystem.files or asked):
+    if way == "mount" and not own and served and host.fuse_problem[0] and not host.calls_problem[0]:
+        way = "calls"
+    cause, fix = host.calls_problem if way == "calls" else host.fuse_problem
+    if watch and (cause or not served) and not own:
         note = f"what the program looks for among files can't be seen: {cause or 'nobody answers'}"
         return Reach("requests", notes=(note,))
     if cause or not served:
-        raise IsolationRefused(
-            f"the policy's files can't be mounted through the gate: {cause or 'nobody answers'}",
-            f'{fix}; or write in [filesystem] files = "requests" (the program asks the gate itself) '
-            'or files = "bind" (files are bound plainly, and nobody judges or records what is done '
-            "with them)".lstrip("; "),
-        )
+        raise _not_served(way, cause, fix, host)
     executable = policy.process.exec_from
     mounts = [Mount(path, path in executable) for path in (*found.folders, *executable)]
     if home:
         mounts.append(Mount(HOME, source=home))
     unique = {mount.path: mount for mount in mounts}
-    return Reach("mount", tuple(unique.values()), notes=found.left_out)
+    return Reach(way, tuple(unique.values()), notes=found.left_out)
+
+
+def _not_served(way: str, cause: str, fix: str, host: Host) -> IsolationRefused:
+    if way == "calls":
+        hints = [fix, 'write files = "mount" or "requests" in [filesystem]']
+        return IsolationRefused(
+            f"files can't be mediated call by call: {cause or 'nobody answers'}",
+            "; or ".join(hint for hint in hints if hint),
+        )
+    hints = [fix] if not host.calls_problem[0] else [fix, host.calls_problem[1]]
+    hints.append(
+        'write in [filesystem] files = "requests" (the program asks the gate itself) or files = "bind" '
+        "(files are bound plainly, and nobody judges or records what is done with them)"
+    )
+    also = host.calls_problem[0]
+    return IsolationRefused(
+        f"the policy's files can't be mounted through the gate: {cause or 'nobody answers'}"
+        + (f"; nor can they be mediated call by call: {also}" if also else ""),
+        "; or ".join(hint for hint in hints if hint),
+    )
 
 
 def _way(own: str, asked: str) -> str:

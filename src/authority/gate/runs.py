@@ -227,6 +227,7 @@ class Runs:
                 "a dry run keeps what its mounts are told to write, and this run has no mounts",
                 'it needs rules in [filesystem] and files = "mount"',
             )
+        ends.by_call = reached.way == "calls"
         planned = plan(wanted_of(run, ends, reached, self._forbidden), self._host)
         ends.places = places_of(planned)
         protection = {**planned.protection, "files": reached.way, "contained": True}
@@ -248,14 +249,21 @@ class Runs:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
-            run.services = ends.services(self._door(run))
+            door = self._door(run)
+            run.services = ends.services(door)
+            calls = ends.mediation(door, run.stop)
             if ends.mounts is not None:
                 run.persistent = ends.mounts.written_to_act_later
+            elif calls is not None:
+                run.persistent = calls.written_to_act_later
+                run.on_end(calls.close)
             # Its start may ask already: entering a mounted folder is a question.
             channel = Channel(self.pipeline, self._reader, run=run.id, cwd=spec.cwd, owner=run)
             run.channel = channel
             await asyncio.get_running_loop().create_connection(lambda: channel, sock=ours)
-            run.sandbox = await start(planned, channel=theirs)
+            run.sandbox = await start(
+                planned, channel=theirs, calls=calls.begin if calls is not None else None
+            )
             run.on_line.set()
         except (OSError, AuthorityError) as error:
             if run.channel is not None:

@@ -34,6 +34,7 @@ def wanted_of(run: Run, ends: Endpoints, reached: Reach, forbidden: tuple[str, .
         listeners=tuple(ends.listeners),
         forbidden=forbidden,
         mounts=reached.mounts,
+        calls=reached.way == "calls",
         binds=reached.binds,
         files=ends.files,
         terminal=spec.terminal,

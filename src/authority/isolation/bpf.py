@@ -11,6 +11,8 @@ Rules
   starts the program and closes the listener, after which the kernel answers every execve with
   ENOSYS, for good. A descriptor that only the first exec may use would be weaker: execveat ignores
   its descriptor when the path behind its pointer is absolute, and a filter sees no path.
+- With `calls` every call of `notify.MEDIATED` is handed to the listener as well, which the gate has
+  then; but not a look at a descriptor itself (`AT_EMPTY_PATH`).
 - Only arguments that the kernel reads as 32-bit values are judged, by their lower half: that is
   all the kernel looks at.
 - The layout is a balanced tree of comparisons over ranges of numbers with the same fate, so a call
@@ -28,6 +30,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from authority.isolation.notify import AT_EMPTY_PATH, MEDIATED
 from authority.isolation.syscalls import AARCH64, ALLOWED, NUMBERS, X86_64
 
 AUDIT_ARCH: Final = {X86_64: 0xC000003E, AARCH64: 0xC00000B7}
@@ -250,12 +253,15 @@ def fates(
     loopback: bool,
     datagrams: bool = False,
     terminal: bool = False,
+    calls: bool = False,
 ) -> dict[int, Code]:
     """For each known number the code that ends every call with that number."""
     found: dict[int, Code] = {}
     for name, number in NUMBERS[architecture].items():
         if name == "execve":
             code = _ret(USER_NOTIF if execution is Exec.ONCE else ALLOW)
+        elif calls and name in MEDIATED:
+            code = _mediated(name)
         elif name == "socket":
             code = _socket(loopback, datagrams)
         elif name == "ioctl" and terminal:
@@ -268,6 +274,22 @@ def fates(
             code = _ret(ALLOW if name in ALLOWED else fails_with(errno.EPERM))
         found[number] = code
     return found
+
+
+_LOOKS: Final = {"newfstatat": 3, "statx": 2}
+
+
+def _mediated(name: str) -> Code:
+    index = _LOOKS.get(name)
+    if index is None:
+        return _ret(USER_NOTIF)
+    load = _load(_OFFSET_ARGUMENTS + 8 * index)
+    return [
+        *load,
+        Instruction(_JSET, 0, 1, AT_EMPTY_PATH),
+        *_ret(ALLOW),
+        *_ret(USER_NOTIF),
+    ]
 
 
 Range = tuple[int, Code]
@@ -308,10 +330,11 @@ def build(
     loopback: bool,
     datagrams: bool = False,
     terminal: bool = False,
+    calls: bool = False,
 ) -> bytes:
     """The filter as an array of `struct sock_filter`, at most 4,096 of them (a kernel limit).
 
-    `terminal`: the run has one, and may set its modes.
+    `terminal`: the run has one, and may set its modes. `calls`: files are mediated call by call.
     """
     code: Code = [
         *_load(_OFFSET_ARCH),
@@ -322,7 +345,12 @@ def build(
     if architecture == X86_64:
         code += [Instruction(_JGE, 0, 1, X32_BIT), *_ret(KILL_PROCESS)]
     table = fates(
-        architecture, execution, loopback=loopback, datagrams=datagrams, terminal=terminal
+        architecture,
+        execution,
+        loopback=loopback,
+        datagrams=datagrams,
+        terminal=terminal,
+        calls=calls,
     )
     code += _tree(_ranges(table))
     if len(code) > 4096:

@@ -10,13 +10,15 @@ Rules
   runtime in a virtual environment, a mount with execution inside one without) is cloned before the
   mount covers it. A process of its own, the *mover*, puts it in place later, while process 1
   already answers; it holds CAP_SYS_ADMIN as the run's user, follows no link, and ends at once.
+- Where files are mediated call by call, nothing is mounted: the real folder is taken out of the run
+  again, as a descriptor for the gate, and what is left at its path is an empty folder of the run's own.
 - Landlock's rules are made here too, on the same ground: a rule belongs to the file that its path
   led to, and it holds for that file wherever it is moved.
 """
 
 import posix
 
-from authority.isolation.calls import LaunchError, call
+from authority.isolation.calls import LaunchError, address, call
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ _AF_UNIX, _AF_INET, _SOCK_STREAM, _SOCK_DGRAM, _SOCK_CLOEXEC = 1, 2, 1, 2, 0o200
 _LOOPBACK, _BACKLOG = bytes((127, 0, 0, 1)), 512
 _AT_FDCWD = -100
 _OPEN_TREE_CLONE, _AT_RECURSIVE = 1, 0x8000
+_AT_EMPTY_PATH, _NOEXEC_NODEV_NOSUID = 0x1000, 2 | 4 | 8
+_SOL_SOCKET, _SCM_RIGHTS = 1, 1
 _MOVE_EMPTY_PATHS = 0x04 | 0x40
 _O_PATH = 0o10000000
 _RESOLVE_NO_SYMLINKS = 0x04
@@ -150,6 +154,43 @@ def mount_files(
     posix.unlink(device)
     clones.sort(key=lambda one: len(one[0]))
     return devices, clones
+
+
+# --- files that are mediated call by call ---
+
+
+def take_folders(folders: "list[tuple[bytes, bytes]]") -> "list[int]":
+    """For the gate: the run's root, then of each folder the real one, which loses its place here and
+    from which nothing can be executed, and the empty one that stands for it."""
+    if not folders:
+        return []
+    taken = [posix.open(b"/", _O_PATH | posix.O_CLOEXEC)]
+    for hidden, path in folders:
+        real = clone(hidden)
+        attributes = _NOEXEC_NODEV_NOSUID.to_bytes(8, "little") + bytes(24)
+        how = _AT_EMPTY_PATH | _AT_RECURSIVE
+        call("mount_setattr", real, b"", how, attributes, len(attributes))
+        call("umount2", hidden, _MNT_DETACH)
+        posix.rmdir(hidden)
+        taken += [real, posix.open(path, _O_PATH | posix.O_CLOEXEC)]
+    return taken
+
+
+def hand_over(control_fd: int, fds: "list[int]") -> None:
+    """Gives the gate the listener and the folders, and keeps neither."""
+    data = b"L" + posix.getuid().to_bytes(4, "little") + posix.getgid().to_bytes(4, "little")
+    rights = b"".join(fd.to_bytes(4, "little") for fd in fds)
+    control = (16 + len(rights)).to_bytes(8, "little")
+    control += _SOL_SOCKET.to_bytes(4, "little") + _SCM_RIGHTS.to_bytes(4, "little") + rights
+    control += bytes(-len(control) % 8)
+    piece = address(data).to_bytes(8, "little") + len(data).to_bytes(8, "little")
+    message = bytes(16) + address(piece).to_bytes(8, "little") + (1).to_bytes(8, "little")
+    message += (
+        address(control).to_bytes(8, "little") + len(control).to_bytes(8, "little") + bytes(8)
+    )
+    call("sendmsg", control_fd, message, 0)
+    for fd in fds:
+        posix.close(fd)
 
 
 def clone(path: bytes) -> int:

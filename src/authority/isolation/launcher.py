@@ -15,6 +15,9 @@ handed over on a descriptor, so nothing is compiled or looked up. In this order:
 4. It forks. The child is the program; the parent lets exactly this one execve through (see `bpf`),
    closes the listener, tells the gate, and becomes the supervisor, or a plain reaper for tools.
 
+Where files are mediated call by call the listener goes to the gate instead, with the folders, and
+nothing of either stays here.
+
 Where there are mounts it becomes the supervisor before step 4: entering the working folder and
 executing a program below a mount are questions that the gate answers through it.
 
@@ -53,6 +56,7 @@ _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLE
 _CAPABILITY_HEADER = (0x20080522).to_bytes(4, "little") + bytes(4)
 _CLONE_NEWUSER = 0x10000000
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_NEW_LISTENER = 1, 8
+_SECCOMP_FILTER_FLAG_WAIT_KILLABLE = 32
 _NOTIF_RECV, _NOTIF_SEND, _NOTIF_CONTINUE = 0xC0502100, 0xC0182101, 1
 _NOTIFICATION_BYTES, _RESPONSE_BYTES = 80, 24
 _EINVAL = 22
@@ -156,10 +160,12 @@ def restrict_files(ruleset: int) -> None:
     posix.close(ruleset)
 
 
-def restrict_calls(code: bytes, *, listen: bool) -> int:
-    """Loads the filter; with `listen` returns the listener that execve is handed to, else -1."""
+def restrict_calls(code: bytes, *, listen: bool, patient: bool) -> int:
+    """Loads the filter; with `listen` returns the listener that calls are handed to, else -1. With
+    `patient` a call that was received there is interrupted by nothing that does not kill."""
     program = (len(code) // 8).to_bytes(8, "little") + address(code).to_bytes(8, "little")
     flags = _SECCOMP_FILTER_FLAG_NEW_LISTENER if listen else 0
+    flags |= _SECCOMP_FILTER_FLAG_WAIT_KILLABLE if patient else 0
     result = call("seccomp", _SECCOMP_SET_MODE_FILTER, flags, program)
     return result if listen else -1
 
@@ -331,6 +337,7 @@ def run(modules: bytes) -> "NoReturn":
     inside = configuration["inside_id"]
     ruleset = interior.make_ruleset(configuration["landlock"], configuration["rules"])
     uid, gid = ids or (inside, inside)
+    folders = interior.take_folders(configuration["calls"])
     for path, flags in configuration["last_remounts"]:
         interior.mount(None, path, _MS_REMOUNT | _MS_BIND | flags)
     devices, clones = interior.mount_files(configuration, uid, gid, ruleset)
@@ -349,7 +356,14 @@ def run(modules: bytes) -> "NoReturn":
         call("listen", accepting, 256)
     terminal = open_terminal(configuration["terminal"])
     restrict_files(ruleset)
-    listener = restrict_calls(configuration["filter"], listen=configuration["exec_once"])
+    listener = restrict_calls(
+        configuration["filter"],
+        listen=configuration["exec_once"] or bool(folders),
+        patient=bool(folders),
+    )
+    if folders:
+        interior.hand_over(CONTROL_FD, [listener, *folders])
+        listener = -1
     if not channel:
         run_tool(configuration, listener)
     theirs, ours = make_streams(terminal)

@@ -34,6 +34,9 @@ COVERS: Final = f"{RUN}/covers"
 DEVICE: Final = "/dev/shm/fuse"  # noqa: S108
 """Where the launcher finds the device that mounts are made with; it is gone before the program."""
 
+HIDDEN: Final = f"{RUN}/calls"
+"""Where the launcher finds the real folders that are mediated call by call; gone before the program."""
+
 RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8
 WRITABLE_REMOUNTS: Final = [(path.encode(), NOSUID | NODEV | NOEXEC) for path in PRIVATE]
 COVER_FLAGS: Final = RDONLY | NOSUID | NODEV | NOEXEC
@@ -91,6 +94,14 @@ def bind_remounts(binds: Iterable[Bind]) -> list[tuple[bytes, int]]:
     ]
 
 
+def hidden(mounts: Iterable[Mount]) -> list[tuple[bytes, bytes]]:
+    """(where the real folder is bound for the launcher, where it stands in the run) of each mount."""
+    return [
+        (f"{HIDDEN}/{number}".encode(), os.fsencode(mount.path))
+        for number, mount in enumerate(mounts)
+    ]
+
+
 def etc_files() -> list[tuple[str, bytes]]:
     """The small files of `/etc`, the time zone and the loader's cache as they are here."""
     files = [
@@ -121,9 +132,11 @@ def landlock_rules(
     *,
     channel: bool,
     terminal: bool = False,
+    stands: Iterable[str] = (),
 ) -> list[tuple[bytes, int]]:
     """(path, rights) for every path that exists inside; rights of one path are joined. Mounts have
-    rules of their own (`places`). An executable that is a folder stands for all that it holds."""
+    rules of their own (`places`), and what only stands for a folder (`stands`) has none. An executable
+    that is a folder stands for all that it holds."""
     wanted: dict[str, tuple[int, bool]] = {}
 
     def grant(path: str, rights: int, *, directory: bool) -> None:
@@ -142,7 +155,7 @@ def landlock_rules(
         # What lies beside them inside was shown too.
         if os.path.dirname(path) != "/":
             grant(os.path.dirname(path), landlock.READ, directory=True)
-    for path in PRIVATE:
+    for path in set(PRIVATE) - set(stands):
         grant(path, landlock.WRITE, directory=True)
     for name in _DEVICES:
         grant(f"/dev/{name}", landlock.DEVICE, directory=False)
@@ -182,6 +195,7 @@ def bubblewrap(
     cwd: str,
     packages: dict[str, str],
     mounts: Sequence[Mount] = (),
+    calls: bool = False,
     binds: Sequence[Bind] = (),
     files: Iterable[str] = (),
     terminal: bool = False,
@@ -202,7 +216,7 @@ def bubblewrap(
         arguments += ["--perms", mode, "--size", size, "--tmpfs", path]
     for name in _DEVICES:
         arguments += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
-    if mounts:
+    if mounts and not calls:
         arguments += ["--dev-bind", FUSE, DEVICE]
     if terminal:
         arguments += ["--dev-bind", TTY, TTY, "--dir", os.path.dirname(TERMINAL)]
@@ -216,6 +230,10 @@ def bubblewrap(
     for path in sorted(_parents([*targets, *folders]) | set(folders), key=len):
         if not view.covered(path) and path not in PRIVATE:
             arguments += ["--dir", path]
+        if calls and any(mount.path == path for mount in mounts):
+            arguments += ["--perms", "0755", "--size", size, "--tmpfs", path]
+    for number, mount in enumerate(mounts if calls else ()):
+        arguments += ["--bind", mount.outside, f"{HIDDEN}/{number}"]
     for bind in sorted(binds, key=lambda one: len(one.path)):
         arguments += ["--bind" if bind.writable else "--ro-bind", bind.path, bind.path]
     for path in sorted(view.trees, key=len):

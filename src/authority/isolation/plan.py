@@ -47,6 +47,8 @@ _KERNEL_CALLS: Final = [
     "mount",
     "umount2",
     "open_tree",
+    "mount_setattr",
+    "sendmsg",
     "move_mount",
     "openat2",
     "prctl",
@@ -87,7 +89,8 @@ class SandboxSpec:
     plain streams; `terminal` (rows, columns) gives a run with a supervisor a terminal in place of its
     three pipes.
 
-    `mounts` are folders whose files the gate answers for, `binds` files and folders that the run
+    `mounts` are folders whose files the gate answers for; with `calls` it does so call by call, without
+    FUSE (`notify`). `binds` are files and folders that the run
     reaches without it (`places`); `files` are small files with their content that lie in the run
     read-only, also over ones that are shown. `certificates` (PEM) lies over every bundle of trusted
     certificates that the runtime brings along.
@@ -108,6 +111,7 @@ class SandboxSpec:
     forbidden: tuple[str, ...] = ()
     channel: bool = True
     mounts: tuple[Mount, ...] = ()
+    calls: bool = False
     binds: tuple[Bind, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
     terminal: tuple[int, int] | None = None
@@ -270,6 +274,7 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
     uncovered = not view.covered(spec.cwd) and not any(places.inside(spec.cwd, p) for p in placed)
     configuration = {
         "numbers": {name: NUMBERS[host.architecture][name] for name in _KERNEL_CALLS},
+        "calls": layout.hidden(mounts) if spec.calls else [],
         "files": [(os.fsencode(path), content) for path, content in written.items()],
         "covers": [(os.fsencode(source), os.fsencode(path)) for source, path in covers],
         "cover_flags": layout.COVER_FLAGS,
@@ -280,8 +285,8 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
         "remounts": [*layout.WRITABLE_REMOUNTS, *layout.bind_remounts(spec.binds)],
         "last_remounts": layout.ROOT_REMOUNT,
         "listeners": list(spec.listeners),
-        "fuse": layout.DEVICE.encode() if mounts else None,
-        "mounts": places.in_order(mounts, rules),
+        "fuse": layout.DEVICE.encode() if mounts and not spec.calls else None,
+        "mounts": [] if spec.calls else places.in_order(mounts, rules),
         "over": [os.fsencode(path) for path in over],
         "socket": layout.SOCKET.encode() if spec.channel else None,
         "limits": _limits(spec, host.cgroup),
@@ -297,6 +302,7 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
             [path for path in (*spec.files, *runtime.CERTIFICATES) if path in written],
             channel=spec.channel,
             terminal=spec.terminal is not None,
+            stands=[mount.path for mount in mounts] if spec.calls else [],
         ),
         "filter": bpf.build(
             host.architecture,
@@ -304,6 +310,7 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
             loopback=spec.loopback,
             datagrams=spec.datagrams,
             terminal=spec.terminal is not None,
+            calls=bool(spec.calls and mounts),
         ),
         "terminal": layout.TERMINAL.encode() if spec.terminal else None,
         "exec_once": execution is bpf.Exec.ONCE,
@@ -322,6 +329,7 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
         cwd=spec.cwd if uncovered else "",
         packages=packages,
         mounts=mounts,
+        calls=spec.calls,
         binds=spec.binds,
         files=written,
         terminal=spec.terminal is not None,
@@ -348,9 +356,14 @@ def _executable(spec: SandboxSpec) -> bool:
 
 def _usable(spec: SandboxSpec, host: Host, view: View) -> list[Mount]:
     mounts = places.usable(spec.mounts, view)
-    if mounts and host.fuse_problem[0]:
-        cause, fix = host.fuse_problem
+    cause, fix = host.calls_problem if spec.calls else host.fuse_problem
+    if mounts and cause:
         raise IsolationRefused(f"the policy's files can't be mounted: {cause}", fix)
+    if spec.calls and any(mount.executable for mount in mounts):
+        raise IsolationRefused(
+            "files that are mediated call by call can't be executed (process.exec_from)",
+            'files = "mount" can, where /dev/fuse is',
+        )
     return mounts
 
 

@@ -22,11 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from authority.isolation import cgroups, landlock, syscalls
+from authority.isolation import cgroups, landlock, notify, syscalls
 from authority.isolation.refusal import IsolationRefused, shown
 
 _BWRAP_PLACES: Final = ("/usr/bin/bwrap", "/bin/bwrap", "/usr/local/bin/bwrap")
 _CAP_SYS_ADMIN: Final = 21
+_CAP_SYS_PTRACE: Final = 19
 FUSE: Final = "/dev/fuse"
 _INSTALL: Final = (
     "install it: apt-get install -y bubblewrap (or your system's package of that name)"
@@ -38,7 +39,8 @@ class Host:
     """What a plan rests on. `bwrap` is empty when it is missing or not to be trusted, and then
     `bwrap_problem` says why; `landlock_abi` is 0 when there is none; `user_namespaces` says whether
     the kernel's settings allow them, not that a start was tried. `fuse_problem` is why files can't be
-    mounted through the gate (cause, fix), or two empty texts."""
+    mounted through the gate (cause, fix), or two empty texts; `calls_problem` why they can't be
+    mediated call by call."""
 
     kernel: str
     architecture: str
@@ -53,6 +55,7 @@ class Host:
     gid: int
     sys_admin: bool
     fuse_problem: tuple[str, str] = ("", "")
+    calls_problem: tuple[str, str] = ("", "")
 
     @property
     def root(self) -> bool:
@@ -191,6 +194,12 @@ def probe() -> Host:
         gid=os.getegid(),
         sys_admin=bool(capabilities >> _CAP_SYS_ADMIN & 1),
         fuse_problem=fuse_problem(),
+        calls_problem=notify.problem(
+            platform.release(),
+            _read("/proc/sys/kernel/yama/ptrace_scope"),
+            root=os.geteuid() == 0,
+            may_trace=bool(capabilities >> _CAP_SYS_PTRACE & 1),
+        ),
     )
 
 

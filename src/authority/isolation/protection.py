@@ -71,6 +71,13 @@ def statement(
             "the list of programs: the policy names folders with execution (process.exec_from), so "
             "the list is advisory, and the run can execute whatever it writes there"
         )
+    if spec.calls and mounts:
+        absent += [
+            "counting and bounding what is written to files, and asking again when the run has read a "
+            "secret: they are mediated call by call, a file that is open is the program's to use, and "
+            "where file_bytes is limited none is opened for writing",
+            "taking open files back: a halt or a revocation ends the run at once",
+        ]
     if spec.binds:
         absent.append(
             "mediation of files: they are bound plainly, so reads and writes below the bound paths "

@@ -19,7 +19,6 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import marshal
 import os
@@ -30,13 +29,13 @@ import struct
 import termios
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from authority.isolation import cgroups, layout, processes, spawn
+from authority.isolation import cgroups, layout, leftovers, notify, processes, spawn
 from authority.isolation.launcher import FIRST_FD
-from authority.isolation.places import HOME
+from authority.isolation.places import HOME, MAX_MOUNTS
 from authority.isolation.plan import Plan
 from authority.isolation.probe import explain
 from authority.isolation.refusal import IsolationRefused, shown
@@ -46,9 +45,8 @@ WATCH_SECONDS: Final = 0.1
 _FREEZE_SECONDS: Final = 2.0
 _CREDENTIALS: Final = struct.Struct("=iii")
 _EXIT: Final = struct.Struct(">ii")
-_swept: set[str] = set()
-_leftovers: list[cgroups.Group] = []
-_removing: set[asyncio.Task[None]] = set()
+_HANDED_BYTES: Final = 9
+_HANDED_MOST: Final = 2 + 2 * MAX_MOUNTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +79,7 @@ class Sandbox:
         self._first_fd = -1
         self._watcher: asyncio.Task[None] | None = None
         self._reason = ""
+        self._hands: Callable[[notify.Handed], None] | None = None
 
     # --- starting ---
 
@@ -106,13 +105,20 @@ class Sandbox:
     def _receive(self) -> bool:
         """Reads the control socket; True once the program runs. Raises when it won't."""
         try:
-            data, extra, _, _ = self._control.recvmsg(8192, socket.CMSG_SPACE(_CREDENTIALS.size))
+            data, extra, _, _ = self._control.recvmsg(
+                _HANDED_BYTES if self._hands else 8192,
+                socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4 * _HANDED_MOST),
+                socket.MSG_CMSG_CLOEXEC,
+            )
         except BlockingIOError:
             if not _is_readable(self._outer_fd):
                 return False
             data, extra = b"", []
         except ConnectionResetError:
             # It went away with our configuration unread; what it said before comes next.
+            return False
+        if data[:1] == b"L" and self._hands is not None:
+            self._take(data[1:], extra)
             return False
         if data[:1] == b"S":
             credentials = [
@@ -123,7 +129,30 @@ class Sandbox:
             self._accept(credentials)
             self._received = data[1:]
             return True
+        if data and self._hands is not None:
+            with contextlib.suppress(BlockingIOError):
+                data += self._control.recv(8192)
         raise self._refusal(data)
+
+    def _take(self, data: bytes, extra: list[tuple[int, int, bytes]]) -> None:
+        """The listener and the folders: for whoever answers calls about files."""
+        fds = [
+            int.from_bytes(content[at : at + 4], "little")
+            for level, kind, content in extra
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+            for at in range(0, len(content) - 3, 4)
+        ]
+        hands, self._hands = self._hands, None
+        found = notify.handed(
+            data,
+            fds,
+            self.plan.host.architecture,
+            len(self.plan.mounts),
+            exec_once=bool(self.plan.configuration["exec_once"]),
+        )
+        if found is None or hands is None:
+            raise IsolationRefused("the launcher handed over something else than what was planned")
+        hands(found)
 
     def _accept(self, credentials: list[tuple[int, int, int]]) -> None:
         """What the kernel, not the launcher, says about the process on the other side."""
@@ -198,12 +227,7 @@ class Sandbox:
         if self._claim is not None:
             self._claim.close()
         if self._group is not None and not self._group.remove():
-            # The kernel takes a moment to empty a group of the dead. Should this loop end before,
-            # the next start, or the next gate, removes it.
-            _leftovers.append(self._group)
-            task = asyncio.get_running_loop().create_task(_remove_later())
-            _removing.add(task)
-            task.add_done_callback(_removing.discard)
+            leftovers.take(self._group)
 
     def _abandon(self) -> None:
         """A start that failed: nothing may be left of it."""
@@ -289,48 +313,6 @@ def _is_readable(fd: int) -> bool:
     return bool(poll.poll(0))
 
 
-async def _remove_later() -> None:
-    for pause in (0.005, 0.02, 0.1, 0.5, 2.0):
-        await asyncio.sleep(pause)
-        if remove_leftovers():
-            return
-
-
-@atexit.register
-def remove_leftovers() -> bool:
-    """Removes the groups of runs that have ended; True when none is left."""
-    _leftovers[:] = [group for group in _leftovers if not group.remove()]
-    return not _leftovers
-
-
-def _sweep_once(support: cgroups.Support) -> None:
-    remove_leftovers()
-    key = repr(support)
-    if key not in _swept:
-        _swept.add(key)
-        cgroups.sweep(support)
-
-
-def _group_for(plan: Plan) -> cgroups.Group | None:
-    if not plan.cgroup.version:
-        return None
-    _sweep_once(plan.cgroup)
-    spec = plan.spec
-    try:
-        return cgroups.create(
-            plan.cgroup,
-            memory=spec.memory,
-            # Process 1 counts too.
-            processes=spec.processes + 1 if spec.processes else 0,
-            millicpus=spec.millicpus,
-        )
-    except OSError as error:
-        raise IsolationRefused(
-            f"the run's control group could not be made: {shown(str(error))}",
-            "look at the limits in the policy, and at `authority doctor`",
-        ) from error
-
-
 async def start(
     plan: Plan,
     channel: socket.socket | None = None,
@@ -338,12 +320,15 @@ async def start(
     stdin: int | None = None,
     stdout: int | None = None,
     stderr: int | None = None,
+    calls: Callable[[notify.Handed], None] | None = None,
 ) -> Sandbox:
     """Starts a run and returns when its program has been executed.
 
     With a plan for a channel, `channel` is the run's end of a stream socket pair, taken over and
     closed here. Otherwise `stdin`, `stdout` and `stderr` are descriptors for the program's streams;
-    what is left out is /dev/null. Raises `IsolationRefused`; nothing of the run is left then.
+    what is left out is /dev/null. `calls` takes what a launcher hands over where files are mediated
+    call by call, and has to answer from then on: the program's start waits for it. Raises
+    `IsolationRefused`; nothing of the run is left then.
     """
     try:
         if threading.current_thread() is not threading.main_thread():
@@ -353,14 +338,19 @@ async def start(
             )
         if (channel is None) is plan.spec.channel:
             raise IsolationRefused("the plan and the start disagree about the channel")
-        return await _start(plan, channel, (stdin, stdout, stderr))
+        if bool(plan.configuration["calls"]) is (calls is None):
+            raise IsolationRefused("the plan and the start disagree about who answers calls")
+        return await _start(plan, channel, (stdin, stdout, stderr), calls)
     finally:
         if channel is not None:
             channel.close()
 
 
 async def _start(
-    plan: Plan, channel: socket.socket | None, streams: tuple[int | None, ...]
+    plan: Plan,
+    channel: socket.socket | None,
+    streams: tuple[int | None, ...],
+    calls: Callable[[notify.Handed], None] | None,
 ) -> Sandbox:
     ours, theirs = socket.socketpair()
     theirs.setblocking(True)  # the launcher waits on it, whatever this process's default timeout
@@ -376,7 +366,7 @@ async def _start(
         host_id = plan.host.uid
         if plan.host.root:
             host_id, claim = spawn.take_host_id()
-        group = _group_for(plan)
+        group = leftovers.group_for(plan)
         entrances = group.open_entrances() if group is not None else []
         own = (
             [channel.fileno()]
@@ -392,6 +382,7 @@ async def _start(
         sandbox = Sandbox(plan, outer, ours, diagnostics)
         sandbox.uid = host_id
         sandbox._group, sandbox._claim = group, claim
+        sandbox._hands = calls
         theirs.close()
         first_entrance = FIRST_FD + len(own)
         unused = first_entrance + len(entrances)

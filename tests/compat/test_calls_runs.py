@@ -1,0 +1,317 @@
+"""Real programs in real runs without a mount: their calls are answered one by one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.gate.lab import Lab, lab_at
+
+POLICY = """\
+version = 1
+[filesystem]
+read = ["./**"]
+write = ["./**"]
+files = "calls"
+[process]
+exec = ["git", "coreutils", "tar", "bash", "python3"]
+[limits]
+processes = 1500
+[labels]
+trusted = ["user", "fs:./**"]
+[budgets]
+denials = 1000
+"""
+USER = 61_234
+AS_USER = """\
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from tests.compat.test_calls_runs import POLICY, TREE
+from tests.gate.lab import lab_at
+with lab_at() as lab:
+    lab.file("in.txt", "input")
+    ran = lab.run(["bash", "-c", TREE], POLICY)
+    print(json.dumps([ran.out, ran.err, ran.events[0]["protection"]["ids"]]))
+"""
+TREE = """\
+set -e
+cat in.txt; echo
+mkdir -p a/b/c; echo one > a/b/f; cp -r a copy; mv copy moved
+find moved | sort
+cd moved/b; pwd | sed 's:.*/work::'; echo two >> f; cat f; cd ..; ls -la | wc -l; cd ..
+chmod 640 a/b/f; stat -c '%a %F %s' a/b/f; touch -d @86400 a/b/f; stat -c %Y a/b/f
+ln -s b/f a/l; cat a/l; readlink a/l; ln a/b/f a/g; stat -c %h a/g
+ln -s b a/d; (cd a/d; cat f; ls); cat a/d/../d/f
+tar cf t.tar a; mkdir x; tar xf t.tar -C x; cat x/a/b/f
+echo there > /tmp/t; mv /tmp/t here; cat here; cp here /tmp/back; cat /tmp/back
+chmod 600 /tmp/back; touch -d @86400 /tmp/back; stat -c '%a %Y' /tmp/back
+ln -s $PWD/here /tmp/link; cat /tmp/link; ln -s /tmp/back away; cat away
+truncate -s 3 here; cat here; echo; test -e none || echo none
+rm -r moved x; rmdir a/b/c; ls
+"""
+SAID = """\
+input
+moved
+moved/b
+moved/b/c
+moved/b/f
+/moved/b
+one
+two
+4
+640 regular file 4
+86400
+one
+b/f
+2
+one
+c
+f
+one
+one
+there
+there
+600 86400
+there
+there
+the
+none
+a
+away
+data
+here
+in.txt
+out
+t.tar
+"""
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with lab_at() as made:
+        made.work.chmod(0o777)
+        yield made
+
+
+def without_policies(out: str) -> str:
+    return "".join(line for line in out.splitlines(True) if not line.startswith("policy-"))
+
+
+def test_the_usual_programs(lab: Lab) -> None:
+    lab.file("in.txt", "input")
+    ran = lab.run(["bash", "-c", TREE], POLICY)
+    assert without_policies(ran.out) == SAID, ran.err
+    assert ran.events[0]["protection"]["files"] == "calls"
+    assert lab.log(kind="admit", run=ran.run, effect="fs.open")
+    assert {e["effect"] for e in lab.log(kind="admit", run=ran.run)} >= {
+        *("fs.modify", "fs.mkdir", "fs.rename", "fs.delete", "fs.link", "fs.symlink"),
+        "fs.attributes",
+    }
+
+
+def test_the_usual_programs_of_an_ordinary_user() -> None:
+    """The gate is an ordinary user, and so the owner of what the run has."""
+    if os.geteuid():
+        pytest.skip("the other tests are by an ordinary user already")
+    done = subprocess.run(
+        [sys.executable, "-c", AS_USER, str(Path(__file__).parents[2])],
+        capture_output=True, text=True, user=USER, group=USER, extra_groups=[], timeout=120,
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"}, cwd="/", check=False,
+    )  # fmt: skip
+    if "Permission denied" in done.stderr and not done.stdout:
+        pytest.skip("this interpreter can't be started by another user")
+    assert done.returncode == 0, done.stderr
+    import json
+
+    out, err, ids = json.loads(done.stdout)
+    assert "own host user" in ids
+    assert without_policies(out) == SAID, err
+
+
+def test_git_makes_and_uses_a_repository(lab: Lab) -> None:
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    script = (
+        "set -e; export HOME=/tmp GIT_CONFIG_NOSYSTEM=1\n"
+        "git init -q repo; cd repo\n"
+        "git config user.name a; git config user.email a@example.com\n"
+        "echo one > f; git add f; git commit -qm one\n"
+        "echo two >> f; git commit -qam two; git mv f g; git commit -qm three\n"
+        "git log --oneline | cat; git status -s; cat g; cd ..; git clone -q repo copied\n"
+        "git -C copied gc -q; git -C copied fsck; cat copied/g; mv repo turned\n"
+        "git -C turned config core.fsmonitor ./evil || echo refused\n"
+    )
+    ran = lab.run(["bash", "-c", script], POLICY)
+    lines = ran.out.splitlines()
+    assert [line.split(" ", 1)[1] for line in lines[:3]] == ["three", "two", "one"], ran.err
+    assert lines[3:] == ["one", "two", "one", "two", "refused"], ran.err
+    assert "fsmonitor" not in (lab.work / "turned/.git/config").read_text()
+
+
+def test_python_reads_writes_lists_and_removes(lab: Lab) -> None:
+    lab.file("in.txt", "input")
+    ran = lab.run(
+        "import os, pathlib, shutil, tempfile, sqlite3, mmap\n"
+        "p = pathlib.Path('made'); p.mkdir()\n"
+        "(p / 'a.txt').write_text(open('in.txt').read() * 3)\n"
+        "with open(p / 'a.txt', 'a') as f: f.write('!'); os.fchmod(f.fileno(), 0o640)\n"
+        "mine = os.stat('in.txt').st_uid == os.getuid()\n"
+        "print((p / 'a.txt').read_text(), sorted(os.listdir('made')), mine)\n"
+        "print(oct(os.stat(p / 'a.txt').st_mode), os.path.realpath('made/../in.txt')[-11:])\n"
+        "f = tempfile.TemporaryFile(dir='.'); f.write(b'x' * 200000); f.seek(0); print(len(f.read()))\n"
+        "fd = os.open('made', os.O_RDONLY); print(os.listdir(fd)); os.fchdir(fd); print(os.listdir())\n"
+        "print(open('a.txt').read(), os.path.samestat(os.stat('.'), os.fstat(fd))); os.chdir('..')\n"
+        "os.utime('made/a.txt', ns=(5 * 10**9, 7 * 10**9)); print(os.stat('made/a.txt').st_mtime)\n"
+        "db = sqlite3.connect('x.db'); db.execute('pragma journal_mode=wal')\n"
+        "db.execute('create table t (a)')\n"
+        "with db: db.executemany('insert into t values (?)', [(n,) for n in range(500)])\n"
+        "print(db.execute('select sum(a) from t').fetchone()[0])\n"
+        "for n in range(3000): open(f'made/{n}', 'w').close()\n"
+        "print(len(os.listdir('made')))\n"
+        "shutil.rmtree(p); print(p.exists())\n",
+        POLICY,
+    )
+    assert ran.out.splitlines() == [
+        "inputinputinput! ['a.txt'] True",
+        "0o100640 work/in.txt",
+        "200000",
+        "['a.txt']",
+        "['a.txt']",
+        "inputinputinput! True",
+        "7.0",
+        "124750",
+        "3001",
+        "False",
+    ], ran.err
+
+
+def test_a_denial_is_eacces_and_an_entry(lab: Lab) -> None:
+    lab.file("ro/x", "x")
+    lab.file("closed/y", "y")
+    policy = POLICY.replace('write = ["./**"]', 'write = ["./out/**"]\ndeny = ["./closed/**"]')
+    ran = lab.run(
+        "import os; fd = os.open('ro/x', os.O_RDONLY)\n"
+        "for f in (lambda: open('ro/x', 'w'), lambda: os.remove('ro/x'), lambda: os.mkdir('ro/d'),\n"
+        "          lambda: os.chmod('ro/x', 0o777), lambda: os.fchmod(fd, 0o777),\n"
+        "          lambda: os.truncate('ro/x', 0), lambda: open('closed/y'),\n"
+        "          lambda: os.stat('closed/y')):\n"
+        "    try: f()\n"
+        "    except OSError as e: print(e.errno)\n"
+        "print(open('ro/x').read(), 'closed' in os.listdir())\n",
+        policy,
+    )
+    assert ran.out.splitlines() == [*["13"] * 6, "2", "2", "x False"], ran.err
+    assert {e["effect"] for e in lab.denials(run=ran.run)} == {
+        *("fs.modify", "fs.delete", "fs.mkdir", "fs.attributes")
+    }
+
+
+def test_what_acts_later_is_refused_to_every_program(lab: Lab) -> None:
+    script = (
+        "mkdir -p p; echo x > p/.envrc; echo x > e; mv e p/.bashrc; mkdir p/.vscode; "
+        "ln -s e p/.mcp.json; mkdir -p q/workflows; echo x > q/workflows/a.yml; "
+        "mv q .github; ls -A p"
+    )
+    ran = lab.run(["bash", "-c", script], POLICY)
+    assert ran.out == "", ran.err
+    assert ran.err.count("ermission denied") == 5, ran.err
+
+
+def test_a_configuration_is_not_renamed_while_somebody_can_write_to_it(lab: Lab) -> None:
+    """A descriptor that was handed in is known to the kernel, and the kernel is asked."""
+    ran = lab.run(
+        "import os\n"
+        "os.makedirs('own/.git')\n"
+        "f = open('own/.git/c1', 'w'); f.write('[user]\\n\\tname = a\\n'); f.flush()\n"
+        "try: os.rename('own/.git/c1', 'own/.git/config')\n"
+        "except OSError as e: print('open', e.errno)\n"
+        "f.close(); os.rename('own/.git/c1', 'own/.git/config'); print('closed')\n",
+        POLICY,
+    )
+    assert ran.out.splitlines() == ["open 13", "closed"], ran.err
+
+
+def test_where_writes_are_counted_nothing_is_opened_for_writing(lab: Lab) -> None:
+    lab.file("in.txt", "input")
+    ran = lab.run(
+        "import os\n"
+        "print(open('in.txt').read())\n"
+        "try: open('new.txt', 'w')\n"
+        "except OSError as e: print(e.errno, os.path.exists('new.txt'))\n",
+        POLICY + "file_bytes = 100000\n",
+    )
+    assert ran.out.splitlines() == ["input", "13 False"], ran.err
+    assert any("file_bytes" in e["reason"] for e in lab.denials(run=ran.run))
+    assert any("counting" in each for each in ran.events[0]["protection"]["not_in_force"])
+
+
+def test_a_new_secret_is_not_opened_beside_files_that_can_be_written(lab: Lab) -> None:
+    lab.file("key", "secret")
+    policy = POLICY + '[labels.secrets]\nkey = ["fs:./key"]\n[labels.release]\nkey = []\n'
+    read, write = "open('key').read()", "open('w', 'w')"
+    for first, then, refused in ((read, write, False), (write, read, True)):
+        ran = lab.run(
+            f"said = ['begun']\nx = {first}\n"
+            f"try: y = {then}\n"
+            "except OSError as e: said.append(str(e.errno))\n"
+            "print(*said)\n",
+            policy,
+        )
+        reasons = [e["reason"] for e in lab.denials(run=ran.run)]
+        assert any("unseen" in each for each in reasons) is refused, (ran.err, reasons)
+    twice = lab.run(f"x = {read}; y = {read}; print('twice')", policy)
+    assert not any("unseen" in e["reason"] for e in lab.denials(run=twice.run))
+
+
+def test_a_program_that_may_start_none(lab: Lab) -> None:
+    """The listener that answers for files lets the first program start, and no other."""
+    lab.file("in.txt", "input")
+    policy = POLICY.replace('exec = ["git", "coreutils", "tar", "bash", "python3"]', "exec = []")
+    ran = lab.run(
+        "import os, sys\n"
+        "print(open('in.txt').read(), flush=True)\n"
+        "for path in (sys.executable, '/usr/bin/true'):\n"
+        "    try: os.execv(path, [path, '-c', 'print(666)'])\n"
+        "    except OSError as e: print(e.errno)\n",
+        policy,
+    )
+    assert ran.out.splitlines() == ["input", "38", "38"], ran.err
+
+
+def test_a_halt_ends_the_run(lab: Lab) -> None:
+    ran = lab.start(
+        "import time\nf = open('endless', 'wb', 0)\nprint('on', flush=True)\n"
+        "while True: f.write(b'x' * 1000); time.sleep(0.001)\n",
+        POLICY,
+    ).started()
+    ran.said("on")
+    lab.admin("POST", "/v1/halt", {"run": ran.run, "reason": "tested"})
+    ran.end()
+    size = (lab.work / "endless").stat().st_size
+    (halt,) = lab.log(kind="halt", run=ran.run)
+    assert [e for e in lab.log(kind="admit", run=ran.run) if e["seq"] > halt["seq"]] == []
+    assert (lab.work / "endless").stat().st_size == size
+
+
+def test_folders_with_execution_need_a_mount(lab: Lab) -> None:
+    (lab.work / ".venv").mkdir(exist_ok=True)
+    policy = POLICY.replace('"python3"]', '"python3"]\nexec_from = ["./.venv"]')
+    ran = lab.start("print(1)", policy)
+    with pytest.raises(Exception, match="can't be executed"):
+        ran.started()
+
+
+def test_a_named_home(lab: Lab) -> None:
+    policy = POLICY.replace("[limits]", 'home = "kept"\n[limits]')
+    said = "import os; p = os.path.expanduser('~/login'); "
+    first = lab.run(
+        said + "open(p, 'w').write('token'); print(os.listdir(os.path.dirname(p)))", policy
+    )
+    assert first.out == "['login']\n", first.err
+    again = lab.run(said + "print(open(p).read())", policy)
+    assert again.out == "token\n", again.err
