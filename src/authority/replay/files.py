@@ -3,7 +3,8 @@
 Rules
 - Nothing outside is changed: every mount is an overlay whose upper folder is the replay's own, and goes
   with it.
-- What the run made then is hidden: it was not there when the run began.
+- What the run made then is hidden: it was not there when the run began. What it gave a name by a
+  rename counts as made, when it had not touched that name before.
 - A file that was read then must be the one that lies there now. Its identity and size are part of the
   recorded request; that nothing touched it since is told by its change time, which nobody can set.
   A file that was changed since is said to be gone: its content was not kept.
@@ -96,7 +97,9 @@ def _made(recording: Recording) -> list[bytes]:
         verdict, outcome = asked.verdict, asked.outcome
         if not isinstance(verdict, entries.Admit) or outcome is None:
             continue
-        if verdict.resource.startswith("fs:") and verdict.effect in _MAKES:
+        if verdict.effect == "fs.rename" and outcome.status == "done":
+            seen.setdefault(verdict.target, True)
+        elif verdict.resource.startswith("fs:") and verdict.effect in _MAKES:
             made = outcome.status == "done" and bool(outcome.facts.get("created"))
             seen.setdefault(verdict.resource, made)
         elif verdict.effect in ("fs.open", "fs.read") and outcome.status == "done":

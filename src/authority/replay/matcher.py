@@ -15,11 +15,14 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from typing import Any
 
+import msgspec
+
 from authority.gate.reader import Asked as Now
 from authority.kernel import entries
 from authority.kernel.canonical import printable
 from authority.kernel.codes import SENTENCES, Code, Layer
 from authority.kernel.policy import Policy
+from authority.kernel.requests import FsOpen
 from authority.replay.bodies import Kept, Missing
 from authority.replay.diff import described, differing
 from authority.replay.errors import Diverged, Divergence
@@ -27,6 +30,7 @@ from authority.replay.recording import Asked, Recording
 
 _STOPPED = frozenset({str(Code.HALTED), str(Code.CAP_REVOKED)})
 NOTHING = "nothing"
+_opened = msgspec.json.Decoder(FsOpen).decode
 
 
 class Matcher:
@@ -44,6 +48,7 @@ class Matcher:
         for asked in recording.own:
             self._own[asked.verdict.effect, asked.verdict.request].append(asked)
         self._order = recording.requests()
+        self._changed = _changed(self._order)
         self._first = 0
 
     @property
@@ -105,7 +110,7 @@ class Matcher:
 
     def _match_own(self, now: Now) -> Asked:
         request = now.request
-        waiting = self._own.get((request.effect, request.digest))
+        waiting = self._own.get((request.effect, request.digest)) or self._renewed(now)
         if not waiting:
             oldest = next(
                 (
@@ -126,9 +131,34 @@ class Matcher:
                 )
             raise Diverged(differing(oldest, now, self._kept, "another request"))
         found = waiting.popleft()
+        while found.done:
+            found = waiting.popleft()
         if found.seq > self.frontier:
             self.reordered += 1
         return self._take(found)
+
+    def _renewed(self, now: Now) -> deque[Asked] | None:
+        """The opening of a file that the run itself wrote before: it is another file now, of the same
+        size."""
+        request = now.request
+        if request.effect != "fs.open" or not isinstance(request.arguments, FsOpen):
+            return None
+        changed = self._changed.get(request.shown, 2**53)
+        for each in self.recording.own:
+            verdict = each.verdict
+            if (verdict.effect, verdict.resource) != ("fs.open", request.shown) or each.done:
+                continue
+            if changed < each.seq and self._size(each) == request.arguments.size:
+                return deque([each])
+            return None
+        return None
+
+    def _size(self, asked: Asked) -> int:
+        body = asked.verdict.arguments
+        try:
+            return _opened(self._kept.read(body)).size if body is not None else -1
+        except (Missing, msgspec.MsgspecError):
+            return -1
 
     def _take(self, found: Asked) -> Asked:
         found.done = True
@@ -205,6 +235,16 @@ class Matcher:
         if left is None:
             return None
         return Divergence(left.seq, "a request less", described(left.verdict), NOTHING)
+
+
+def _changed(order: list[Asked]) -> dict[str, int]:
+    """Files that the run wrote or gave a name, and the entry by which it did so first."""
+    found: dict[str, int] = {}
+    for asked in order:
+        verdict = asked.verdict
+        if verdict.effect in ("fs.modify", "fs.rename", "fs.link", "fs.write", "fs.append"):
+            found.setdefault(verdict.target or verdict.resource, asked.seq)
+    return found
 
 
 def _of_the_gate(asked: Asked) -> bool:

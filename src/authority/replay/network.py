@@ -37,7 +37,7 @@ from authority.replay.door import Flow, ReplayDoor
 from authority.replay.errors import Diverged
 from authority.replay.files import Copies
 
-_STATUS: Final = re.compile(rb"HTTP(?:/1\\.1)? ([1-5][0-9]{2})\\r\\n")
+_STATUS: Final = re.compile(rb"HTTP(?:/1\.1)? ([1-5][0-9]{2})\r\n")
 _FRAMING: Final = (b"content-length:", b"transfer-encoding:", b"connection:")
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 _NO_BODY: Final = frozenset({204, 304})
@@ -137,11 +137,13 @@ def play(flow: Flow, *, plain: bool) -> socket.socket:
 
 async def _play(flow: Flow, sock: socket.socket, *, plain: bool) -> None:
     loop = asyncio.get_running_loop()
-    draining = loop.create_task(_drain(sock))
+    heard = asyncio.Event()
+    draining = loop.create_task(_drain(sock, heard))
     try:
         pieces = flow.pieces()
         if not plain:
             pieces = _answer(flow, pieces)
+            await heard.wait()
         out = 0
         for way, data in pieces:
             if way == "out":
@@ -152,8 +154,8 @@ async def _play(flow: Flow, sock: socket.socket, *, plain: bool) -> None:
                 await flow.moved.wait()
             await loop.sock_sendall(sock, data)
         outcome = flow.found.outcome
-        if plain and outcome is not None and outcome.status == "done":
-            with contextlib.suppress(OSError):
+        if outcome is not None and outcome.status == "done":
+            if plain:
                 sock.shutdown(socket.SHUT_WR)
             await draining
     except Diverged as other:
@@ -166,12 +168,13 @@ async def _play(flow: Flow, sock: socket.socket, *, plain: bool) -> None:
         sock.close()
 
 
-async def _drain(sock: socket.socket) -> None:
+async def _drain(sock: socket.socket, heard: asyncio.Event) -> None:
     """What the worker sends is held against the recording when it is committed; here it is read."""
     loop = asyncio.get_running_loop()
     with contextlib.suppress(OSError):
         while await loop.sock_recv(sock, 64 * 1024):
-            pass
+            heard.set()
+    heard.set()
 
 
 def _answer(flow: Flow, pieces: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
