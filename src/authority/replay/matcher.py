@@ -13,6 +13,7 @@ Rules
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -173,7 +174,8 @@ class Matcher:
         if token is not None and now.facts.mac_ok:
             own = self.recording.start.capability
             at = token.ids.index(own) if own in token.ids else -1
-            presented = [r.plain() for r in token.restrictions[at + 1 :]] if at >= 0 else None
+            below = [r.plain() for r in token.restrictions[at + 1 :]]
+            presented = [_without_nonce(r) for r in below] if at >= 0 else None
         if then != presented:
             raise Diverged(
                 Divergence(
@@ -193,7 +195,7 @@ class Matcher:
         said = dict(zip(caps[len(caps) - len(unknown) :], unknown, strict=True))
         known = self.recording.derived
         return [
-            said[id_] if id_ in said else known.get(id_, ("", None))[1]
+            _without_nonce(said[id_] if id_ in said else known.get(id_, ("", {}))[1])
             for id_ in caps[caps.index(own) + 1 :]
         ]
 
@@ -235,6 +237,11 @@ class Matcher:
         if left is None:
             return None
         return Divergence(left.seq, "a request less", described(left.verdict), NOTHING)
+
+
+def _without_nonce(restriction: Mapping[str, Any]) -> dict[str, Any]:
+    """What a restriction says; the nonce only makes its id."""
+    return {name: value for name, value in restriction.items() if name != "nonce"}
 
 
 def _changed(order: list[Asked]) -> dict[str, int]:
