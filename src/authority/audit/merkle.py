@@ -97,7 +97,7 @@ class Tree:
         """The root of the first `size` leaves (all by default)."""
         size = self.size if size is None else size
         self._in_range(size)
-        return self._range(0, size) if size else EMPTY
+        return self.range(0, size) if size else EMPTY
 
     def inclusion(self, index: int, size: int | None = None) -> list[bytes]:
         """The audit path of leaf `index` in the tree of `size` leaves (RFC 6962, 2.1.1)."""
@@ -108,12 +108,12 @@ class Tree:
         path: list[bytes] = []
         low, high = 0, size
         while high - low > 1:
-            middle = low + _split(high - low)
+            middle = low + split(high - low)
             if index < middle:
-                path.append(self._range(middle, high))
+                path.append(self.range(middle, high))
                 high = middle
             else:
-                path.append(self._range(low, middle))
+                path.append(self.range(low, middle))
                 low = middle
         path.reverse()
         return path
@@ -127,16 +127,16 @@ class Tree:
         path: list[bytes] = []
         low, high, whole = 0, new, True
         while old != high:
-            middle = low + _split(high - low)
+            middle = low + split(high - low)
             if old <= middle:
-                path.append(self._range(middle, high))
+                path.append(self.range(middle, high))
                 high = middle
             else:
-                path.append(self._range(low, middle))
+                path.append(self.range(low, middle))
                 low = middle
                 whole = False
         if not whole:
-            path.append(self._range(low, high))
+            path.append(self.range(low, high))
         path.reverse()
         return path
 
@@ -144,13 +144,14 @@ class Tree:
         if not 0 <= size <= self.size:
             raise ValueError(f"a tree of {self.size} leaves has none of {size}")
 
-    def _range(self, low: int, high: int) -> bytes:
+    def range(self, low: int, high: int) -> bytes:
+        """The hash of the subtree of the leaves `low` to `high` (exclusive)."""
         count = high - low
         if count & (count - 1) == 0:  # a full subtree: its hash is at hand
             level = count.bit_length() - 1
             return self._levels[level][low >> level]
-        middle = low + _split(count)
-        return node_hash(self._range(low, middle), self._range(middle, high))
+        middle = low + split(count)
+        return node_hash(self.range(low, middle), self.range(middle, high))
 
 
 def verify_inclusion(
@@ -214,6 +215,6 @@ def verify_consistency(
     return last == 0 and first == old_root and second == new_root
 
 
-def _split(count: int) -> int:
+def split(count: int) -> int:
     """The largest power of two below `count` (which is at least 2)."""
     return 1 << ((count - 1).bit_length() - 1)

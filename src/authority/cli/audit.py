@@ -23,6 +23,7 @@ from authority.audit.query import Filter
 from authority.audit.store import ContentStore
 from authority.audit.verification import Report, verify
 from authority.audit.witness import DirectoryWitness
+from authority.cli import bundle as bundles
 from authority.cli.common import add_common, print_json, state_of, table, when
 from authority.errors import AuthorityError
 from authority.gate.client import client
@@ -45,6 +46,14 @@ def main(arguments: Sequence[str]) -> int:
         "--rejudge", action="store_true", help="recompute every verdict from the log, and compare"
     )
     one.add_argument("--store", type=Path, metavar="DIR", help="the content store beside --log")
+    one.add_argument("--bundle", type=Path, metavar="FILE", help="a run's bundle, instead of a log")
+    one = parts.add_parser(
+        "bundle", help="one run as a file that can be checked and played elsewhere"
+    )
+    one.add_argument("run")
+    one.add_argument("--output", type=Path, required=True, metavar="FILE")
+    one.add_argument("--with-keys", action="store_true", help="the keys of what is sealed, too")
+    one.add_argument("--alone", action="store_true", help="without the lines of other runs")
     one = parts.add_parser("show", help="one entry, or the last ones")
     one.add_argument("entry", nargs="?", type=int)
     one.add_argument("-n", type=int, default=20, help="how many (default: 20)")
@@ -90,6 +99,8 @@ def _outside_key(text: str, local: VerifyKey | None) -> VerifyKey | None:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    if options.bundle is not None:
+        return bundles.verify(options)
     if options.log is not None:
         directory, local, witnesses = options.log, None, []
         store, sealed = options.store, None
@@ -117,7 +128,7 @@ def _verify(options: argparse.Namespace) -> int:
     else:
         _say(report)
         if judged:
-            _say_judged(judged)
+            say_judged(judged)
     if report.ok and (judged is None or judged.ok):
         return 0
     if options.log is None:
@@ -187,7 +198,8 @@ def _say(report: Report) -> None:
         print(f"  the {report.entries} entries before it check out")
 
 
-def _say_judged(found: Rejudged) -> None:
+def say_judged(found: Rejudged) -> None:
+    """What came of judging again."""
     if found.ok:
         print(f"every verdict judges the same again: {found.judged} recomputed")
     else:
@@ -313,7 +325,12 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _bundle(options: argparse.Namespace) -> int:
+    return bundles.make(options, _key(state_of(options)))
+
+
 _WHAT = {
+    "bundle": _bundle,
     "verify": _verify,
     "show": _show,
     "tail": _tail,

@@ -7,16 +7,23 @@ difference is named.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from authority.audit import query
 from authority.audit.store import ContentStore
 from authority.audit.verification import verify
+from authority.cli.bundle import outside_key
 from authority.cli.common import parser, print_json, state_of
 from authority.errors import AuthorityError
+from authority.gate import statedir
+from authority.gate.statedir import StateDir
 from authority.kernel.canonical import printable
+from authority.replay import bundle
 from authority.replay.account import Account
 from authority.replay.report import SAME, Report
 from authority.replay.run import Source, replay
@@ -26,7 +33,20 @@ from authority.replay.steps import Steps
 
 def main(arguments: Sequence[str]) -> int:
     options = _options(arguments)
+    with contextlib.ExitStack() as stack:
+        found = _bundled(options, stack) if options.bundle else _recorded(options)
+    if options.json:
+        print_json(found.to_json())
+    else:
+        _say(found)
+    return 0 if found.ok else 1
+
+
+def _recorded(options: argparse.Namespace) -> Report:
+    """A run of this state directory."""
     directory = state_of(options)
+    if not options.run:
+        raise AuthorityError("name the run to play", "'authority audit query --kind run.start'")
     report = verify(directory.log)
     if not report.ok:
         raise AuthorityError(
@@ -36,31 +56,54 @@ def main(arguments: Sequence[str]) -> int:
     sealed = directory.keys / "sealed"
     store = ContentStore(directory.store, keys=sealed if sealed.is_dir() else None)
     source = Source(query.lines(directory.log), store, "state")
-    wish = Wish(
-        values={},
-        until=options.until if options.until is not None else -1,
-        shown=_stepping(options),
-        said=_said(options),
-        forbidden=(str(directory.root.resolve()),),
-        home=directory.home,
-    )
-    found = replay(
+    wish = _wish(options, directory)
+    return replay(
         source,
         options.run,
         wish,
         account=Account(directory.root / "replays"),
-        values=dict(_pair(text) for text in options.env),
+        values=_values(options),
     )
-    if options.json:
-        print_json(found.to_json())
-    else:
-        _say(found)
-    return 0 if found.ok else 1
+
+
+def _bundled(options: argparse.Namespace, stack: contextlib.ExitStack) -> Report:
+    """A run from a bundle: recorded in this machine's state directory, where there is one."""
+    found = bundle.read(options.bundle, outside_key(options.key))
+    run = found.manifest.run
+    if options.run not in (None, run):
+        raise AuthorityError(f"the bundle is of run {run}")
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="authority-bundle-")))
+    source = Source(found.lines, found.unpack(folder), found.digest)
+    root = options.state or statedir.default_root()
+    directory = statedir.open_existing(root.absolute()) if root.is_dir() else None
+    wish = _wish(options, directory)
+    wish.image = found.manifest.image
+    account = Account(directory.root / "replays") if directory is not None else None
+    return replay(source, run, wish, account=account, values=_values(options))
+
+
+def _wish(options: argparse.Namespace, directory: StateDir | None) -> Wish:
+    return Wish(
+        values={},
+        until=options.until if options.until is not None else -1,
+        shown=_stepping(options),
+        said=_said(options),
+        forbidden=(str(directory.root.resolve()),) if directory is not None else (),
+        home=directory.home if directory is not None else lambda _name: "",
+    )
+
+
+def _values(options: argparse.Namespace) -> dict[str, str]:
+    return dict(_pair(text) for text in options.env)
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     made = parser("replay", "Play a recorded run again: nothing is performed, the log answers.")
-    made.add_argument("run", metavar="RUN")
+    made.add_argument("run", metavar="RUN", nargs="?")
+    made.add_argument("--bundle", type=Path, metavar="FILE", help="play the run of a bundle")
+    made.add_argument(
+        "--key", help="with --bundle: the log's public key, from outside, or its file"
+    )
     made.add_argument("--until", type=int, metavar="N", help="stop when entry N was asked for")
     made.add_argument(
         "--step", action="store_true", help="show each request with its labels and budget, and wait"

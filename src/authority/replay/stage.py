@@ -17,7 +17,7 @@ import heapq
 import secrets
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from authority.gate.wanted import places_of, wanted_of
 from authority.gate.workers import Worker, Workers
 from authority.isolation import Host, plan, start
 from authority.kernel import capabilities
+from authority.kernel.canonical import digest as digest_of
 from authority.kernel.capabilities import MacKey, Restriction
 from authority.kernel.policy import Policy
 from authority.kernel.requests import EFFECTS
@@ -59,6 +60,13 @@ _OUTSIDE = frozenset(
 """Reasons of an end that did not come from the program."""
 
 
+def _digest(path: str) -> str:
+    try:
+        return digest_of(Path(path).read_bytes())
+    except OSError:
+        return ""
+
+
 @dataclass
 class Wish:
     """How somebody wants a run to be played. `values` are variables by name; `shown` is told each
@@ -70,6 +78,7 @@ class Wish:
     said: Callable[[Event], None] = lambda _event: None
     forbidden: tuple[str, ...] = ()
     home: Callable[[str], str] = lambda _name: ""
+    image: Mapping[str, str] = field(default_factory=dict)
 
 
 class Stage:
@@ -338,6 +347,9 @@ class Stage:
         return Endpoints(self.policy, stand_ins, random=lambda: next(ends))
 
     def _compare_protection(self, now: dict[str, Any]) -> None:
+        others = [path for path, digest in self._wish.image.items() if _digest(path) != digest]
+        if others:
+            self._limits.append(f"{len(others)} files differ from the bundle's: {others[0]}")
         then = self.recording.start.protection
         for part, words in (("program", "program file"), ("runtime", "files of its runtime")):
             if part in then and then[part] != now.get(part):

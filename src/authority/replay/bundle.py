@@ -1,0 +1,390 @@
+"""A run as one file: what is needed to check it, judge it and play it again somewhere else.
+
+A plain tar of regular files, in this order and with no other name:
+
+    bundle.json        what it is of (`Manifest`)
+    log/lines          stored lines, one a line
+    log/proof.json     the stretches that they are, and the proof (`audit.slices`)
+    log/checkpoint     the signed note that the proof ends at
+    store/DIGEST       bodies and policies, by what the lines name
+    keys/NAME          keys of sealed bodies, only where they were asked for
+
+Rules
+- Everything that can be told from the signed lines is: the manifest only says where to look, and what
+  it says of the run must be what the lines say. What nobody signed (`image`) is the maker's word.
+- Names are matched, never followed: nothing is unpacked by a name that stands in the file.
+- A body that no line names, one that is not what its name says, and one that is neither there nor said
+  to be missing are refused, each by its name.
+- From the run's first entry to its last every line is there, so that none is kept back, unless it was
+  made `alone`: then the lines of other runs are not, and that is said.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from authority.audit import checkpoints, slices
+from authority.audit.checkpoints import Checkpoint
+from authority.audit.errors import BodyMissing, CheckpointInvalid
+from authority.audit.merkle import Tree, leaf_hash
+from authority.audit.notes import VerifyKey
+from authority.audit.query import lines as all_lines
+from authority.audit.slices import SliceInvalid, Stretch
+from authority.audit.store import ContentStore
+from authority.errors import AuthorityError
+from authority.kernel import entries
+from authority.kernel.canonical import digest as digest_of
+from authority.kernel.canonical import encode, printable
+from authority.kernel.decide import GATE
+from authority.kernel.entries import AnyEntry, Body, EntryError
+from authority.kernel.policy import PolicyError, from_canonical
+
+FORMAT: Final = "authority/bundle/1"
+MOST: Final = 1 << 30
+"""Bytes of one member that are read; nothing that the gate stores is as long."""
+ALTOGETHER: Final = 1 << 32
+MEMBERS: Final = 1_000_000
+_NAME: Final = re.compile(r"(?:store|keys)/([0-9a-f]{64})\Z")
+_FIXED: Final = ("bundle.json", "log/lines", "log/proof.json", "log/checkpoint")
+
+
+class BundleInvalid(AuthorityError):
+    """A bundle is not what it says. The message names what is wrong."""
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`first` and `last` entry of the run, whether it was made `alone`, bodies that were `missing` when
+    it was made, and digests of the files that the run was shown (`image`) as they were then."""
+
+    format: str
+    run: str
+    log: str
+    key: str
+    first: int
+    last: int
+    alone: bool
+    missing: list[str]
+    image: dict[str, str]
+
+
+class _Proof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    stretches: list[Stretch]
+    hashes: list[str]
+
+
+class Bundle(msgspec.Struct):
+    """One that was read and checked."""
+
+    manifest: Manifest
+    digest: str
+    lines: list[bytes]
+    size: int
+    bodies: dict[str, bytes]
+    keys: dict[str, bytes]
+    key: VerifyKey
+
+    def unpack(self, folder: Path) -> ContentStore:
+        """Its bodies as a content store in a new folder."""
+        store = ContentStore(folder / "store", keys=folder / "keys")
+        for data in self.bodies.values():
+            store.put(data)
+        for name, key in self.keys.items():
+            store.keep_key(name, key)
+        return store
+
+
+# --- making ---
+
+
+def make(
+    log: Path,
+    store: ContentStore,
+    run: str,
+    key: VerifyKey,
+    *,
+    alone: bool = False,
+    keys: Path | None = None,
+) -> Iterator[tuple[str, bytes]]:
+    """The members of a bundle, name and content. Raises `BundleInvalid`, `LogError`."""
+    stored = list(all_lines(log))
+    told = [entries.decode(line) for line in stored]
+    first, last, chosen = _chosen(told, run, alone=alone)
+    signed = [Checkpoint.parse(note, key) for note in checkpoints.load(log)]
+    covering = [each for each in signed if each.size > last]
+    if not covering:
+        raise BundleInvalid(
+            f"no checkpoint covers entry {last} yet",
+            "one is made within 10 s and at each run's end",
+        )
+    checkpoint = min(covering, key=lambda each: each.size)
+    tree = Tree([leaf_hash(line) for line in stored[: checkpoint.size]])
+    if tree.root() != checkpoint.root:
+        raise BundleInvalid("the log is not the one that the checkpoint was signed for")
+    before = [stored[n - 1][-66:-2] if n else b"0" * 64 for n in chosen]
+    parts = slices.stretches(chosen, [bytes.fromhex(each.decode()) for each in before])
+    proof = _Proof(parts, [node.hex() for node in slices.prove(tree, checkpoint.size, parts)])
+    kept = [told[n] for n in chosen]
+    bodies, missing = _bodies(store, kept, run)
+    start = told[first]
+    assert isinstance(start, entries.RunStart)
+    manifest = Manifest(
+        format=FORMAT,
+        run=run,
+        log=key.name.removeprefix("authority/"),
+        key=key.to_text(),
+        first=first,
+        last=last,
+        alone=alone,
+        missing=missing,
+        image=_image(start),
+    )
+    yield "bundle.json", encode(manifest)
+    yield "log/lines", b"".join(stored[n] + b"\n" for n in chosen)
+    yield "log/proof.json", encode(proof)
+    yield "log/checkpoint", checkpoint.note.encode()
+    for name, data in sorted(bodies.items()):
+        yield f"store/{name}", data
+    if keys is not None:
+        for name in sorted(_sealed(kept, run)):
+            path = keys / name
+            if path.is_file():
+                yield f"keys/{name}", path.read_bytes()
+
+
+def write(members: Iterable[tuple[str, bytes]], path: Path) -> str:
+    """Write a bundle to a new file; its digest. Raises `FileExistsError`, `OSError`."""
+    with (
+        path.open("xb") as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            member.mode = 0o600
+            tar.addfile(member, io.BytesIO(data))
+    return digest_of(path.read_bytes())
+
+
+def _chosen(told: Sequence[AnyEntry], run: str, *, alone: bool) -> tuple[int, int, list[int]]:
+    """The run's first and last entry, and all that belong into its bundle."""
+    parents = {e.run: e.parent for e in told if isinstance(e, entries.RunStart)}
+    if run not in parents:
+        raise BundleInvalid(f"the log has no run {printable(run, 64)}")
+    late = entries.Denied | entries.CapRevoke | entries.Incident | entries.Halt
+    of_run = [e.seq for e in told if e.run == run and not isinstance(e, late)]
+    first = next(e.seq for e in told if isinstance(e, entries.RunStart) and e.run == run)
+    ends = [e.seq for e in told if isinstance(e, entries.RunEnd) and e.run == run]
+    last = ends[0] if ends else max(of_run)
+    family = _family(parents, run)
+    shared = any(isinstance(e, entries.GateStart) and e.limits for e in told[: last + 1])
+    chosen = [
+        e.seq
+        for e in told[: last + 1]
+        if shared
+        or (e.seq >= first and not alone)
+        or e.run in family
+        or (e.run in ("", GATE) and not isinstance(e, entries.Snapshot))
+    ]
+    return first, last, chosen
+
+
+def _family(parents: dict[str, str], run: str) -> set[str]:
+    """The run, those above it and all below those."""
+    top = run
+    while parents.get(top):
+        top = parents[top]
+    found = {top}
+    for name, parent in parents.items():  # in the order in which they began
+        if parent in found:
+            found.add(name)
+    return found
+
+
+def _named(entry: AnyEntry) -> Iterator[Body]:
+    for name in ("arguments", "result", "body", "given"):
+        body = getattr(entry, name, None)
+        if isinstance(body, Body):
+            yield body
+
+
+def _wanted(kept: Sequence[AnyEntry]) -> set[str]:
+    """Digests of everything in the store that these entries rest on."""
+    found = {b.digest for e in kept for b in _named(e) if b.kept in ("store", "sealed")}
+    return found | {e.policy for e in kept if isinstance(e, entries.RunStart)}
+
+
+def _sealed(kept: Sequence[AnyEntry], run: str) -> set[str]:
+    """Names of the keys of what is sealed in the run's own entries."""
+    own = [e for e in kept if e.run == run]
+    found = {b.digest for e in own for b in _named(e) if b.kept in ("sealed", "sealed-inline")}
+    return found | {e.key for e in own if isinstance(e, entries.Input) and e.key}
+
+
+def _of_family(kept: Sequence[AnyEntry], run: str) -> list[AnyEntry]:
+    parents = {e.run: e.parent for e in kept if isinstance(e, entries.RunStart)}
+    family = _family(parents, run)
+    return [e for e in kept if e.run in family]
+
+
+def _bodies(
+    store: ContentStore, kept: Sequence[AnyEntry], run: str
+) -> tuple[dict[str, bytes], list[str]]:
+    found, missing = {}, []
+    for name in sorted(_wanted(_of_family(kept, run))):
+        try:
+            found[name] = store.get(name)
+        except BodyMissing:
+            missing.append(name)
+    return found, missing
+
+
+def _image(start: entries.RunStart) -> dict[str, str]:
+    """Digests of the files of the runtime that the run was shown one by one, as they are now."""
+    found = {}
+    for line in start.protection.get("runtime", []):
+        path = str(line).rpartition(" (")[0]
+        if Path(path).is_file():
+            found[printable(path)] = digest_of(Path(path).read_bytes())
+    return found
+
+
+# --- reading ---
+
+
+def read(path: Path, key: VerifyKey | None = None) -> Bundle:
+    """Read a bundle and check all of it. `key` is the log's, from outside; without one its own key is
+    taken, which says nothing about who made it. Raises `BundleInvalid`, `OSError`."""
+    members = _members(path)
+    for name in _FIXED:
+        if name not in members:
+            raise BundleInvalid(f"the bundle has no {name}")
+    manifest = _decode(members["bundle.json"], Manifest, "bundle.json")
+    proof = _decode(members["log/proof.json"], _Proof, "log/proof.json")
+    if manifest.format != FORMAT:
+        raise BundleInvalid("this is no bundle of this format")
+    try:
+        known = key or VerifyKey.from_text(manifest.key)
+        if key is not None and key.to_text() != manifest.key:
+            raise BundleInvalid("the bundle is of another log than the key")
+        checkpoint = Checkpoint.parse(members["log/checkpoint"].decode("utf-8"), known)
+        hashes = [bytes.fromhex(node) for node in proof.hashes]
+    except (CheckpointInvalid, UnicodeDecodeError, ValueError) as error:
+        raise BundleInvalid(f"the checkpoint does not hold: {error}") from None
+    lines = members["log/lines"].split(b"\n")
+    if lines.pop() != b"":
+        raise BundleInvalid("the last line of the log is cut off")
+    try:
+        slices.check(lines, proof.stretches, hashes, checkpoint.size, checkpoint.root)
+        told = [entries.decode(line) for line in lines]
+    except (SliceInvalid, EntryError) as error:
+        raise BundleInvalid(str(error)) from None
+    _check_run(manifest, told, proof.stretches)
+    bodies = {
+        m[1]: data for name, data in members.items() if (m := _NAME.match(name)) and name[0] == "s"
+    }
+    keys = {
+        m[1]: data for name, data in members.items() if (m := _NAME.match(name)) and name[0] == "k"
+    }
+    _check_bodies(manifest, told, bodies, keys)
+    return Bundle(
+        manifest, digest_of(path.read_bytes()), lines, checkpoint.size, bodies, keys, known
+    )
+
+
+def _members(path: Path) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    total = 0
+    try:
+        with tarfile.open(path, mode="r:") as tar:
+            for count, member in enumerate(tar):
+                name = member.name
+                shown = printable(name, 120)
+                if count >= MEMBERS:
+                    raise BundleInvalid("the bundle has too many members")
+                if not member.isreg() or member.type == tarfile.GNUTYPE_SPARSE:
+                    raise BundleInvalid(f"{shown} in the bundle is no plain file")
+                if name not in _FIXED and not _NAME.match(name):
+                    raise BundleInvalid(f"{shown} does not belong into a bundle")
+                if name in found:
+                    raise BundleInvalid(f"{shown} is in the bundle twice")
+                total += member.size
+                if not 0 <= member.size <= MOST or total > ALTOGETHER:
+                    raise BundleInvalid(f"{shown} in the bundle is too long")
+                file = tar.extractfile(member)
+                data = file.read(member.size) if file is not None else b""
+                if len(data) != member.size:
+                    raise BundleInvalid(f"{shown} in the bundle is cut off")
+                found[name] = data
+    except (tarfile.TarError, EOFError, ValueError, UnicodeError) as error:
+        raise BundleInvalid(
+            f"the bundle can't be read as tar: {printable(str(error), 200)}"
+        ) from None
+    return found
+
+
+def _decode(data: bytes, kind: type[Any], name: str) -> Any:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise BundleInvalid(f"{name} is malformed: {printable(str(error), 200)}") from None
+
+
+def _check_run(manifest: Manifest, told: list[AnyEntry], parts: list[Stretch]) -> None:
+    """What the manifest says of the run must be what the lines say."""
+    run = manifest.run
+    starts = [e.seq for e in told if isinstance(e, entries.RunStart) and e.run == run]
+    ends = [e.seq for e in told if isinstance(e, entries.RunEnd) and e.run == run]
+    if starts != [manifest.first]:
+        raise BundleInvalid(
+            f"entry {manifest.first} is not the first of the run {printable(run, 64)}"
+        )
+    if manifest.last < manifest.first or (ends and ends[0] != manifest.last):
+        raise BundleInvalid(
+            f"entry {manifest.last} is not the last of the run {printable(run, 64)}"
+        )
+    logs = {e.log for e in told if isinstance(e, entries.GateStart)}
+    if logs != {manifest.log}:
+        raise BundleInvalid("the entries are of another log than the bundle says")
+    if manifest.alone:
+        return
+    whole = any(p.first <= manifest.first and p.last >= manifest.last for p in parts)
+    if not whole:
+        there = {n for p in parts for n in range(p.first, p.last + 1)}
+        gone = next(n for n in range(manifest.first, manifest.last + 1) if n not in there)
+        raise BundleInvalid(f"entry {gone} of the run's time is missing")
+
+
+def _check_bodies(
+    manifest: Manifest, told: list[AnyEntry], bodies: dict[str, bytes], keys: dict[str, bytes]
+) -> None:
+    wanted = _wanted(_of_family(told, manifest.run))
+    policies = {e.policy for e in told if isinstance(e, entries.RunStart)}
+    for name, data in bodies.items():
+        if digest_of(data) != name:
+            what = "the policy" if name in policies else "the body"
+            raise BundleInvalid(f"{what} {name} is not what its digest says")
+        if name not in wanted:
+            raise BundleInvalid(f"no entry names the body {name}")
+    for name in sorted(wanted - bodies.keys()):
+        if name not in manifest.missing:
+            raise BundleInvalid(f"the body {name} is missing")
+    for name in sorted(policies & bodies.keys()):
+        try:
+            policy = from_canonical(bodies[name])
+        except PolicyError as error:
+            raise BundleInvalid(f"the policy {name} is none: {error.message}") from None
+        if policy.digest != name:
+            raise BundleInvalid(f"the policy {name} does not have its digest")
+    unknown = keys.keys() - _sealed(told, manifest.run)
+    if unknown:
+        raise BundleInvalid(f"no entry names the key {min(unknown)}")
+    for name, key in keys.items():
+        if len(key) != 32:
+            raise BundleInvalid(f"the key {name} is none")
