@@ -111,4 +111,4 @@ def outside_key(given: str | None) -> VerifyKey | None:
 def _judged(found: Bundle) -> Rejudged:
     with tempfile.TemporaryDirectory(prefix="authority-bundle-") as folder:
         store = found.unpack(Path(folder))
-        return rejudge_lines(found.lines, Sources(store, sealed=bool(found.keys)))
+        return rejudge_lines(found.judged, Sources(store, sealed=bool(found.keys)))

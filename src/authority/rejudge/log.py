@@ -17,7 +17,6 @@ import msgspec
 
 from authority.audit.reading import Reader
 from authority.kernel import entries
-from authority.kernel.decide import GATE
 from authority.kernel.entries import EntryError
 from authority.rejudge.judge import Difference, Judge
 from authority.rejudge.sources import Sources
@@ -70,19 +69,14 @@ def rejudge_lines(lines: Iterable[bytes], sources: Sources) -> Rejudged:
     """Judge some lines of a log again, in rising order. What lies between them is not known: lines of
     other runs, which decide nothing about these as long as the log has no budgets of its own."""
     judge = Judge(sources)
-    known: set[str] = {"", GATE}
     for line in lines:
         try:
             entry = entries.decode(line)
         except EntryError as error:
             judge.refuse(f"the line is no entry: {error}")
             break
-        if isinstance(entry, entries.RunStart):
-            if entry.parent and entry.parent not in known:
-                continue
-            known.add(entry.run)
-        if entry.run not in known or isinstance(entry, entries.Snapshot):
-            continue
+        if isinstance(entry, entries.Snapshot):
+            continue  # it is of the whole state
         judge.state.seq = entry.seq - 1
         if not judge.feed(entry):
             break

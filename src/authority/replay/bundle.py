@@ -90,6 +90,15 @@ class Bundle(msgspec.Struct):
     keys: dict[str, bytes]
     key: VerifyKey
 
+    @property
+    def judged(self) -> list[bytes]:
+        """The lines on which the run's verdicts rest."""
+        told = [entries.decode(line) for line in self.lines]
+        if _shared(told):
+            return self.lines
+        family = {"", GATE, *_family(_parents(told), self.manifest.run)}
+        return [line for line, e in zip(self.lines, told, strict=True) if e.run in family]
+
     def unpack(self, folder: Path) -> ContentStore:
         """Its bodies as a content store in a new folder."""
         store = ContentStore(folder / "store", keys=folder / "keys")
@@ -174,7 +183,7 @@ def write(members: Iterable[tuple[str, bytes]], path: Path) -> str:
 
 def _chosen(told: Sequence[AnyEntry], run: str, *, alone: bool) -> tuple[int, int, list[int]]:
     """The run's first and last entry, and all that belong into its bundle."""
-    parents = {e.run: e.parent for e in told if isinstance(e, entries.RunStart)}
+    parents = _parents(told)
     if run not in parents:
         raise BundleInvalid(f"the log has no run {printable(run, 64)}")
     late = entries.Denied | entries.CapRevoke | entries.Incident | entries.Halt
@@ -183,7 +192,7 @@ def _chosen(told: Sequence[AnyEntry], run: str, *, alone: bool) -> tuple[int, in
     ends = [e.seq for e in told if isinstance(e, entries.RunEnd) and e.run == run]
     last = ends[0] if ends else max(of_run)
     family = _family(parents, run)
-    shared = any(isinstance(e, entries.GateStart) and e.limits for e in told[: last + 1])
+    shared = _shared(told[: last + 1])
     chosen = [
         e.seq
         for e in told[: last + 1]
@@ -193,6 +202,15 @@ def _chosen(told: Sequence[AnyEntry], run: str, *, alone: bool) -> tuple[int, in
         or (e.run in ("", GATE) and not isinstance(e, entries.Snapshot))
     ]
     return first, last, chosen
+
+
+def _parents(told: Iterable[AnyEntry]) -> dict[str, str]:
+    return {e.run: e.parent for e in told if isinstance(e, entries.RunStart)}
+
+
+def _shared(told: Iterable[AnyEntry]) -> bool:
+    """Whether all runs draw on budgets of the state directory: then each decides about the others."""
+    return any(isinstance(e, entries.GateStart) and e.limits for e in told)
 
 
 def _family(parents: dict[str, str], run: str) -> set[str]:
@@ -227,17 +245,20 @@ def _sealed(kept: Sequence[AnyEntry], run: str) -> set[str]:
     return found | {e.key for e in own if isinstance(e, entries.Input) and e.key}
 
 
-def _of_family(kept: Sequence[AnyEntry], run: str) -> list[AnyEntry]:
-    parents = {e.run: e.parent for e in kept if isinstance(e, entries.RunStart)}
-    family = _family(parents, run)
-    return [e for e in kept if e.run in family]
+def _wanted_for(told: Sequence[AnyEntry], run: str) -> set[str]:
+    """What a bundle holds of the store: the bodies of the family, and the policies that decide."""
+    family = _family(_parents(told), run)
+    found = _wanted([e for e in told if e.run in family])
+    if _shared(told):
+        found |= {e.policy for e in told if isinstance(e, entries.RunStart)}
+    return found
 
 
 def _bodies(
     store: ContentStore, kept: Sequence[AnyEntry], run: str
 ) -> tuple[dict[str, bytes], list[str]]:
     found, missing = {}, []
-    for name in sorted(_wanted(_of_family(kept, run))):
+    for name in sorted(_wanted_for(kept, run)):
         try:
             found[name] = store.get(name)
         except BodyMissing:
@@ -364,7 +385,7 @@ def _check_run(manifest: Manifest, told: list[AnyEntry], parts: list[Stretch]) -
 def _check_bodies(
     manifest: Manifest, told: list[AnyEntry], bodies: dict[str, bytes], keys: dict[str, bytes]
 ) -> None:
-    wanted = _wanted(_of_family(told, manifest.run))
+    wanted = _wanted_for(told, manifest.run)
     policies = {e.policy for e in told if isinstance(e, entries.RunStart)}
     for name, data in bodies.items():
         if digest_of(data) != name:
