@@ -12,7 +12,6 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import base64
 import heapq
 import secrets
 import socket
@@ -23,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from authority import protocol
-from authority.audit.errors import LogError
 from authority.audit.store import ContentStore
 from authority.compat.endpoints import Endpoints
 from authority.gate.channel import Channel
@@ -51,6 +49,7 @@ from authority.replay.network import services
 from authority.replay.printed import Output
 from authority.replay.recording import Asked, Recording
 from authority.replay.report import DIVERGED, PARTLY, SAME, STOPPED, Report
+from authority.replay.typed import Typed
 
 HOLD_SECONDS = 2.0
 FINISH_SECONDS = 20.0
@@ -103,7 +102,6 @@ class Stage:
         self.worker: Worker | None = None
         self._wish = wish
         self._host = host
-        self._store = store
         self._output = Output(recording.printed, kept)
         self._limits = limits_of(recording, policy)
         self._waiting: list[tuple[int, int, Callable[[], None]]] = []
@@ -111,10 +109,11 @@ class Stage:
         self._held: asyncio.TimerHandle | None = None
         self._late = 0
         self._reached = False
-        self._inputs = list(recording.inputs)
-        self._sealers: dict[str, Any] = {}
-        self._input_ended = False
-        self.run: Run
+        terminal = bool(recording.start.terminal)
+        self._typed = Typed(recording.inputs, store, self.diverge, terminal=terminal)
+        end = recording.end
+        self._outside = end is None or end.reason in _OUTSIDE
+        self.run: Run | None = None
 
     # --- what was asked ---
 
@@ -166,15 +165,19 @@ class Stage:
             heapq.heappop(self._waiting)[2]()
         if 0 <= self._wish.until < frontier:
             self._reached = True
-            self.run.stop("until")
-        self._type()
-        self._end_as_then()
+            self._stop("until")
+        if not self._typed.over:
+            self._type(frontier)
+        if frontier > self.recording.last and self._outside and self._output.left() is None:
+            self._stop("as then")
 
-    def _end_as_then(self) -> None:
-        end = self.recording.end
-        outside = end is None or end.reason in _OUTSIDE
-        if outside and self.matcher.frontier >= 2**53 and self._output.left() is None:
-            self.run.stop("as then")
+    def _type(self, frontier: int) -> None:
+        if self.run is not None and self.run.channel is not None:
+            self._typed.give(min(frontier, self._output.frontier), self.run.channel)
+
+    def _stop(self, reason: str) -> None:
+        if self.run is not None:
+            self.run.stop(reason)
 
     def _give(self, seq: int, callback: Callable[[], None]) -> None:
         if self.matcher.frontier > seq:
@@ -196,7 +199,7 @@ class Stage:
         """The first difference ends it."""
         if self.divergence is None and not self._reached:
             self.divergence = divergence
-            self.run.stop("diverged")
+            self._stop("diverged")
 
     # --- what is printed and typed ---
 
@@ -208,42 +211,6 @@ class Stage:
             else:
                 self._went_on()
         reply(Answer(n, False, -1, b"", None))
-
-    def _type(self) -> None:
-        """Give the program what was typed, when it has come as far as it had then."""
-        channel = self.run.channel
-        while self._inputs and channel is not None:
-            each = self._inputs[0]
-            if min(self.matcher.frontier, self._output.frontier) <= each.seq:
-                return
-            self._inputs.pop(0)
-            data = self._typed(each)
-            if data is None:
-                return
-            channel.send_control(protocol.Input(data))
-        if channel is not None and not self._inputs and not self.recording.start.terminal:
-            self._inputs_over(channel)
-
-    def _inputs_over(self, channel: Channel) -> None:
-        if not self._input_ended:
-            self._input_ended = True
-            channel.send_control(protocol.InputEof())
-
-    def _typed(self, each: Any) -> bytes | None:
-        try:
-            if self._store is None or not each.key:
-                raise LogError("more was piped in than is kept, or there is no content store")
-            if each.key not in self._sealers:
-                self._sealers[each.key] = self._store.opener(each.key)
-            data: bytes = self._sealers[each.key].open(base64.b64decode(each.body.text))
-            return data
-        except (LogError, ValueError) as error:
-            self.diverge(
-                Divergence(
-                    each.seq, "typing that is not kept", f"{each.body.size} bytes", str(error)
-                )
-            )
-            return None
 
     # --- the run ---
 
@@ -294,7 +261,7 @@ class Stage:
             await asyncio.get_running_loop().create_connection(lambda: channel, sock=ours)
             run.sandbox = await start(planned, channel=theirs)
             run.on_line.set()
-            self._type()
+            self._type(self.matcher.frontier)
             await self._to_the_end(run)
         finally:
             theirs.close()
@@ -356,7 +323,7 @@ class Stage:
                 self._limits.append(f"the {words} that it is shown are not the ones of then")
 
     def _listen(self, address: int, port: int) -> None:
-        if self.run.channel is not None:
+        if self.run is not None and self.run.channel is not None:
             self.run.channel.send_control(protocol.Listen(address, port))
 
     async def _start_worker(self) -> Peer:
@@ -369,7 +336,7 @@ class Stage:
         code, reason = run.exit_code
         then = end.code if end is not None else -1
         ended = not self._reached and self.divergence is None
-        by_itself = ended and (end is not None and end.reason not in _OUTSIDE)
+        by_itself = ended and not self._outside
         if ended:
             self.divergence = self.matcher.missing()
             if self.divergence is None and by_itself:
