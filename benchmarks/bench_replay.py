@@ -100,8 +100,8 @@ def _stored(rows: list[Any]) -> list[bytes]:
 def run(quick: bool) -> list[dict[str, Any]]:
     """One row."""
     from authority.isolation import probe
-    from authority.replay import recording
-    from authority.replay.bodies import Kept
+    from authority.recorded import recording
+    from authority.recorded.bodies import Kept
     from authority.replay.stage import Stage, Wish
 
     lines, asks, policy = recorded(COUNT)

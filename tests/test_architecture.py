@@ -26,7 +26,7 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 ANYTHING_BUT_FACES = frozenset(
     [
         *("kernel", "audit", "effects", "compat", "gate", "isolation", "agent", "worker"),
-        *("protocol", "tokens", "errors", "proof", "rejudge", "replay"),
+        *("protocol", "tokens", "errors", "proof", "rejudge", "recorded", "replay"),
     ]
 )
 ROOMS: dict[str, frozenset[str]] = {
@@ -47,12 +47,13 @@ ROOMS: dict[str, frozenset[str]] = {
     "gate": frozenset(
         [
             *("kernel", "audit", "effects", "compat", "isolation", "protocol", "tokens"),
-            *("agent", "errors", "proof", "dialects"),
+            *("agent", "errors", "proof", "dialects", "recorded"),
         ]
     ),
+    "recorded": frozenset({"kernel", "audit", "errors"}),
     "replay": frozenset(
         [
-            *("kernel", "audit", "effects", "compat", "gate", "isolation", "protocol"),
+            *("recorded", "kernel", "audit", "effects", "compat", "gate", "isolation", "protocol"),
             *("tokens", "errors", "rejudge"),
         ]
     ),

@@ -414,3 +414,93 @@ def test_an_unmodified_program_as_far_as_it_goes(own: Lab, demo: Path) -> None:
     letter.write_text(letter.read_text())
     changed = replayed(own, run, code=1)
     assert changed["divergence"]["what"] == "a file that was changed since"
+
+
+# --- going on live ---
+
+
+GOES_ON = """\
+from authority.agent import connect
+gate = connect()
+print(gate.read("data/a.txt"), gate.uuid())
+gate.write("out/first.txt", "one")
+gate.write("out/second.txt", "two")
+print(gate.read("data/a.txt"))
+"""
+
+
+def live(lab: Lab, run: str, after: int, code: int = 0) -> dict[str, Any]:
+    done = lab.cli("replay", run, "--from", str(after), "--live", "--json", "--quiet")
+    assert done.returncode == code, done.stdout + done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return {**found, "said": done.stderr}
+
+
+def test_a_run_goes_on_live_from_an_entry(lab: Lab) -> None:
+    policy = lab.policy(REQUESTS)
+    path = lab.file("goes.py", GOES_ON)
+    first = lab.run([sys.executable, str(path)], policy)
+    out = lab.work / "out"
+    (out / "first.txt").unlink()
+    (out / "second.txt").unlink()
+    lab.file("data/a.txt", "changed meanwhile")
+    try:
+        after = next(
+            e.seq
+            for e in log(lab, first.run)
+            if isinstance(e, entries.Admit) and e.resource.endswith("first.txt")
+        )
+        found = live(lab, first.run, after)
+        assert not (out / "first.txt").exists(), "up to there nothing is performed"
+        assert (out / "second.txt").read_text() == "two", "from there on it is"
+        printed = [e.arguments.text for e in log(lab, found["run"]) if isinstance(e, entries.Admit)
+                   and e.effect == "output" and e.arguments is not None]  # fmt: skip
+        then = first.out.splitlines()[0]
+        assert "".join(printed).splitlines() == [then, "b'changed meanwhile'"]
+        (start,) = (e for e in log(lab, found["run"]) if isinstance(e, entries.RunStart))
+        assert (start.continues, start.replayed) == (first.run, after)
+        assert start.sources == [], "what it had read until then was trusted"
+    finally:
+        lab.file("data/a.txt", "hello")
+
+
+def test_a_run_that_goes_on_knows_what_the_old_one_read(lab: Lab) -> None:
+    policy = lab.policy(REQUESTS.replace('"user", "fs:./data/**"', '"user"'))
+    first = lab.run([sys.executable, str(lab.file("goes.py", GOES_ON))], policy)
+    verdicts = [e.seq for e in log(lab, first.run) if isinstance(e, entries.Outcome)]
+    found = live(lab, first.run, verdicts[0])
+    (start,) = (e for e in log(lab, found["run"]) if isinstance(e, entries.RunStart))
+    assert start.sources == [f"fs:{lab.work}/data/a.txt"]
+
+
+def test_a_difference_before_the_entry_ends_it(lab: Lab) -> None:
+    policy = lab.policy(REQUESTS)
+    path = lab.file("goes.py", GOES_ON)
+    first = lab.run([sys.executable, str(path)], policy)
+    (lab.work / "out" / "second.txt").unlink()
+    last = [e.seq for e in log(lab, first.run) if isinstance(e, entries.Admit)][-2]
+    lab.file("goes.py", GOES_ON.replace('"one"', '"another"'))
+    found = live(lab, first.run, last, code=137)
+    assert found["reason"] == "diverged"
+    assert not (lab.work / "out" / "second.txt").exists()
+
+
+def test_what_did_not_come_through_the_channel_is_not_gone_on_with(lab: Lab) -> None:
+    policy = lab.policy(REQUESTS.replace('files = "requests"\n', ""))
+    text = "print(open('data/a.txt').read())\nfrom authority.agent import connect\n"
+    text += "connect().read('data/a.txt')\n"
+    ran = lab.run([sys.executable, str(lab.file("opens.py", text))], policy)
+    assert ran.out == "hello\n"
+    opened, read = (
+        next(
+            e.seq for e in log(lab, ran.run) if isinstance(e, entries.Admit) and e.effect == effect
+        )
+        for effect in ("fs.open", "fs.read")
+    )
+    assert opened < read
+    done = lab.cli("replay", ran.run, "--from", str(read), "--live")
+    assert done.returncode == 125
+    assert "did not come through the channel" in done.stderr
+    for odd in ("0", "99999999"):
+        assert lab.cli("replay", ran.run, "--from", odd, "--live").returncode == 125
+    assert lab.cli("replay", ran.run, "--live").returncode == 125

@@ -20,9 +20,10 @@ from authority.audit.verification import verify
 from authority.cli.bundle import outside_key
 from authority.cli.common import parser, print_json, state_of
 from authority.errors import AuthorityError
-from authority.gate import statedir
+from authority.gate import policyfile, statedir
 from authority.gate.statedir import StateDir
 from authority.kernel.canonical import printable
+from authority.recorded import recording
 from authority.replay import bundle
 from authority.replay.account import Account
 from authority.replay.report import SAME, Report
@@ -33,6 +34,8 @@ from authority.replay.steps import Steps
 
 def main(arguments: Sequence[str]) -> int:
     options = _options(arguments)
+    if options.live or options.after is not None:
+        return _live(options)
     with contextlib.ExitStack() as stack:
         found = _bundled(options, stack) if options.bundle else _recorded(options)
     if options.json:
@@ -40,6 +43,22 @@ def main(arguments: Sequence[str]) -> int:
     else:
         _say(found)
     return 0 if found.ok else 1
+
+
+def _live(options: argparse.Namespace) -> int:
+    """Go on with a run of this state directory, at its gate."""
+    from authority.cli.run import Follower
+
+    if not options.live or options.after is None or not options.run or options.bundle:
+        raise AuthorityError("--from N and --live go together, with a run of this state directory")
+    directory = state_of(options)
+    begun = recording.read(query.lines(directory.log), options.run).start
+    if not begun.policy_path or not Path(begun.policy_path).is_file():
+        raise AuthorityError(f"the run's policy file {printable(begun.policy_path)} is not there")
+    body = policyfile.start_request(Path(begun.policy_path), begun.program, begun.cwd)
+    body["continues"] = {"run": options.run, "after": options.after}
+    follower = Follower(directory, quiet=options.quiet, as_json=options.json)
+    return follower.follow("/v1/runs", body, accept=False)
 
 
 def _recorded(options: argparse.Namespace) -> Report:
@@ -105,6 +124,12 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         "--key", help="with --bundle: the log's public key, from outside, or its file"
     )
     made.add_argument("--until", type=int, metavar="N", help="stop when entry N was asked for")
+    made.add_argument(
+        "--from", type=int, dest="after", metavar="N", help="with --live: go on after entry N"
+    )
+    made.add_argument(
+        "--live", action="store_true", help="perform for real after entry N: a new run"
+    )
     made.add_argument(
         "--step", action="store_true", help="show each request with its labels and budget, and wait"
     )

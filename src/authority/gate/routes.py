@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from authority import protocol
-from authority.gate import clock, figures, opening, proofs
+from authority.gate import clock, continuing, figures, opening, proofs
 from authority.gate.control import Asking, Control, ControlRefused
 from authority.gate.places import WAYS
 from authority.gate.run import Run, Start
@@ -130,8 +130,22 @@ class Routes:
             room=asking.room,
         )
 
+    async def _continued(self, asking: Asking, spec: Start) -> Start:
+        """A run that goes on with a recorded one. Raises `ReplayRefused`, `ControlRefused`."""
+        wanted = asking.body["continues"]
+        if not isinstance(wanted, dict) or type(wanted.get("after")) is not int:
+            raise ControlRefused(400, "continues names a run and the entry after which it goes on")
+        opened = self._gate.opened
+        run = str(wanted.get("run", ""))
+        if run in self._runs.running:
+            raise ControlRefused(409, "the run is still going on", "wait for its end, or stop it")
+        recording = await asyncio.to_thread(continuing.read, opened.directory.log, run)
+        return continuing.started(spec, recording, opened.store, wanted["after"])
+
     async def _run(self, asking: Asking) -> None:
         spec = self._spec(asking)
+        if "continues" in asking.body:
+            spec = await self._continued(asking, spec)
         if not spec.argv:
             raise ControlRefused(400, "no program to run")
         self._control.record(asking, detail=printable(" ".join(spec.argv), 512))

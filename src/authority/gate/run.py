@@ -26,7 +26,7 @@ from authority import protocol
 from authority.audit.sealed import Sealer
 from authority.compat.base import Service
 from authority.gate import clock
-from authority.gate.channel import Channel
+from authority.gate.channel import Channel, Takes
 from authority.gate.pipeline import Answer
 from authority.gate.raw import RawStream
 from authority.gate.screen import Screen
@@ -91,6 +91,11 @@ class Start:
     serves: tuple[str, ...] = ()
     files: str = ""
     """How whoever started it wants its files to be reached; empty: as the policy says."""
+    seed: str = ""
+    continues: str = ""
+    replayed: int = -1
+    begin: Callable[[Run, Takes], Takes] | None = None
+    """For a run that goes on with a recorded one: what its requests go to in the pipeline's place."""
     watch: bool = False
     """Somebody wants to know afterwards what was looked for and not found."""
 

@@ -191,6 +191,8 @@ class Runs:
                     search_path="" if attached else spec.caller.get("PATH", ""),
                     terminal=list(spec.terminal or ()),
                     given=given.body if given is not None else None,
+                    continues=spec.continues,
+                    replayed=spec.replayed,
                 ),
                 *made,
             ]
@@ -210,7 +212,7 @@ class Runs:
         if self._ledger.log.trouble:
             raise StartRefused(self._ledger.log.trouble, "make room for the log")
         run, made = self._new(spec, listener)
-        run.seed = seed_of(spec.environment)
+        run.seed = spec.seed or seed_of(spec.environment)
         ends = self._endpoints(run)
         given = Given(spec, ends.keyring.environment)
         reached = reach(
@@ -258,7 +260,8 @@ class Runs:
                 run.persistent = calls.written_to_act_later
                 run.on_end(calls.close)
             # Its start may ask already: entering a mounted folder is a question.
-            channel = Channel(self.pipeline, self._reader, run=run.id, cwd=spec.cwd, owner=run)
+            takes = spec.begin(run, self.pipeline) if spec.begin else self.pipeline
+            channel = Channel(takes, self._reader, run=run.id, cwd=spec.cwd, owner=run)
             run.channel = channel
             await asyncio.get_running_loop().create_connection(lambda: channel, sock=ours)
             run.sandbox = await start(

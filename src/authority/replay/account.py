@@ -16,8 +16,8 @@ from authority.audit.errors import LogError
 from authority.audit.writer import Log
 from authority.kernel import entries
 from authority.kernel.canonical import printable
-from authority.replay.errors import ReplayRefused
-from authority.replay.recording import Recording
+from authority.recorded.errors import ReplayRefused
+from authority.recorded.recording import Recording
 from authority.replay.report import Report
 
 _TRIES = 100

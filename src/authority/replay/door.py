@@ -29,11 +29,11 @@ from authority.kernel.policy_sections import Judgement
 from authority.kernel.requests import FsOpen
 from authority.kernel.resources import Resource
 from authority.protocol.packets import Peer
-from authority.replay.bodies import Kept, Missing
-from authority.replay.diff import described
-from authority.replay.errors import Diverged, Divergence
-from authority.replay.matcher import Matcher
-from authority.replay.recording import Asked
+from authority.recorded.bodies import Kept, Missing
+from authority.recorded.diff import described
+from authority.recorded.errors import Diverged, Divergence
+from authority.recorded.matcher import Matcher
+from authority.recorded.recording import Asked
 
 Telling = Callable[[Divergence], None]
 

@@ -23,9 +23,9 @@ from authority.effects.tree import Files
 from authority.kernel import entries
 from authority.kernel.addresses import ResourceError
 from authority.kernel.resources import parse_text
-from authority.replay.diff import described
-from authority.replay.errors import Divergence
-from authority.replay.recording import Asked, Recording
+from authority.recorded.diff import described
+from authority.recorded.errors import Divergence
+from authority.recorded.recording import Asked, Recording
 
 _MAKES = frozenset({"fs.modify", "fs.mkdir", "fs.symlink", "fs.write", "fs.append"})
 

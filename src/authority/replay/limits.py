@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from authority.kernel import entries
 from authority.kernel.policy import Policy
-from authority.replay.recording import Recording
+from authority.recorded.recording import Recording
 
 _OWN = frozenset({"fs.open", "fs.modify"})
 

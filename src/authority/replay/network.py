@@ -33,8 +33,8 @@ from authority.kernel import models
 from authority.kernel.codes import Code
 from authority.protocol import Service as Kind
 from authority.protocol.packets import CallError, Fds
+from authority.recorded.errors import Diverged
 from authority.replay.door import Flow, ReplayDoor
-from authority.replay.errors import Diverged
 from authority.replay.files import Copies
 
 _STATUS: Final = re.compile(rb"HTTP(?:/1\.1)? ([1-5][0-9]{2})\r\n")

@@ -10,9 +10,9 @@ import msgspec
 
 from authority.kernel import entries
 from authority.kernel.canonical import printable
-from authority.replay.bodies import Kept, Missing
-from authority.replay.errors import Divergence
-from authority.replay.recording import Printed
+from authority.recorded.bodies import Kept, Missing
+from authority.recorded.errors import Divergence
+from authority.recorded.recording import Printed
 
 _AROUND = 60
 

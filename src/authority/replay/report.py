@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from authority.replay.errors import Divergence
+from authority.recorded.errors import Divergence
 
 SAME: Final = "same"
 PARTLY: Final = "as far as it can be replayed"

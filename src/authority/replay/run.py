@@ -22,11 +22,11 @@ from authority.gate import build, given
 from authority.isolation import probe
 from authority.kernel.canonical import printable
 from authority.kernel.policy import Policy, PolicyError, from_canonical
-from authority.replay import recording as recordings
+from authority.recorded import recording as recordings
+from authority.recorded.bodies import Kept
+from authority.recorded.errors import ReplayRefused
+from authority.recorded.recording import Recording
 from authority.replay.account import Account
-from authority.replay.bodies import Kept
-from authority.replay.errors import ReplayRefused
-from authority.replay.recording import Recording
 from authority.replay.report import Report
 from authority.replay.stage import Stage, Wish
 

@@ -39,15 +39,15 @@ from authority.kernel.capabilities import MacKey, Restriction
 from authority.kernel.policy import Policy
 from authority.kernel.requests import EFFECTS
 from authority.protocol.packets import Peer
-from authority.replay.bodies import Kept
+from authority.recorded.bodies import Kept
+from authority.recorded.errors import Diverged, Divergence
+from authority.recorded.matcher import Matcher
+from authority.recorded.recording import Asked, Recording
 from authority.replay.door import ReplayDoor
-from authority.replay.errors import Diverged, Divergence
 from authority.replay.files import Copies
 from authority.replay.limits import limits_of
-from authority.replay.matcher import Matcher
 from authority.replay.network import services
 from authority.replay.printed import Output
-from authority.replay.recording import Asked, Recording
 from authority.replay.report import DIVERGED, PARTLY, SAME, STOPPED, Report
 from authority.replay.typed import Typed
 

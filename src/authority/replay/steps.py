@@ -6,8 +6,8 @@ from collections import Counter
 
 from authority.kernel import entries
 from authority.kernel.canonical import printable
-from authority.replay.diff import described
-from authority.replay.recording import Asked
+from authority.recorded.diff import described
+from authority.recorded.recording import Asked
 
 
 class Steps:

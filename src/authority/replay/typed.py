@@ -13,7 +13,7 @@ from authority.audit.sealed import Sealer
 from authority.audit.store import ContentStore
 from authority.gate.channel import Channel
 from authority.kernel import entries
-from authority.replay.errors import Divergence
+from authority.recorded.errors import Divergence
 
 
 class Typed:

@@ -21,7 +21,7 @@ from authority.audit.chain import stored_hash
 from authority.kernel import entries
 from authority.kernel.canonical import printable
 from authority.kernel.labels import Label
-from authority.replay.errors import ReplayRefused
+from authority.recorded.errors import ReplayRefused
 
 
 class Asked(msgspec.Struct):

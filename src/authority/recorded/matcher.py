@@ -18,16 +18,16 @@ from typing import Any
 
 import msgspec
 
-from authority.gate.reader import Asked as Now
 from authority.kernel import entries
 from authority.kernel.canonical import printable
 from authority.kernel.codes import SENTENCES, Code, Layer
 from authority.kernel.policy import Policy
 from authority.kernel.requests import FsOpen
-from authority.replay.bodies import Kept, Missing
-from authority.replay.diff import described, differing
-from authority.replay.errors import Diverged, Divergence
-from authority.replay.recording import Asked, Recording
+from authority.recorded.bodies import Kept, Missing
+from authority.recorded.diff import described, differing
+from authority.recorded.errors import Diverged, Divergence
+from authority.recorded.now import Now
+from authority.recorded.recording import Asked, Recording
 
 _STOPPED = frozenset({str(Code.HALTED), str(Code.CAP_REVOKED)})
 NOTHING = "nothing"
@@ -37,11 +37,15 @@ _opened = msgspec.json.Decoder(FsOpen).decode
 class Matcher:
     """One replay's. `matched` counts requests that were asked as recorded."""
 
-    def __init__(self, recording: Recording, kept: Kept, policy: Policy) -> None:
+    def __init__(
+        self, recording: Recording, kept: Kept, policy: Policy, capability: str = ""
+    ) -> None:
+        """`capability`: the id of the one that is presented now, where it is another than then."""
         self.recording = recording
         self.matched = 0
         self.reordered = 0
         self._kept = kept
+        self._own_now = capability or recording.start.capability
         self._shows_rule = policy.explain == "agent"
         self._streams: dict[int, int] = {}
         self._unclaimed = sorted(recording.streams, key=self._begins)
@@ -172,7 +176,7 @@ class Matcher:
         token = now.request.token
         presented = None
         if token is not None and now.facts.mac_ok:
-            own = self.recording.start.capability
+            own = self._own_now
             at = token.ids.index(own) if own in token.ids else -1
             below = [r.plain() for r in token.restrictions[at + 1 :]]
             presented = [_without_nonce(r) for r in below] if at >= 0 else None

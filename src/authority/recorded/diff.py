@@ -13,12 +13,12 @@ from typing import Any, Final
 
 import msgspec
 
-from authority.gate.reader import Asked as Now
 from authority.kernel import entries
 from authority.kernel.canonical import printable
-from authority.replay.bodies import Kept, Missing
-from authority.replay.errors import Divergence
-from authority.replay.recording import Asked
+from authority.recorded.bodies import Kept, Missing
+from authority.recorded.errors import Divergence
+from authority.recorded.now import Now
+from authority.recorded.recording import Asked
 
 LINES: Final = 40
 WIDTH: Final = 160
@@ -27,11 +27,11 @@ _TEXTS: Final = frozenset({"data", "body"})
 
 def described(what: entries.Admit | entries.Denied | Now) -> str:
     """One line: effect, verb, resource."""
-    if isinstance(what, Now):
+    if isinstance(what, entries.Admit | entries.Denied):
+        words = (what.effect or "(no request)", what.verb, what.resource)
+    else:
         request = what.request
         words = (request.effect or "(no request)", request.verb, request.shown)
-    else:
-        words = (what.effect or "(no request)", what.verb, what.resource)
     return printable(" ".join(filter(None, words)), 400)
 
 
