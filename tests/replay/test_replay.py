@@ -504,3 +504,14 @@ def test_what_did_not_come_through_the_channel_is_not_gone_on_with(lab: Lab) -> 
     for odd in ("0", "99999999"):
         assert lab.cli("replay", ran.run, "--from", odd, "--live").returncode == 125
     assert lab.cli("replay", ran.run, "--live").returncode == 125
+
+
+def test_files_that_are_bound_are_not_written(lab: Lab) -> None:
+    """The control: in the run itself they are."""
+    policy = REQUESTS.replace('files = "requests"', 'files = "bind"')
+    run = script(lab, "bound.py", "open('out/bound.txt', 'a').write('x')\nprint(1)\n", policy)
+    path = lab.work / "out" / "bound.txt"
+    assert path.read_text() == "x"
+    found = replayed(lab, run, code=1)
+    assert path.read_text() == "x"
+    assert any("bound plainly" in limit for limit in found["limits"])

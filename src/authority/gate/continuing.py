@@ -124,6 +124,7 @@ def started(spec: Start, recording: Recording, store: ContentStore, upto: int) -
         environment={name: values[name] for name in start.environment},
         caller={**spec.caller, "PATH": start.search_path},
         label=_label(recording, upto),
+        files=str(start.protection.get("files", "")),
         seed=start.seed,
         continues=start.run,
         replayed=upto,

@@ -27,6 +27,8 @@ def limits_of(recording: Recording, policy: Policy) -> list[str]:
         found.append("files that it opened through a mount are read where they lie now, unchanged")
     if any(isinstance(row, entries.Tally) for row in recording.rows):
         found.append("names and attributes that it looked at in mounts are those of now")
+    if start.protection.get("files") == "bind":
+        found.append("files were bound plainly: they are those of now, and can't be written")
     if "net.connect" in effects:
         found.append(
             "tunnels are opaque: what rests on their own randomness (TLS) can't be repeated"

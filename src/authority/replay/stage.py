@@ -16,7 +16,7 @@ import heapq
 import secrets
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -235,7 +235,11 @@ class Stage:
             self._host,
             self._wish.home(self.policy.process.home),
             served=True,
+            asked=str(recording.start.protection.get("files", "")),
         )
+        # What is bound is reached without a gate: it may be looked at, as it is now.
+        bound = tuple(replace(bind, writable=False) for bind in reached.binds)
+        reached = replace(reached, binds=bound)
         planned = plan(wanted_of(run, ends, reached, self._wish.forbidden), self._host)
         ends.places = places_of(planned)
         self._compare_protection(planned.protection)
@@ -311,7 +315,9 @@ class Stage:
         names = (c.from_env for c in self.policy.credentials.values())
         ends = iter([self._wish.values.get(name, "").rpartition("-")[2] for name in names])
         stand_ins = {name: f"replayed-{secrets.token_hex(16)}" for name in self.policy.credentials}
-        return Endpoints(self.policy, stand_ins, random=lambda: next(ends))
+        # A run that was watched, for suggestions, had a network to ask for, whatever its policy said.
+        watched = any(a.verdict.effect.startswith("net.") for a in self.recording.own)
+        return Endpoints(self.policy, stand_ins, watch=watched, random=lambda: next(ends))
 
     def _compare_protection(self, now: dict[str, Any]) -> None:
         others = [path for path, digest in self._wish.image.items() if _digest(path) != digest]
