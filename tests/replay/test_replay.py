@@ -515,3 +515,29 @@ def test_files_that_are_bound_are_not_written(lab: Lab) -> None:
     found = replayed(lab, run, code=1)
     assert path.read_text() == "x"
     assert any("bound plainly" in limit for limit in found["limits"])
+
+
+OPENS = """\
+import os
+print(open("data/kept/a.txt").read())
+print(open("data/kept/large.txt").read()[-5:])
+"""
+
+
+def test_what_was_read_through_a_mount_is_kept_where_the_policy_asks_for_it(lab: Lab) -> None:
+    """The control is a policy that does not: then a file that was changed ends the replay."""
+    mounted = REQUESTS.replace('files = "requests"\n', "")
+    lab.file("data/kept/a.txt", "as it was")
+    lab.file("data/kept/large.txt", "x" * 5000 + "large")
+    usual = script(lab, "opens.py", OPENS, mounted)
+    generous = script(lab, "opens.py", OPENS, mounted + 'stored_bytes = "300MB"\n')
+    for run in (usual, generous):
+        assert replayed(lab, run)["divergence"] is None
+    lab.file("data/kept/a.txt", "as it is now, and longer")
+    (lab.work / "data/kept/large.txt").unlink()
+    assert replayed(lab, usual, code=1)["divergence"] is not None
+    assert replayed(lab, generous)["divergence"] is None
+    assert (lab.work / "data/kept/a.txt").read_text() == "as it is now, and longer"
+    shutil.rmtree(lab.work / "data/kept")
+    assert replayed(lab, generous)["divergence"] is None
+    assert not (lab.work / "data/kept").exists()

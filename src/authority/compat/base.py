@@ -110,6 +110,10 @@ class Flow(Protocol):
         """
         ...
 
+    async def keep(self, data: bytes) -> None:
+        """Keep what was read as the outcome's result, as far as the run's budget for that goes."""
+        ...
+
     async def finish(
         self,
         status: str,

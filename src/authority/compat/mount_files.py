@@ -38,10 +38,13 @@ from authority.effects.beneath import Handle as Looked
 from authority.effects.tree import SET_ID, check_regular
 from authority.kernel.codes import Code
 from authority.kernel.policy_persist import OWN
+from authority.kernel.policy_sections import keeps_all
 from authority.kernel.requests import FsModify, FsOpen
 from authority.kernel.resources import Resource
 
 QUICK_READ = 128 * 1024
+KEPT_MOST = 16 * 1024 * 1024
+"""The largest file whose content is kept when it is opened, where the policy asks for that."""
 _WRITE_CACHE = 1 << 0
 _MAX_INTEGER = 2**53 - 1
 
@@ -125,6 +128,12 @@ class OpenFiles:
             )
             raise
         bench.door.glance("fs.open", resource, bench.verb)
+        if size <= KEPT_MOST and keeps_all(bench.door.policy.budgets):
+            try:
+                await flow.keep(await bench.thread(lambda: os.pread(fd, size, 0)))
+            except BaseException:
+                os.close(fd)
+                raise
         flow.settle("done", facts={"size": size})
         return fd
 

@@ -22,10 +22,12 @@ from authority.kernel import decide as kernel
 from authority.kernel import entries, flows
 from authority.kernel.codes import SENTENCES, Layer
 from authority.kernel.labels import CLEAN, Label
+from authority.kernel.policy_sections import keeps_all
 from authority.kernel.requests import EFFECTS
 
 KEPT_OF_A_FLOW = 1024 * 1024
-"""Bytes of one flow's pieces that are kept in the content store; then digests alone."""
+"""Bytes of one flow's pieces that are kept in the content store; then digests alone. A policy with more
+than the usual `stored_bytes` keeps all, as far as that goes."""
 
 
 def refused(denied: entries.Denied, pipeline: Pipeline) -> Refused:
@@ -48,6 +50,7 @@ class Going:
         self._admit = admit
         self._callbacks: list[Callable[[], None]] = []
         self._kept = 0
+        self._result: entries.Body | None = None
 
     def on_stop(self, callback: Callable[[], None]) -> None:
         if self.stopped:
@@ -82,7 +85,8 @@ class Going:
                 if label is not None
                 else flows.result_label(policy, request.effect, request.resource, request.verb)
             )
-        if keep and self._kept + len(data) <= KEPT_OF_A_FLOW:
+        whole = policy is not None and keeps_all(policy.budgets)
+        if keep and (whole or self._kept + len(data) <= KEPT_OF_A_FLOW):
             self._kept += len(data)
             body = await pipeline.bodies.keep(self.run, data, carried)
         else:
@@ -108,6 +112,14 @@ class Going:
         stopped = kernel.recheck(pipeline.ledger.state, self.run, self.caps)
         if stopped:
             raise Refused(stopped, Layer.HALT, SENTENCES[stopped], 0, None, receipt.seq)
+
+    async def keep(self, data: bytes) -> None:
+        request = self._asked.request
+        policy = self._goings.pipeline.policy(self.run)
+        label = CLEAN
+        if policy is not None and request.resource is not None:
+            label = flows.result_label(policy, request.effect, request.resource, request.verb)
+        self._result = await self._goings.pipeline.bodies.keep(self.run, data, label)
 
     async def finish(
         self,
@@ -137,13 +149,15 @@ class Going:
         if self.seq not in ledger.state.open:
             return -1  # the run ended meanwhile: in doubt, and so spent
         used = {**admit.reserve, **(spent or {})} if status != "aborted" else {}
+        if self._result is not None and self._result.kept in {"store", "sealed"}:
+            used["stored_bytes"] = used.get("stored_bytes", 0) + self._result.size
         outcome = entries.Outcome(
             run=self.run,
             of=self.seq,
             status=status,
             code=code,
             spent={k: v for k, v in used.items() if v},
-            result=short_body(body) if body else None,
+            result=short_body(body) if body else self._result,
             facts=dict(facts or {}),
         )
         return self._goings.pipeline.outcome(admit, outcome).seq

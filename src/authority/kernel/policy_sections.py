@@ -219,3 +219,9 @@ DEFAULT_BUDGETS: Final[Mapping[str, int]] = MappingProxyType(
     }
 )
 """Limits that hold where no policy of the chain sets one."""
+
+
+def keeps_all(budgets: Mapping[str, int]) -> bool:
+    """Whether a policy asks for more bodies to be kept than is usual: then whole exchanges are, and
+    what was read through mounts, so that a replay has them."""
+    return budgets.get("stored_bytes", 0) > DEFAULT_BUDGETS["stored_bytes"]

@@ -142,6 +142,10 @@ class Matcher:
             self.reordered += 1
         return self._take(found)
 
+    def renewed(self, resource: str) -> None:
+        """A file of this name is another one than then, with the same content."""
+        self._changed[resource] = -1
+
     def _renewed(self, now: Now) -> deque[Asked] | None:
         """The opening of a file that the run itself wrote before: it is another file now, of the same
         size."""

@@ -137,6 +137,9 @@ class Flow:
         )
         await asyncio.Event().wait()
 
+    async def keep(self, data: bytes) -> None:
+        """What was read then stands in the log already."""
+
     async def finish(
         self,
         status: str,

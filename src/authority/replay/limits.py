@@ -9,8 +9,6 @@ from authority.kernel import entries
 from authority.kernel.policy import Policy
 from authority.recorded.recording import Recording
 
-_OWN = frozenset({"fs.open", "fs.modify"})
-
 
 def limits_of(recording: Recording, policy: Policy) -> list[str]:
     """One line a limit."""
@@ -23,7 +21,8 @@ def limits_of(recording: Recording, policy: Policy) -> list[str]:
     if recording.end is None:
         found.append("the run has no last entry: it was going on, or its gate died")
     effects = {asked.verdict.effect for asked in recording.own}
-    if _OWN & effects:
+    opened = [a for a in recording.own if a.verdict.effect == "fs.open" and not a.denied]
+    if any(a.outcome is None or a.outcome.result is None for a in opened):
         found.append("files that it opened through a mount are read where they lie now, unchanged")
     if any(isinstance(row, entries.Tally) for row in recording.rows):
         found.append("names and attributes that it looked at in mounts are those of now")

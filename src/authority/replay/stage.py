@@ -255,7 +255,7 @@ class Stage:
             trouble=run.on_trouble,
             listen=self._listen,
         )
-        copies = Copies(recording, self.scratch, self.diverge)
+        copies = Copies(recording, self.kept, self.scratch, self.diverge, self.matcher.renewed)
         run.services = services(ends, door, copies)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
