@@ -66,6 +66,12 @@ class Flow:
         except Missing as missing:
             raise Diverged(self._missing(str(missing))) from None
 
+    async def has_sent(self, count: int) -> None:
+        """Wait until so many bytes were committed to go out."""
+        while self.sent < count:
+            self.moved.clear()
+            await self.moved.wait()
+
     def kept_text(self, body: entries.Body) -> str:
         """A sentence that was told then."""
         try:
@@ -161,6 +167,17 @@ class Flow:
         body: bytes = b"",
     ) -> int:
         then = self.found.outcome
+        total = self._amounts["out"]
+        if status == "done" and then is not None and then.status == "done" and self.sent < total:
+            what = described(self.found.verdict)
+            self._diverged(
+                Divergence(
+                    self.seq,
+                    "fewer bytes went out",
+                    f"{what}: {total} bytes",
+                    f"{what}: {self.sent} bytes",
+                )
+            )
         if then is not None and facts:
             for name in ("sha256", "size"):
                 before, now = then.facts.get(name), facts.get(name)

@@ -135,46 +135,65 @@ def play(flow: Flow, *, plain: bool) -> socket.socket:
     return theirs
 
 
+class _Ear:
+    """Reads what the worker sends. It is held against the recording when it is committed; here only
+    how much came counts."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.heard = 0
+        self.over = False
+        self.moved = asyncio.Event()
+
+    async def listen(self) -> None:
+        """Read to the end."""
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError):
+            while data := await loop.sock_recv(self._sock, 64 * 1024):
+                self.heard += len(data)
+                self.moved.set()
+        self.over = True
+        self.moved.set()
+
+    async def hears(self, count: int) -> None:
+        """Wait until so many bytes came, or none will."""
+        while self.heard < count and not self.over:
+            self.moved.clear()
+            await self.moved.wait()
+
+
 async def _play(flow: Flow, sock: socket.socket, *, plain: bool) -> None:
     loop = asyncio.get_running_loop()
-    heard = asyncio.Event()
-    draining = loop.create_task(_drain(sock, heard))
+    ear = _Ear(sock)
+    listening = loop.create_task(ear.listen())
     try:
         pieces = flow.pieces()
         if not plain:
             pieces = _answer(flow, pieces)
-            await heard.wait()
+            await ear.hears(1)
         out = 0
         for way, data in pieces:
             if way == "out":
                 out += len(data)
                 continue
-            while flow.sent < out:
-                flow.moved.clear()
-                await flow.moved.wait()
+            await flow.has_sent(out)
+            await ear.hears(out)
             await loop.sock_sendall(sock, data)
+        await flow.has_sent(out)
+        await ear.hears(out)
         outcome = flow.found.outcome
         if outcome is not None and outcome.status == "done":
             if plain:
                 sock.shutdown(socket.SHUT_WR)
-            await draining
+            await listening
     except Diverged as other:
         flow.tell(other.divergence)
     except OSError:
         return  # the worker has ended the connection
     finally:
-        draining.cancel()
-        await asyncio.wait([draining])
+        listening.cancel()
+        await asyncio.wait([listening])
         sock.close()
-
-
-async def _drain(sock: socket.socket, heard: asyncio.Event) -> None:
-    """What the worker sends is held against the recording when it is committed; here it is read."""
-    loop = asyncio.get_running_loop()
-    with contextlib.suppress(OSError):
-        while await loop.sock_recv(sock, 64 * 1024):
-            heard.set()
-    heard.set()
 
 
 def _answer(flow: Flow, pieces: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
