@@ -29,6 +29,7 @@ import msgspec
 
 from authority.compat.base import Door, Failed, Refused, Stream, pump
 from authority.effects.base import Call, EffectFailed, Performed
+from authority.effects.descriptors import pair
 from authority.kernel.canonical import printable
 from authority.kernel.labels import Label
 from authority.kernel.mcp_rules import parts, split_tool
@@ -193,7 +194,7 @@ class Hub:
         """A client's connection: `http`, or `lines` on plain streams."""
         await self._link()
         assert self._peer is not None
-        ours, theirs = socket.socketpair()
+        ours, theirs = pair()
         ours.setblocking(False)
         params = {"kind": "mcp", "form": form, "names": names or sorted(self._door.policy.mcp)}
         serving = asyncio.ensure_future(self._serve(self._peer, params, theirs))

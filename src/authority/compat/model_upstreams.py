@@ -12,6 +12,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import socket
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import Final
 
 from authority.dialects.routes import SUFFIXES
 from authority.effects.base import EffectRefused
+from authority.effects.descriptors import kept
 from authority.effects.http_dial import MAX_DIALLED, Resolver, judged_addresses
 from authority.kernel.policy import Policy
 from authority.kernel.policy_sections import Upstream
@@ -89,6 +91,8 @@ async def dial(resolver: Resolver, policy: Policy, where: Target) -> socket.sock
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setblocking(False)
         try:
+            if kept(sock.fileno()):
+                raise OSError(errno.ENFILE, "the gate has too many open files")
             async with asyncio.timeout(CONNECT_SECONDS):
                 await asyncio.get_running_loop().sock_connect(sock, (address, resource.port))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

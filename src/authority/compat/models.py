@@ -28,6 +28,7 @@ from authority.dialects import json_text, routes
 from authority.dialects.demand import COUNT, MESSAGES, DemandError
 from authority.effects.base import Call as Admitted
 from authority.effects.base import EffectFailed, Performed
+from authority.effects.descriptors import pair
 from authority.effects.http_dial import Resolver, resolve
 from authority.kernel import models
 from authority.kernel.policy import Policy
@@ -83,7 +84,7 @@ class ModelService:
     async def serve(self, stream: Stream) -> None:
         """Serve a program's connection through the worker."""
         peer = await self._linked()
-        ours, theirs = socket.socketpair()
+        ours, theirs = pair()
         ours.setblocking(False)
         pumping = asyncio.create_task(pump(stream, ours))
         try:
@@ -337,7 +338,7 @@ class ModelService:
             f"POST {path} HTTP/1.1\r\nhost: gate\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         )
-        ours, theirs = socket.socketpair()
+        ours, theirs = pair()
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
         draining = None

@@ -23,6 +23,7 @@ from typing import Any
 
 from authority.compat.base import Flow
 from authority.compat.mount_nodes import Node
+from authority.effects.descriptors import kept, scarce
 from authority.effects.tree import Row
 from authority.kernel.resources import Resource
 
@@ -127,7 +128,7 @@ class Handles:
         """Keep a place while something is opened. Raises `OSError` (ENFILE) when none is left."""
         if self.stopped:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        if len(self) >= self.most:
+        if len(self) >= self.most or scarce():
             raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
         self._promised += 1
         try:
@@ -136,11 +137,15 @@ class Handles:
             self._promised -= 1
 
     def add(self, opened: Handle | Directory) -> int:
-        """Take it in; its number. Raises `OSError` when everything was stopped meanwhile."""
-        if self.stopped:
+        """Take it in; its number. Raises `OSError` when everything was stopped meanwhile (EIO), or what
+        is open is one too many (ENFILE)."""
+        number = errno.EIO if self.stopped else 0
+        if isinstance(opened, Handle) and kept(opened.fd):
+            number = errno.ENFILE
+        if number:
             if isinstance(opened, Handle):
                 opened.stop()
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise OSError(number, os.strerror(number))
         opened.fh = self._next
         self._next += 1
         if isinstance(opened, Handle):
@@ -203,6 +208,6 @@ class Handles:
 
 
 def room() -> int:
-    """How many files this process may hold for one run: half of what the system lets it have."""
+    """How many files this process may hold for one run: a quarter of what the system lets it have."""
     soft, _ = limits.getrlimit(limits.RLIMIT_NOFILE)
-    return max(16, (soft - _SPARE) // 2)
+    return max(16, (soft - _SPARE) // 4)

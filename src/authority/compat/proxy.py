@@ -33,6 +33,7 @@ from authority.compat.credentials import Keyring
 from authority.compat.names import Names
 from authority.compat.proxy_flows import Breach, Connection, Held, Overgrown
 from authority.effects.base import EffectFailed, EffectRefused
+from authority.effects.descriptors import pair
 from authority.effects.dial import Dialled, dial
 from authority.effects.http_dial import Resolver, resolve
 from authority.kernel.addresses import ResourceError, shown
@@ -92,7 +93,7 @@ class Proxy:
             await self._too_many()
             return
         number = next(self._numbers)
-        ours, theirs = socket.socketpair()
+        ours, theirs = pair()
         ours.setblocking(False)
         try:
             peer = await self._worker()

@@ -12,6 +12,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import socket
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from authority.effects.company_proxy import (
     proxy_addresses,
     proxy_facts,
 )
+from authority.effects.descriptors import kept
 from authority.effects.http_dial import MAX_DIALLED, Resolver, judged_addresses, resolve
 from authority.kernel.policy import Policy
 from authority.kernel.resources import Resource
@@ -115,6 +117,8 @@ async def _connected(address: str, port: int, connect_us: int) -> socket.socket 
     family = socket.AF_INET if number.version == 4 else socket.AF_INET6
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
+        if kept(sock.fileno()):
+            raise OSError(errno.ENFILE, "the gate has too many open files")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         async with asyncio.timeout(connect_us / 1e6):
             await asyncio.get_running_loop().sock_connect(sock, (address, port))
