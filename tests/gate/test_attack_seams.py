@@ -12,13 +12,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from .lab import Lab, lab_at
+from .lab import OPEN, Lab, lab_at
 
 
 class Sink:
-    """A server that keeps what it is told, and answers `ok` to every piece."""
+    """A server that keeps what it is told, and answers every piece."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: bytes = b"ok") -> None:
+        self._answer = answer
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         self.got = b""
@@ -37,7 +38,7 @@ class Sink:
             try:
                 while data := sock.recv(65536):
                     self.got += data
-                    sock.sendall(b"ok")
+                    sock.sendall(self._answer)
             except OSError:
                 return
 
@@ -113,3 +114,34 @@ release = {{ payroll = ["output"] }}
     assert lines[1] == "ok"  # the control: the same way, before
     assert outside.got == b"harmless", lines
     assert lab.denials(run=ran.run, code="E_TAINT", effect="net.connect")
+
+
+HEADS = """\
+import socket
+def ask(size):
+    s = socket.create_connection(('127.0.0.1', 48101), 20)
+    head = b'GET http://{place}/ HTTP/1.1\\r\\nHost:{place}\\r\\n'
+    each = (size - len(head) - 2) // 120
+    head += b''.join(b'a%03d:' % i + b'x' * (each - 7) + b'\\r\\n' for i in range(120)) + b'\\r\\n'
+    s.sendall(head)
+    print(len(head) // 1000, s.recv(4096).split(b' ')[1].decode(), flush=True)
+ask(32000)
+ask(65536)
+"""
+
+
+def test_a_request_whose_head_is_larger_than_its_reservation_halts_nobody(lab: Lab) -> None:
+    outside = Sink(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    place = f"127.0.0.1:{outside.port}"
+    policy = OPEN + f'[network]\nhttp = ["GET http://{place}/"]\nprivate = ["{place}"]\n'
+    ran = lab.run(HEADS.format(place=place), policy)
+    # It fits the worker's bound for a head and, written out as it is counted, not the reservation.
+    assert ran.out.split() == ["31", "200", "65", "403"], ran.out + ran.err
+    assert ran.summary["reason"] == "exited"
+    assert not lab.log(kind="halt")
+    (denied,) = lab.denials(run=ran.run, effect="http.request")
+    assert denied["code"] == "E_SCHEMA_INVALID"
+    for outcome in lab.log(kind="outcome", run=ran.run):
+        (admit,) = [e for e in lab.log(kind="admit") if e["seq"] == outcome["of"]]
+        for dimension, amount in outcome.get("spent", {}).items():
+            assert amount <= admit.get("reserve", {}).get(dimension, 0)

@@ -5,6 +5,7 @@ Rules
   act asks: where a connection leads (`target`), whether a request may go out (`open`), to commit a
   piece before it goes on (`chunk`, `head`), to record what it had to refuse (`deny`).
 - A place with an http rule is judged request by request, also where a tunnel to it would be allowed.
+- A head that does not fit into what is reserved for one is refused: nothing spends more than that.
 - A websocket is no read: it is judged under the method `WEBSOCKET`, whatever it is asked with.
 - What is judged and logged holds placeholders; the secret is put in afterwards, for its hosts alone.
 - A worker that breaks the rules of its calls is ended with all its connections; the next connection
@@ -38,7 +39,7 @@ from authority.effects.dial import Dialled, dial
 from authority.effects.http_dial import Resolver, resolve
 from authority.kernel.addresses import ResourceError, shown
 from authority.kernel.codes import Code, Layer
-from authority.kernel.requests import Connect, HttpRequest
+from authority.kernel.requests import HTTP_OVERHEAD, Connect, HttpRequest
 from authority.kernel.resources import Resource, parse
 from authority.protocol import Service as Kind
 from authority.protocol.packets import CallError, Fds, LinkOver, Peer
@@ -263,6 +264,15 @@ class Proxy:
                 f"the placeholder of the credential {names[0]} goes to a host that it is not for",
             )
         clean = self._keyring.clean(resource, _plain(call))
+        used = len(call.method) + len(clean.resource.text) + _size(clean.headers)
+        if used > HTTP_OVERHEAD:
+            raise await self._door.deny(
+                "http.request",
+                resource.text,
+                f"the request's head is longer than {HTTP_OVERHEAD} bytes",
+                code=Code.SCHEMA_INVALID,
+                layer=Layer.SCHEMA,
+            )
         arguments = HttpRequest(method=call.method, headers=clean.headers, max_bytes=0)
         verb = "WEBSOCKET" if call.upgrade else call.method
         flow = await self._door.open("http.request", clean.resource, arguments, verb)
@@ -271,7 +281,7 @@ class Proxy:
             flow,
             clean.resource,
             effect="http.request",
-            used=len(call.method) + len(clean.resource.text) + _size(clean.headers),
+            used=used,
             scrubber=scrubber,
             facts={"removed": list(clean.removed)} if clean.removed else {},
         )
