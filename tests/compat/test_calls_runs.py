@@ -294,8 +294,26 @@ def test_a_halt_ends_the_run(lab: Lab) -> None:
     ran.end()
     size = (lab.work / "endless").stat().st_size
     (halt,) = lab.log(kind="halt", run=ran.run)
+    assert ran.summary["reason"] == "halted"
     assert [e for e in lab.log(kind="admit", run=ran.run) if e["seq"] > halt["seq"]] == []
     assert (lab.work / "endless").stat().st_size == size
+
+
+def test_a_revocation_ends_the_run(lab: Lab) -> None:
+    """What is open can't be taken back, so nothing of the run goes on."""
+    ran = lab.start(
+        "import time\nf = open('revoked', 'wb', 0)\nprint('on', flush=True)\n"
+        "while True: f.write(b'x' * 1000); time.sleep(0.001)\n",
+        POLICY,
+    ).started()
+    ran.said("on")
+    (first,) = lab.log(kind="run.start", run=ran.run)
+    lab.admin("POST", "/v1/tokens/revoke", {"token": first["capability"]})
+    ran.end()
+    assert ran.summary["reason"] == "revoked"
+    size = (lab.work / "revoked").stat().st_size
+    assert size
+    assert (lab.work / "revoked").stat().st_size == size
 
 
 def test_folders_with_execution_need_a_mount(lab: Lab) -> None:

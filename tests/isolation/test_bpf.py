@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from authority.isolation import bpf
+from authority.isolation import bpf, notify
 from authority.isolation.bpf import ALLOW, KILL_PROCESS, USER_NOTIF, Exec, fails_with
 from authority.isolation.syscalls import ALLOWED, ARCHITECTURES, NUMBERS, X86_64
 
@@ -262,6 +262,27 @@ def test_what_must_never_pass(kind: tuple[str, Exec, str]) -> None:
     for name in ("read", "openat", "futex", "exit_group", "clock_gettime"):
         verdict, _ = interpret(FILTERS[kind], table[name], bpf.AUDIT_ARCH[kind[0]], (0,) * 6)
         assert verdict == ALLOW, name
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("execution", Exec)
+def test_calls_about_paths_are_handed_over(architecture: str, execution: Exec) -> None:
+    """Only where files are mediated call by call, and a look at a descriptor itself never."""
+    plain = FILTERS[(architecture, execution, "both")]
+    handing = bpf.build(architecture, execution, loopback=True, datagrams=True, calls=True)
+    assert len(handing) // 8 <= 4096
+    arch, table = bpf.AUDIT_ARCH[architecture], NUMBERS[architecture]
+    assert {"openat", "statx", "getdents64", "fchmod", "execve"} < table.keys()
+    for name, number in table.items():
+        for word in (0, notify.AT_EMPTY_PATH):
+            arguments = (word,) * 6
+            before, _ = interpret(plain, number, arch, arguments)
+            verdict, _ = interpret(handing, number, arch, arguments)
+            if name in notify.MEDIATED and not (word and name in ("newfstatat", "statx")):
+                assert verdict == USER_NOTIF, name
+            else:
+                assert verdict == before, name
+        assert name not in notify.MEDIATED or interpret(plain, number, arch, (0,) * 6)[0] == ALLOW
 
 
 def headers(path: str, prefix: str) -> dict[str, int]:

@@ -50,15 +50,24 @@ def _rows(host: Host) -> list[Row]:
     cause, fix = explain(host, trouble) if trouble else ("a sandbox started", "")
     rows.append(_need("namespaces", not trouble, cause, fix))
     cause, fix = host.fuse_problem
+    problem, way = host.calls_problem
     weaker = 'or in a policy: files = "requests" or "bind" in [filesystem]'
-    rows.append(
+    if cause and not problem:
+        weaker = "files are mediated call by call until then"
+    rows += [
         (
             "file mounts",
             "weaker" if cause else "ok",
             cause or f"FUSE through {FUSE}",
             f"{fix}; {weaker}" if cause else "",
-        )
-    )
+        ),
+        (
+            "files call by call",
+            "weaker" if problem else "ok",
+            problem or "seccomp notifications, with descriptors handed in",
+            f"{way}; only needed where there are no mounts" if problem else "",
+        ),
+    ]
     controllers = sorted(host.cgroup.controllers)
     usable = {"memory", "pids"} <= host.cgroup.controllers
     rows.append(

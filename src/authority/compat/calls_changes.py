@@ -10,11 +10,13 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import struct
 import time
+from collections.abc import Callable
 from typing import Final
 
 from authority.compat import fuse_abi as abi
@@ -32,6 +34,7 @@ from authority.compat.calls_seat import Seat
 from authority.compat.calls_targets import Target, Targets
 from authority.compat.calls_walk import Place, Walker
 from authority.compat.fuse_wire import MAX_LINK, Link, Mkdir, Mknod, Rename, Setattr, Setxattr
+from authority.effects.beneath import Untouchable
 
 _TIMES: Final = struct.Struct("<qqqq")
 _NOW, _OMIT = (1 << 30) - 1, (1 << 30) - 2
@@ -46,6 +49,13 @@ _AT_FLAGS: Final = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW
 
 def _error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
+
+
+def _follow(work: Callable[[], None]) -> None:
+    """What stands for a folder goes along. The change itself is made; if this can't be (something of
+    the run's own lies beneath), a program that stands there finds nothing any more."""
+    with contextlib.suppress(OSError, Untouchable):
+        work()
 
 
 class CallChanges:
@@ -149,7 +159,7 @@ class CallChanges:
             raise _error(errno.ENOTDIR)
         beneath = seat.beneath(place.node)
         await seat.ask(abi.RMDIR, place.parent, None, place.name)
-        seat.stand_in.remove(beneath)
+        _follow(lambda: seat.stand_in.remove(beneath))
         return 0
 
     async def rename(
@@ -181,11 +191,12 @@ class CallChanges:
         await seat.ask(abi.RENAME2, source.parent, how, source.name, target.name)
         if source.directory or (flags & 2 and target.directory):
             after = above + b"/" + target.name if above else target.name
-            if flags & 2 and not (source.directory and target.directory):
-                seat.stand_in.remove(before)
-                seat.stand_in.remove(after)
+            exchange = bool(flags & 2)
+            if exchange and not (source.directory and target.directory):
+                _follow(lambda: seat.stand_in.remove(before))
+                _follow(lambda: seat.stand_in.remove(after))
             else:
-                seat.stand_in.move(before, after, exchange=bool(flags & 2))
+                _follow(lambda: seat.stand_in.move(before, after, exchange=exchange))
         return 0
 
     def _same(self, source: Place, target: Place) -> Seat:

@@ -248,7 +248,8 @@ class _Walk:
             self.seat, self.nodes, self.modes = inner, [abi.ROOT_ID], [stat.S_IFDIR]
             return None
         if self.seat is None or _over(self.seat, path):
-            text = self._native.link(path) if follow else None
+            opaque = self.names[:1] == [_PROC]
+            text = self._native.link(path) if follow and not opaque else None
             if text is None:
                 self.seat = None
                 self.names.append(name)
