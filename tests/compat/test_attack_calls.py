@@ -7,6 +7,7 @@ test fails if the content of one of the others ever comes out.
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -15,6 +16,9 @@ from pathlib import Path
 
 import pytest
 from tests.gate.lab import Lab, lab_at
+
+from authority.isolation.notify import MEDIATED
+from authority.isolation.syscalls import NUMBERS
 
 from .test_calls_runs import USER
 
@@ -464,6 +468,9 @@ def test_the_same_of_an_ordinary_user() -> None:
         "test_names_across",
         "test_what_was_handed_in_is_no_program",
         "test_nothing_is_left_at_the_stand_in",
+        "test_pointers_and_paths_that_lead_nowhere",
+        "test_a_program_that_hides_its_memory",
+        "test_calls_with_random_arguments",
     ]
     done = subprocess.run(
         [sys.executable, "-c", AS_USER, str(Path(__file__).parents[2]), *names],
@@ -474,3 +481,71 @@ def test_the_same_of_an_ordinary_user() -> None:
         pytest.skip("this interpreter can't be started by another user")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.split() == names
+
+
+def test_calls_with_random_arguments(lab: Lab) -> None:
+    """Whatever a program passes, the gate answers and goes on."""
+    table = NUMBERS[platform.machine()]
+    numbers = {name: table[name] for name in sorted(MEDIATED) if name in table}
+    ran = lab.run(
+        PRELUDE + f"numbers = {numbers!r}\n"
+        "import random\n"
+        "chance = random.Random(7)\n"
+        "os.makedirs('fuzz/in/in', exist_ok=True); os.chdir('fuzz/in')\n"
+        "fds = [os.open('.', 0), os.open('f', os.O_RDWR | os.O_CREAT), os.open('/tmp', 0), "
+        "*os.pipe()]\n"
+        "paths = [b'f', b'in', b'../ok', b'../../closed/no', b'/proc/self/fd/%d' % fds[1], b'l', "
+        "b'/tmp/x',\n"
+        "         b'..', b'', b'/', b'in/../f', b'\\xff\\xfe', b'a\\nb', b'x' * 300, b'./f/', "
+        "b'/dev/null', b'n' * 5000,\n"
+        "         b'fs:f', b'%41', b'user.x', b'/proc/self/cwd/f', b'in/.', b'user.\\xff']\n"
+        "keep = []\n"
+        "def pointer():\n"
+        "    kind = chance.randrange(8)\n"
+        "    if kind == 0: return P(chance.choice([0, 8, 1 << 46, (1 << 64) - 8, (1 << 63) + 1]))\n"
+        "    data = chance.choice(paths) if kind < 5 else chance.randbytes(chance.choice([8, 24, "
+        "64]))\n"
+        "    keep.append(ctypes.create_string_buffer(data, max(len(data) + 1, 512)))\n"
+        "    return ctypes.cast(keep[-1], P)\n"
+        "def argument():\n"
+        "    kind = chance.randrange(6)\n"
+        "    if kind < 3: return pointer()\n"
+        "    if kind == 3: return ctypes.c_long(chance.choice([*fds, -100, -1, 99]))\n"
+        "    if kind == 4: return ctypes.c_long(chance.choice([0, 1, 2, 0x100, 0x200, 0x400, "
+        "0x1000, 0o644, 64, 4096]))\n"
+        "    return ctypes.c_ulong(chance.getrandbits(64))\n"
+        "seen = set()\n"
+        "home = os.getcwd()\n"
+        "for n in range(6000):\n"
+        "    which = chance.choice(list(numbers))\n"
+        "    if which == 'chdir': os.chdir(home)\n"
+        "    shape = [argument() for _ in range(6)]\n"
+        "    if chance.random() < 0.7 and 'at' in which or which in ('statx', 'openat2'):\n"
+        "        shape[0], shape[1] = ctypes.c_long(chance.choice([-100, fds[0]])), pointer()\n"
+        "    elif chance.random() < 0.7: shape[0] = pointer()\n"
+        "    result = call(numbers[which], *shape)\n"
+        "    if result > 20 and which in ('open', 'openat', 'openat2', 'creat'): os.close(result)\n"
+        "    seen.add(which); keep.clear()\n"
+        "print(len(seen) == len(numbers))\n",
+        POLICY,
+    )
+    trouble = [e["text"] for e in ran.events if e["event"] == "trouble"]
+    assert ran.out == "True\n", (ran.err, trouble)
+    assert not trouble
+    assert (lab.work / "closed/no").read_text() == "SECRET"
+    lay(lab)
+    assert lab.run("print(open('open/ok').read())", POLICY).out == "allowed\n"
+
+
+def test_a_program_that_hides_its_memory(lab: Lab) -> None:
+    """It gets nothing, or what it may have; nobody else is disturbed."""
+    out = said(
+        lab,
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    libc.prctl(4, 0, 0, 0, 0)\n"
+        "    got = tried(lambda: open('open/ok')), tried(lambda: open('closed/no'))\n"
+        "    os._exit(0 if got[0] in ('done', 'EACCES') and got[1] in ('ENOENT', 'EACCES') else 1)\n"
+        "print(os.waitpid(child, 0)[1], open('open/ok').read())\n",
+    )
+    assert out == ["0 allowed"]

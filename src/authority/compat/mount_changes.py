@@ -332,6 +332,8 @@ class Changes:
             return os.fstat(fd)
 
     async def setxattr(self, request: Request) -> bytes:
+        if request.head.flags & ~(os.XATTR_CREATE | os.XATTR_REPLACE):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         await self._xattr(request, bytes(request.data), request.head.flags)
         return out.reply(request.unique)
 
