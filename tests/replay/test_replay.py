@@ -541,3 +541,39 @@ def test_what_was_read_through_a_mount_is_kept_where_the_policy_asks_for_it(lab:
     shutil.rmtree(lab.work / "data/kept")
     assert replayed(lab, generous)["divergence"] is None
     assert not (lab.work / "data/kept").exists()
+
+
+PARENT = """\
+from authority.agent import connect
+gate = connect()
+child = gate.spawn("worker", ["said"])
+print(gate.wait(child, 60_000)["code"])
+gate.write("out/parent.txt", "done")
+"""
+CHILD = """\
+import sys
+from authority.agent import connect
+gate = connect()
+print(gate.read("data/a.txt"))
+gate.write("out/child.txt", sys.argv[1])
+"""
+
+
+def test_a_parent_is_played_without_its_child_and_the_child_by_itself(lab: Lab) -> None:
+    child = lab.file("child.py", CHILD)
+    agents = f'[agents.worker]\ncommand = ["{sys.executable}", "{child}"]\n[budgets]'
+    parent = script(lab, "parent.py", PARENT, REQUESTS.replace("[budgets]", agents))
+    starts = [
+        e
+        for e in map(entries.decode, query.lines(lab.directory.log))
+        if isinstance(e, entries.RunStart) and e.parent == parent
+    ]
+    assert len(starts) == 1
+    for name in ("parent.txt", "child.txt"):
+        (lab.work / "out" / name).unlink()
+    assert replayed(lab, parent)["verdict"] == "same"
+    found = replayed(lab, starts[0].run)
+    assert found["divergence"] is None
+    assert any("it was a child" in limit for limit in found["limits"])
+    for name in ("parent.txt", "child.txt"):
+        assert not (lab.work / "out" / name).exists()
