@@ -64,7 +64,9 @@ class Matcher:
     def frontier(self) -> int:
         """The entry of the oldest request that was not asked yet; beyond all when there is none."""
         order = self._order
-        while self._first < len(order) and order[self._first].done:
+        while self._first < len(order) and (
+            order[self._first].done or _of_the_gate(order[self._first])
+        ):
             self._first += 1
         return order[self._first].seq if self._first < len(order) else 2**53
 
