@@ -351,6 +351,27 @@ def test_no_other_way_to_an_own_configuration_or_an_executable_hook() -> None:
     sit(body)
 
 
+@pytest.mark.parametrize("flags", [0, 2], ids=["over an empty one", "in exchange"])
+def test_a_repository_that_was_filled_under_another_name_does_not_come_back(flags: int) -> None:
+    async def body(seat: Seat) -> None:
+        kernel = seat.kernel
+        r = (await kernel.mkdir(1, "r")).node
+        await kernel.mkdir(r, ".git")
+        await kernel.rename(r, ".git", r, "away")
+        await kernel.mkdir((await kernel.walk("r/away")).node, "hooks")
+        await kernel.put("r/away/hooks/pre-commit", b"#!/bin/sh\n", 0o755)
+        await kernel.put("r/away/config", b"[core]\n\tfsmonitor = ./evil\n")
+        await kernel.mkdir(r, ".git")
+        assert await number(kernel.rename(r, "away", r, ".git", flags)) == "EACCES"
+        assert not os.listdir(seat.work / "r/.git")
+        # The control: the one that always had its name is still its own.
+        git = (await kernel.walk("r/.git")).node
+        await kernel.put("r/.git/config.lock", PLAIN)
+        assert await number(kernel.rename(git, "config.lock", git, "config")) == ""
+
+    sit(body)
+
+
 def test_a_repository_that_was_there_before_stays_closed() -> None:
     async def body(seat: Seat) -> None:
         kernel = seat.kernel

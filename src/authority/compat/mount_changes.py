@@ -179,6 +179,9 @@ class Changes:
                     await self._movable(new, new_resource, old_resource)
 
             def perform() -> tuple[None, dict[str, Any]]:
+                bench.own.renamed(bench.files, old, new_resource)
+                if exchange:
+                    bench.own.renamed(bench.files, new, old_resource)
                 replace = not head.flags & abi.RENAME_NOREPLACE
                 bench.files.rename(old, new, replace=replace, exchange=exchange)
                 return None, facts

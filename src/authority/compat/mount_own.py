@@ -7,6 +7,8 @@ make it, and answers for the conditions.
 Rules
 - A `.git` counts as the run's own when this gate made it for the run, by that name, in this run; a
   folder likewise. Its inode is held open, so that its number can't become another's meanwhile.
+- A repository that gets another name is not the run's own any more: under that name nothing in it is
+  closed, and it could come back with anything.
 - In an own repository: the configuration gets its name by a rename alone, and only with a text that
   names no program, one name (no hard link) and no open writer; it may be removed and its mode set.
   Hooks are made without an execute bit, get none later, and are no links. Whatever else would make or
@@ -59,6 +61,12 @@ class Own:
             found.close()
             return
         table[found.identity] = found.fd
+
+    def renamed(self, files: Files, path: bytes, target: Resource) -> None:
+        """What lies at the path is about to get the name `target`."""
+        identity = _identity(files, path)
+        if target.segments[-1] != ".git" and identity in self._repositories:
+            os.close(self._repositories.pop(identity))
 
     def repository(self, identity: Identity) -> bool:
         return identity in self._repositories
