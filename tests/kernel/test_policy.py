@@ -151,13 +151,15 @@ def test_an_empty_policy_allows_only_printing_and_talking() -> None:
     samples |= {"msg": "run:x", "output": "output:stdout", "net": "h.example:443"}
     samples |= {"msg": "run:x", "output": "output:stdout", "mcp": "mcp:x/tools"}
     samples |= {"model": "model:x"}
+    system = {f"sys.{name}": f"sys:{name}" for name in ("time", "random", "uuid")}
     allowed = set()
     for effect in EFFECTS:
         special = {"agent.spawn": "agent:x", "net.resolve": "h.example"}
+        special |= {"value.reveal": "handle:h1", "value.compute": "room:python", **system}
         raw = special.get(effect) or samples[effect.partition(".")[0]]
         if ask(empty, effect, raw, "GET" if effect == "http.request" else ""):
             allowed.add(effect)
-    assert allowed == {"output", "msg.send", "msg.receive", "agent.wait"}
+    assert allowed == {"output", "msg.send", "msg.receive", "agent.wait", "value.reveal", *system}
     assert not empty.trusts_user
     assert empty.process.exec == ()
     assert empty.budgets["denials"] == 50

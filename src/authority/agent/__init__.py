@@ -10,6 +10,7 @@ from authority.agent.errors import (
     NoChannel,
     Receipt,
 )
+from authority.agent.handles import Handle, join, some
 from authority.agent.values import HttpResponse, Message
 
 __all__ = [
@@ -21,9 +22,12 @@ __all__ = [
     "Gate",
     "GateError",
     "GateGone",
+    "Handle",
     "HttpResponse",
     "Message",
     "NoChannel",
     "Receipt",
     "connect",
+    "join",
+    "some",
 ]

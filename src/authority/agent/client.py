@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from authority import protocol
+from authority.agent.around import Around
 from authority.agent.channel import Channel, Draft, Pending
 from authority.agent.errors import BadReply, BadRequest, Denied, NoChannel, Receipt
 from authority.agent.fields import as_bytes as _bytes
@@ -31,7 +32,9 @@ from authority.agent.fields import field as _field
 from authority.agent.fields import receipt_of as _receipt
 from authority.agent.fields import token_bytes as _token_bytes
 from authority.agent.fields import utf8_or_bytes as _utf8_or_bytes
-from authority.agent.values import HttpResponse, Message, ModelAnswer
+from authority.agent.handles import Handle, handle_of, plain
+from authority.agent.planned import Planned
+from authority.agent.values import HttpResponse, ModelAnswer
 
 READ_CHUNK = 8 * 1024 * 1024
 _T = TypeVar("_T")
@@ -41,11 +44,12 @@ _NO_ARGUMENTS = msgspec.Raw(b"\x80")
 class Answer:
     """A call of a batch. `result()` gives its value, or raises what a call alone would raise."""
 
-    __slots__ = ("_gate", "_pending")
+    __slots__ = ("_gate", "_handle", "_pending")
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, handle: bool = False) -> None:
         self._gate = gate
         self._pending: Pending | None = None
+        self._handle = handle
 
     @property
     def sent(self) -> bool:
@@ -53,7 +57,7 @@ class Answer:
 
     def result(self) -> Any:
         """The value. Raises Denied or GateError, and BadRequest if the batch was not sent."""
-        return self._gate._value(self._reply())
+        return self._gate._value(self._reply(), self._handle)
 
     @property
     def receipt(self) -> Receipt | None:
@@ -90,8 +94,9 @@ class Batch:
         """As `Gate.call`, but later."""
         if self._sent:
             raise BadRequest("this batch was sent already", "make a new one")
-        self._drafts.append(self._gate._draft(effect, resource, arguments, capability, handle))
-        self._answers.append(Answer(self._gate))
+        draft = self._gate._draft(effect, resource, arguments, capability, handle)
+        self._drafts.append(draft)
+        self._answers.append(Answer(self._gate, bool(draft.flags & protocol.FLAG_HANDLE)))
         return self._answers[-1]
 
     def __enter__(self) -> Batch:
@@ -114,7 +119,7 @@ class Batch:
             self._gate._note(channel.wait(pending))
 
 
-class Gate:
+class Gate(Around, Planned):
     """A connection to the gate, for one run. `run` is its id, `cwd` where relative paths begin."""
 
     def __init__(self, channel: Channel, capability: bytes | None) -> None:
@@ -142,17 +147,19 @@ class Gate:
         arguments: Mapping[str, Any] | None = None,
         capability: str | bytes | None = None,
         handle: bool = False,
+        wait: bool = False,
     ) -> Any:
         """Ask for one effect and return its value.
 
-        `capability` (text or bytes, as `attenuate` gives) stands in place of the run's own.
-        `handle` asks for a handle in place of the value; a gate without handles refuses that.
+        `capability` (text or bytes, as `attenuate` gives) stands in place of the run's own. `handle`
+        asks for a handle in place of the value; a call with handles in its arguments gets one
+        anyway. `wait`: where a person has to approve, wait until they have.
         """
-        draft = self._draft(effect, resource, arguments, capability, handle)
+        draft = self._draft(effect, resource, arguments, capability, handle, wait)
         (pending,) = self._channel.submit((draft,))
         reply = self._channel.wait(pending)
         self._note(reply)
-        return self._value(reply)
+        return self._value(reply, bool(draft.flags & protocol.FLAG_HANDLE))
 
     def batch(self) -> Batch:
         """Several calls in one frame: `with gate.batch() as b: a = b.call(…)`, then `a.result()`."""
@@ -284,11 +291,14 @@ class Gate:
         name: str,
         arguments: Mapping[str, Any] | None = None,
         capability: str | bytes | None = None,
+        handle: bool = False,
+        wait: bool = False,
     ) -> Any:
-        """Call the tool; its result. A tool of an MCP server is `SERVER/TOOL`."""
+        """Call the tool; its result, or a handle to it. A tool of an MCP server is `SERVER/TOOL`."""
         name = name.replace("/", ".", 1)
         body = {"arguments": dict(arguments or {})}
-        return self._map("tool.call", f"tool:{name}", body, capability).get("result")
+        value = self.call("tool.call", f"tool:{name}", body, capability, handle, wait)
+        return value if isinstance(value, Handle) else _field(value, "result", object)
 
     def model(
         self,
@@ -311,54 +321,6 @@ class Gate:
         )
         return ModelAnswer(_field(value, "status", int), _field(value, "body", bytes), api)
 
-    # Other runs
-
-    def spawn(
-        self,
-        name: str,
-        arguments: Sequence[str] = (),
-        budgets: Mapping[str, int] | None = None,
-        restriction: Mapping[str, Any] | None = None,
-        capability: str | bytes | None = None,
-    ) -> str:
-        """Start an agent that the policy names, with no more than this run has; its run's id."""
-        body = {
-            "arguments": list(arguments),
-            "budgets": dict(budgets or {}),
-            "restriction": None if restriction is None else dict(restriction),
-        }
-        return _field(self._map("agent.spawn", f"agent:{name}", body, capability), "run", str)
-
-    def wait(
-        self, run: str, timeout_ms: int = 0, capability: str | bytes | None = None
-    ) -> dict[str, Any]:
-        """Whether a child has `ended`, and its `code`; waits for that up to `timeout_ms`."""
-        return self._map("agent.wait", f"run:{run}", {"timeout_ms": timeout_ms}, capability)
-
-    def send(self, run: str, data: bytes | str, capability: str | bytes | None = None) -> None:
-        """Send a message to the parent or to a child."""
-        self.call("msg.send", f"run:{run}", {"data": _bytes(data)}, capability)
-
-    def receive(self, timeout_ms: int = 0, capability: str | bytes | None = None) -> Message | None:
-        """The next message for this run, or None when none came within `timeout_ms`."""
-        value = self._map("msg.receive", f"run:{self.run}", {"timeout_ms": timeout_ms}, capability)
-        if not value:
-            return None
-        return Message(_field(value, "from", str), _field(value, "data", bytes))
-
-    def time(self, capability: str | bytes | None = None) -> float:
-        """Seconds since 1970 by the gate's clock. Recorded, so a replay gives the same."""
-        return _field(self._map("sys.time", "sys:time", None, capability), "us", int) / 1_000_000
-
-    def random(self, size: int = 16, capability: str | bytes | None = None) -> bytes:
-        """Random bytes, at most 64 KiB. Recorded for replays, so they are no secret."""
-        found = self._map("sys.random", "sys:random", {"size": size}, capability)
-        return _field(found, "data", bytes)
-
-    def uuid(self, capability: str | bytes | None = None) -> str:
-        """A random UUID as text, recorded."""
-        return _field(self._map("sys.uuid", "sys:uuid", None, capability), "uuid", str)
-
     # How a call is made
 
     def _token(self, capability: str | bytes | None) -> bytes | None:
@@ -373,19 +335,22 @@ class Gate:
         arguments: Mapping[str, Any] | None,
         capability: str | bytes | None,
         handle: bool,
+        wait: bool = False,
     ) -> Draft:
         if isinstance(resource, str) and not resource.isascii():
             # A name that the operating system gave us may hold bytes that are not UTF-8.
             resource = _utf8_or_bytes(resource)
         raw = _NO_ARGUMENTS
         if arguments:
+            sent, held = plain(arguments)
+            handle = handle or held
             try:
-                raw = protocol.encode_arguments(dict(arguments))
+                raw = protocol.encode_arguments(sent)
             except protocol.ProtocolError as error:
                 raise BadRequest(error.sentence) from error
         if not 1 <= len(effect) <= 64 or len(resource) > protocol.MAX_RESOURCE:
             raise BadRequest("the name of the effect or of the resource is too long, or empty")
-        flags = protocol.FLAG_HANDLE if handle else 0
+        flags = (protocol.FLAG_HANDLE if handle else 0) | (protocol.FLAG_WAIT if wait else 0)
         return Draft(effect, resource, raw, self._token(capability), flags)
 
     def _map(
@@ -403,9 +368,9 @@ class Gate:
     def _note(self, reply: protocol.Reply) -> None:
         self.last_receipt = _receipt(reply) or self.last_receipt
 
-    def _value(self, reply: protocol.Reply) -> Any:
+    def _value(self, reply: protocol.Reply, handle: bool = False) -> Any:
         if reply.status == protocol.DONE:
-            return reply.body
+            return handle_of(reply.body) if handle else reply.body
         try:
             refused = protocol.decode_refused(reply.body)
         except protocol.ProtocolError as error:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from authority.kernel.codes import Code
-from authority.kernel.labels import Label
+from authority.kernel.labels import CLEAN, Label
 from authority.kernel.policy import Policy
 from authority.kernel.resources import Resource
 
@@ -28,7 +28,8 @@ class Call:
     `arguments` is the effect's argument Struct of `kernel.requests`; `target` the second resource
     (the new name in a rename); `reserved` the most that may be used, by dimension; `run` the run's
     id; `seq` the entry that admitted it; `looked_up` what was found before the decision;
-    `capability` the token that was presented, for what hands authority on (spawning).
+    `capability` the token that was presented, for what hands authority on (spawning); `given` the
+    label of handles among the arguments, beside the run's own.
     """
 
     run: str
@@ -41,6 +42,7 @@ class Call:
     target: Resource | None = None
     looked_up: Mapping[str, Any] = field(default_factory=dict)
     capability: bytes = b""
+    given: Label = CLEAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,9 @@ class Performed:
 
 
 class EffectFailed(Exception):
-    """It was tried and it failed. `sentence` goes to the agent: printable, without host secrets."""
+    """It was tried and it failed. `sentence` goes to the agent: printable, without host secrets.
+
+    `carried` is the label of what was looked at on the way, where it has one of its own."""
 
     def __init__(
         self,
@@ -65,11 +69,13 @@ class EffectFailed(Exception):
         *,
         spent: Mapping[str, int] | None = None,
         facts: Mapping[str, Any] | None = None,
+        carried: Label | None = None,
     ) -> None:
         super().__init__(sentence)
         self.sentence = sentence
         self.spent = dict(spent or {})
         self.facts = dict(facts or {})
+        self.carried = carried
 
 
 class EffectRefused(Exception):

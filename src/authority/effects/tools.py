@@ -79,38 +79,58 @@ class ToolEffect:
         tool = call.policy.tools.get(name)
         if tool is None:
             raise EffectRefused(Code.POLICY_DENY, "The policy has no tool of this name.")
-        stdin = _stdin(call.arguments.arguments)
         passed = {key: self._environment.get(key) for key in tool.pass_env}
         env = {key: value for key, value in passed.items() if value is not None} | dict(tool.env)
         spent = {"requests": 1, "tool_calls": 1}
-        try:
-            ran = await self._starter.run(
-                tuple(tool.command),
-                stdin,
-                base=tool.base,
-                env=env,
-                timeout_us=tool.timeout,
-                max_output=MAX_OUTPUT,
-            )
-        except (AuthorityError, OSError) as error:
-            raise EffectFailed(
-                f"The tool {name} could not be started.",
-                spent=spent,
-                facts={"why": printable(str(error), 500)},
-            ) from None
-        facts = {
-            "code": ran.code,
-            "size": len(ran.stdout),
-            "sha256": digest(ran.stdout),
-            "stderr": printable(ran.stderr[: KEPT_STDERR + 1], KEPT_STDERR),
-        }
-        try:
-            value = _answer(ran, tool.timeout)
-        except _Failed as error:
-            raise EffectFailed(
-                f"The tool {name} {error.reason}", spent=spent, facts=facts
-            ) from None
+        value, facts = await answered(
+            self._starter,
+            tuple(tool.command),
+            call.arguments.arguments,
+            tool.base,
+            tool.timeout,
+            f"tool {name}",
+            spent,
+            env,
+        )
         return Performed({"result": value}, spent=spent, facts=facts)
+
+
+async def answered(
+    starter: Starter,
+    argv: tuple[str, ...],
+    arguments: dict[str, Any],
+    base: str,
+    timeout_us: int,
+    called: str,
+    spent: Mapping[str, int],
+    env: Mapping[str, str] | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """The answer of one process and facts about it. Raises `EffectFailed` or `EffectRefused`."""
+    try:
+        ran = await starter.run(
+            argv,
+            _stdin(arguments),
+            base=base,
+            env=env or {},
+            timeout_us=timeout_us,
+            max_output=MAX_OUTPUT,
+        )
+    except (AuthorityError, OSError) as error:
+        raise EffectFailed(
+            f"The {called} could not be started.",
+            spent=spent,
+            facts={"why": printable(str(error), 500)},
+        ) from None
+    facts = {
+        "code": ran.code,
+        "size": len(ran.stdout),
+        "sha256": digest(ran.stdout),
+        "stderr": printable(ran.stderr[: KEPT_STDERR + 1], KEPT_STDERR),
+    }
+    try:
+        return _answer(ran, timeout_us), facts
+    except _Failed as error:
+        raise EffectFailed(f"The {called} {error.reason}", spent=spent, facts=facts) from None
 
 
 class _Failed(Exception):

@@ -24,7 +24,7 @@ from typing import Protocol, cast
 
 from authority import protocol
 from authority.gate import clock
-from authority.gate.pipeline import Answer, Reply
+from authority.gate.answers import Answer, Reply
 from authority.gate.raw import RawStream
 from authority.gate.reader import Asked, Reader, short_body
 from authority.kernel.codes import Code, Layer
@@ -55,6 +55,7 @@ class Takes(Protocol):
     """What requests go to: the pipeline, or what stands for it in a replay."""
 
     def submit(self, asked: Asked, reply: Reply) -> None: ...
+    def blind(self, run: str) -> bool: ...
 
 
 class _Stream:
@@ -322,7 +323,8 @@ class Channel(asyncio.Protocol):
             self._in_flight -= len(answers)
             self._untaken += [a for a in answers if a.taken is not None]
             if stream in self._streams:
-                out += protocol.reply_frames(stream, [_reply(a) for a in answers])
+                blind = self._pipeline.blind(self.run)
+                out += protocol.reply_frames(stream, [_reply(a, blind) for a in answers])
         if out:
             self._write(b"".join(out))
         if self._takes.is_set():
@@ -358,6 +360,9 @@ class Channel(asyncio.Protocol):
         self._flow()
 
 
-def _reply(answer: Answer) -> protocol.Reply:
+def _reply(answer: Answer, blind: bool) -> protocol.Reply:
+    """`blind`: whoever holds handles gets no receipts (`kernel.handles`)."""
     status = protocol.REFUSED if answer.refused else protocol.DONE
+    if blind:
+        return protocol.Reply(answer.n, status, None, b"", answer.body)
     return protocol.Reply(answer.n, status, answer.seq, answer.hash, answer.body)

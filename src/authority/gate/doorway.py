@@ -16,8 +16,8 @@ import msgspec
 
 from authority import protocol
 from authority.compat.base import Failed, Refused
+from authority.gate.answers import Answer
 from authority.gate.going import Going, Goings, refused
-from authority.gate.pipeline import Answer
 from authority.gate.reader import Asked, Reader
 from authority.gate.run import Run
 from authority.gate.tallies import Tallies

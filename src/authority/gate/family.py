@@ -126,7 +126,7 @@ class Messages:
             raise EffectFailed("The other run's mailbox is full.")
         sender = self._state.runs.get(call.run)
         label: Label = sender.label if sender else CLEAN
-        other.mailbox.append((call.run, call.arguments.data, label))
+        other.mailbox.append((call.run, call.arguments.data, label.join(call.given)))
         other.mail.set()
         return Performed({})
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from authority.compat.base import Refused
-from authority.gate.pipeline import Pipeline, rendering
+from authority.gate.answers import rendering
+from authority.gate.pipeline import Pipeline
 from authority.gate.reader import Asked, short_body
 from authority.kernel import decide as kernel
 from authority.kernel import entries, flows

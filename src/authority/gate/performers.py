@@ -57,6 +57,7 @@ def table(
     family: Performer,
     messages: Performer,
     mcp: Performer,
+    values: Performer,
 ) -> dict[str, Performer]:
     """All effects by name."""
     performers: dict[str, Performer] = {f"fs.{name}": files for name in FILE_EFFECTS}
@@ -67,6 +68,7 @@ def table(
     performers["msg.send"] = performers["msg.receive"] = messages
     performers |= dict.fromkeys(SYSTEM_EFFECTS, SystemEffects())
     performers["mcp.list"] = performers["mcp.read"] = performers["mcp.prompt"] = mcp
+    performers["value.reveal"] = performers["value.compute"] = values
     return performers
 
 

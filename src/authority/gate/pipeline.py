@@ -27,7 +27,9 @@ import msgspec
 from authority.audit.writer import Receipt
 from authority.effects.base import Call, EffectFailed, EffectRefused, Performed
 from authority.gate import clock
+from authority.gate.answers import Answer, Reply, held, rendering
 from authority.gate.bodies import Bodies
+from authority.gate.hidden import Hidden
 from authority.gate.ledger import Ledger
 from authority.gate.reader import INLINE_LIMIT, Asked, short_body, value_bytes
 from authority.gate.room import Room, answer_bound
@@ -55,21 +57,6 @@ class Stoppable(Protocol):
     def stop(self, run: str) -> None: ...
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """What goes back to the client: `body` is the value, or what was refused.
-
-    `taken` is called by whoever sends it, when the other side has taken it or never will.
-    """
-
-    n: int
-    refused: bool
-    seq: int
-    hash: bytes
-    body: Any
-    taken: Callable[[], None] | None = None
-
-
-Reply = Callable[[Answer], None]
 LookUp = Callable[[Request], Awaitable[dict[str, Any]]]
 """Finds facts for a decision. `problem` among them is why the request can't be one."""
 
@@ -100,15 +87,35 @@ class Pipeline:
         self._rooms: dict[str, Room] = {}
         self.on_overspent: Callable[[str, int], None]  # set by what answers incidents
         self.goings: Stoppable | None = None  # set by what carries effects that go on
+        self.hidden: Hidden  # set by the gate: what carries requests for handles
+        self._waiting: dict[str, list[tuple[Asked, Reply]]] = {}
 
     def submit(self, asked: Asked, reply: Reply) -> None:
         """Take one request. `reply` is called once, when everything it rests on is durable."""
         request = asked.request
         long = len(asked.arguments) > INLINE_LIMIT
+        if request.handle and asked.facts.problem is None:
+            self._spawn(request.run, self.hidden.carry(asked, reply))
+            return
         if long or request.effect in self._look_up or self.bodies.secret(request.run):
             self._spawn(request.run, self._prepared(asked, reply))
             return
-        self._judge(asked, reply)
+        self.judge(asked, reply)
+
+    def answered(self, approval: str) -> None:
+        """A person answered an approval: whoever waits for it is judged again."""
+        for asked, reply in self._waiting.pop(approval, ()):
+            asked.wait = False
+            asked.facts = msgspec.structs.replace(asked.facts, time=clock.wall())
+            self.judge(asked, reply)
+
+    def blind(self, run: str) -> bool:
+        """Whether a run gets no receipts: it holds handles."""
+        return self.hidden.blind(run)
+
+    def look_up(self, effect: str) -> LookUp | None:
+        """What finds facts for a decision about an effect."""
+        return self._look_up.get(effect)
 
     def output(self, asked: Asked, reply: Reply) -> None:
         """Commit a piece of what the program printed; it may be shown when `reply` is called."""
@@ -168,6 +175,9 @@ class Pipeline:
             self.goings.stop(run)
         self._tallies.flush(run)
         self._tallies.forget(run)
+        self.hidden.forget(run)
+        for key in [k for k, w in self._waiting.items() if w[0][0].request.run == run]:
+            del self._waiting[key]
         busy = set(self._busy.pop(run, ()))
         for task in busy:
             task.cancel()
@@ -213,9 +223,10 @@ class Pipeline:
                 time=clock.wall(),
                 problem=problem,
             )
-        self._judge(asked, reply)
+        self.judge(asked, reply)
 
-    def _judge(self, asked: Asked, reply: Reply) -> None:
+    def judge(self, asked: Asked, reply: Reply) -> None:
+        """Decide, record, and go on with what was decided."""
         decided = self.decide(asked)
         receipt = self.ledger.step(decided)
         verdict = decided[-1]
@@ -227,6 +238,12 @@ class Pipeline:
             task.add_done_callback(lambda _: self._forget(verdict.seq))
 
     def _refuse(self, asked: Asked, denied: entries.Denied, receipt: Receipt, reply: Reply) -> None:
+        if denied.hidden:
+            self._answer(asked, False, receipt, self.hidden.refused(asked, denied), reply)
+            return
+        if asked.wait and denied.approval:
+            self._waiting.setdefault(denied.approval, []).append((asked, reply))
+            return
         self._answer(asked, True, receipt, rendering(denied, self.policy(asked.request.run)), reply)
 
     def policy(self, run: str) -> Policy | None:
@@ -259,7 +276,7 @@ class Pipeline:
         size = answer_bound(request.effect, request.arguments, admit.reserve)
         await room.take(size)
         try:
-            await self._perform_in(asked, admit, policy, lambda a: reply(_held(a, room, size)))
+            await self._perform_in(asked, admit, policy, lambda a: reply(held(a, room, size)))
         except BaseException:
             room.give(size)
             raise
@@ -284,10 +301,16 @@ class Pipeline:
             target=request.target,
             looked_up=asked.facts.looked_up,
             capability=asked.capability,
+            given=Label(frozenset(admit.sources), frozenset(admit.secrets)),
         )
         try:
             done = await self._performers[request.effect].perform(call)
         except EffectRefused as no:
+            if admit.handle:
+                self._keep(
+                    asked, admit, self.hidden.failed(asked, admit, policy, no, no.code), reply
+                )
+                return
             # Being refused there tells something about what is there.
             seen = flows.result_label(policy, request.effect, request.resource, request.verb)
             self._aborted(asked, admit, no.code, no.sentence, no.facts, Layer.EFFECT, reply, seen)
@@ -314,6 +337,9 @@ class Pipeline:
     ) -> None:
         request = asked.request
         assert request.resource is not None
+        if admit.handle:
+            self._keep(asked, admit, await self.hidden.done(asked, admit, policy, done), reply)
+            return
         carried = done.carried if done.carried is not None else CLEAN
         label = flows.result_label(policy, request.effect, request.resource, request.verb, carried)
         body = await self.bodies.keep(request.run, value_bytes(done.value), label)
@@ -343,7 +369,12 @@ class Pipeline:
     ) -> None:
         request = asked.request
         assert request.resource is not None
+        if admit.handle:
+            self._keep(asked, admit, self.hidden.failed(asked, admit, policy, failed, code), reply)
+            return
         label = flows.result_label(policy, request.effect, request.resource, request.verb)
+        if failed.carried is not None:
+            label = label.join(failed.carried)
         outcome = entries.Outcome(
             run=request.run,
             of=admit.seq,
@@ -381,6 +412,12 @@ class Pipeline:
         )
         self._close(asked, admit, outcome, True, [str(code), str(layer), sentence, 0, None], reply)
 
+    def _keep(
+        self, asked: Asked, admit: entries.Admit, kept: tuple[entries.Outcome, Any], reply: Reply
+    ) -> None:
+        outcome, body = kept
+        self._close(asked, admit, outcome, False, body, reply)
+
     def _close(
         self,
         asked: Asked,
@@ -402,16 +439,3 @@ class Pipeline:
         if over:
             self.on_overspent(f"{outcome.of}: {sorted(over)}", outcome.seq)
         return receipt
-
-
-def rendering(denied: entries.Denied, policy: Policy | None) -> list[Any]:
-    """A denial as the agent gets it: code, layer, one plain sentence, its number, maybe the rule."""
-    code = Code(denied.code)
-    rule = denied.rule if policy and policy.explain == "agent" else None
-    sentence = denied.reason if denied.layer == Layer.SCHEMA else SENTENCES[code]
-    return [str(code), denied.layer, sentence, denied.number, rule]
-
-
-def _held(answer: Answer, room: Room, size: int) -> Answer:
-    """The answer, which gives back its room when it was taken."""
-    return msgspec.structs.replace(answer, taken=lambda: room.give(size)) if size else answer

@@ -7,6 +7,8 @@ Rules
 - The token's MAC is checked here, with the gate's keys, because the kernel holds none: `Facts.mac_ok`.
   A verified token is remembered by its bytes. A MAC does not expire; time, scope and revocation are
   asked anew by every decision.
+- Where handles stand in the arguments, their canonical bytes name the handles. Their values never
+  change, so these bytes are exact; what comes of them is `hidden`'s part.
 - The arguments' canonical bytes are sorted JSON of the decoded Struct (bytes as base64), which is
   what the log keeps and what the request's digest covers: two spellings of one request are one.
 """
@@ -22,17 +24,18 @@ import msgspec
 
 from authority.errors import AuthorityError
 from authority.gate import clock
-from authority.kernel import capabilities, resources
+from authority.kernel import capabilities, resources, values
 from authority.kernel.canonical import printable
 from authority.kernel.capabilities import MacKey, Token, TokenError
 from authority.kernel.codes import Code, Layer
 from authority.kernel.entries import Body
 from authority.kernel.facts import Facts, Problem, Request, numbers, request_digest
+from authority.kernel.handles import Part
 from authority.kernel.models import EFFECTS as MODEL_EFFECTS
 from authority.kernel.requests import EFFECTS, FsRename, HttpRequest
 from authority.kernel.resources import Resource
+from authority.protocol import FLAG_HANDLE, FLAG_WAIT, checked_arguments
 from authority.protocol import Request as WireRequest
-from authority.protocol import checked_arguments
 
 INLINE_LIMIT = 1024
 """Bodies up to this many bytes stand in the entry itself."""
@@ -43,18 +46,28 @@ TOKEN_CACHE = 4096
 _json = msgspec.json.Encoder(order="sorted").encode
 _as_given = msgspec.json.Encoder().encode
 _decoders = {name: msgspec.msgpack.Decoder(spec.arguments).decode for name, spec in EFFECTS.items()}
-_FLOATS = frozenset({"tool.call", *MODEL_EFFECTS})
+_decode = msgspec.msgpack.Decoder().decode
+_INNER = frozenset({"tool.call", "mcp.prompt", *MODEL_EFFECTS})
+"""Effects whose arguments lie one level deeper."""
+_FLOATS = frozenset({"tool.call", "value.reveal", "value.compute", *MODEL_EFFECTS})
 """Effects whose arguments are somebody else's JSON, kept as it came."""
 _VERBS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"})
 
 
 class Asked(msgspec.Struct):
-    """One request as read: for the kernel, and the canonical bytes of its arguments."""
+    """One request as read: for the kernel, and the canonical bytes of its arguments.
+
+    With `refs` handles stand in its arguments: `tree` is what was sent, and the request's own
+    arguments have nothing in their place yet. `wait`: for a person's approval, if it wants one.
+    """
 
     request: Request
     facts: Facts
     arguments: bytes
     capability: bytes = b""
+    tree: Any = None
+    refs: tuple[values.Ref, ...] = ()
+    wait: bool = False
 
 
 class Reader:
@@ -91,6 +104,8 @@ class Reader:
         target: Resource | None = None
         arguments: Any = None
         verb = ""
+        tree: Any = None
+        refs: tuple[values.Ref, ...] = ()
         raw: bytes = bytes(wire.arguments)
         shown = printable(wire.resource, SHOWN_LIMIT)
         spec = EFFECTS.get(effect)
@@ -99,8 +114,15 @@ class Reader:
         else:
             try:
                 raw = checked_arguments(raw, floats=effect in _FLOATS)
-                arguments = _decoders[effect](raw)
-                raw = _json(arguments)
+                if values.mentions(raw):
+                    tree = _decode(raw)
+                    refs = values.refs(effect, tree)
+                if refs:
+                    arguments = filled(effect, tree, {ref.at: "" for ref in refs})
+                    raw = _json(tree)
+                else:
+                    arguments = _decoders[effect](raw)
+                    raw = _json(arguments)
                 verb = _verb(arguments)
                 resource = resources.parse(effect, wire.resource, cwd=cwd)
                 shown = resource.text
@@ -110,8 +132,9 @@ class Reader:
                 problem = _bad(f"{effect}: {printable(str(error), 200)}")
             except AuthorityError as error:
                 problem = _bad(f"{effect}: {error.message}")
-        if wire.flags and problem is None:
-            problem = _bad("handles are not supported by this gate")
+            except (values.Malformed, values.Unfit) as error:
+                problem = _bad(f"{effect}: {error}")
+        problem = problem or _flags(wire.flags, effect, refs)
         if wire.n <= last_n:
             problem = Problem(
                 Code.REPLAY, Layer.SEQUENCE, f"number {wire.n} after number {last_n} on its stream"
@@ -133,16 +156,22 @@ class Reader:
             arguments=arguments,
             verb=verb,
             token=token,
+            handle=bool(wire.flags & FLAG_HANDLE),
+            parts=tuple(_part(effect, ref) for ref in refs),
         )
+        amounts = numbers(spec, arguments) if spec and arguments is not None else {}
+        for part in request.parts:
+            amounts.pop(part.argument, None)
         facts = Facts(
             time=time,
             mac_ok=mac_ok,
             problem=problem,
-            numbers=numbers(spec, arguments) if spec and arguments is not None else {},
+            numbers=amounts,
             looked_up=self._looked_up(wire.arguments),
             body=short_body(raw),
         )
-        return Asked(request, facts, raw, bytes(wire.capability or b""))
+        wait = bool(wire.flags & FLAG_WAIT)
+        return Asked(request, facts, raw, bytes(wire.capability or b""), tree, refs, wait)
 
     def own(
         self,
@@ -205,6 +234,42 @@ class Reader:
     def _looked_up(self, sent: bytes | msgspec.Raw) -> dict[str, Any]:
         found = self._find_canary(bytes(sent))
         return {"canary": found} if found else {}
+
+
+def filled(effect: str, tree: Any, found: Mapping[str, Any]) -> Any:
+    """The arguments with the values of handles. Raises `Unfit`, also for what is no argument then."""
+    try:
+        return msgspec.convert(
+            values.fill(effect, tree, found), EFFECTS[effect].arguments, builtin_types=(bytes,)
+        )
+    except msgspec.ValidationError as error:
+        raise values.Unfit(printable(str(error), 200)) from None
+
+
+def _part(effect: str, ref: values.Ref) -> Part:
+    names = values.steps(ref.at)
+    argument = names[1] if effect in _INNER else names[0]
+    typed = ref.schema is not None
+    return Part(
+        at=ref.at,
+        argument=argument,
+        handle=ref.handle,
+        path=ref.path,
+        typed=typed,
+        kind=values.kind_of(ref.schema, ref.within) if typed else "",
+        bits=(values.bits(ref.schema, ref.within) or 0) if typed else 0,
+        whole=ref.whole,
+    )
+
+
+def _flags(flags: int, effect: str, refs: tuple[values.Ref, ...]) -> Problem | None:
+    if flags & ~(FLAG_HANDLE | FLAG_WAIT):
+        return _bad("a flag that this gate does not know")
+    if flags & FLAG_HANDLE and effect not in values.WANTED:
+        return _bad(f"{printable(effect, 64)} is not answered with a handle")
+    if refs and not flags & FLAG_HANDLE:
+        return _bad("a request with handles in it is answered with a handle: ask for one")
+    return None
 
 
 def _bad(reason: str) -> Problem:

@@ -384,6 +384,7 @@ class Routes:
         receipt = self._ledger.step(
             [entries.Approval(run=pending.run, id=key, granted=granted, by=f"uid {asking.uid}")]
         )
+        self._gate.pipeline.answered(key)
         return {"id": key, "granted": granted, "seq": receipt.seq}
 
     async def _prove(self, asking: Asking) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from authority import protocol
 from authority.audit.sealed import Sealer
 from authority.compat.base import Service
 from authority.gate import clock
+from authority.gate.answers import Answer
 from authority.gate.channel import Channel, Takes
-from authority.gate.pipeline import Answer
 from authority.gate.raw import RawStream
 from authority.gate.screen import Screen
 from authority.gate.terminal import Terminal

@@ -29,11 +29,12 @@ from authority.compat.base import Door
 from authority.compat.endpoints import Endpoints
 from authority.errors import AuthorityError
 from authority.gate import clock, figures
+from authority.gate.answers import Reply
 from authority.gate.channel import Channel
 from authority.gate.detectors import Detectors
 from authority.gate.given import Given, seed_of
 from authority.gate.ledger import Ledger
-from authority.gate.pipeline import Pipeline, Reply
+from authority.gate.pipeline import Pipeline
 from authority.gate.places import reach
 from authority.gate.reader import OUTPUT_INLINE_LIMIT, Asked, Reader, short_body
 from authority.gate.run import Listener, Run, Start

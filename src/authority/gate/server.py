@@ -30,6 +30,7 @@ from authority.audit.errors import LogError
 from authority.compat import trust
 from authority.compat.endpoints import Endpoints
 from authority.compat.models import ModelService, key_name
+from authority.effects.compute import Compute
 from authority.effects.files import FileEffects
 from authority.effects.http import HttpEffect
 from authority.effects.tools import ToolEffect
@@ -45,6 +46,7 @@ from authority.gate.doorway import Doorway
 from authority.gate.dry import DryRuns, Guarded
 from authority.gate.family import Messages, Spawn
 from authority.gate.going import Goings
+from authority.gate.hidden import Hidden
 from authority.gate.incident_routes import IncidentRoutes
 from authority.gate.incidents import Incidents
 from authority.gate.mcp import Hubs, ToolRouter
@@ -58,6 +60,8 @@ from authority.gate.run import Run
 from authority.gate.runs import Runs
 from authority.gate.tallies import Tallies
 from authority.gate.toolbox import SandboxStarter
+from authority.gate.values import Values
+from authority.gate.vault import Vault
 from authority.gate.workers import Workers
 from authority.isolation import probe
 from authority.kernel import entries
@@ -106,7 +110,7 @@ class Gate:
         files = FileEffects()
         self._files = files
         self._host = host
-        self._http, self._tools = PerPolicy(), PerPolicy()
+        self._http, self._tools, self._rooms = PerPolicy(), PerPolicy(), PerPolicy()
         self._fetchers = Fetchers(self.runs.running, self.door)
         self._doors: dict[str, Doorway] = {}
         policies = self.policies
@@ -125,6 +129,7 @@ class Gate:
             self.release,
         )
         tools = ToolRouter(self._tools, self.hubs)
+        self._values = Values(self._rooms, self.ledger.state)
         self.pipeline = Pipeline(
             self.ledger,
             Bodies(self.ledger, opened.store),
@@ -138,11 +143,15 @@ class Gate:
                 Guarded(family, self.runs.running.get),
                 messages,
                 self.hubs,
+                self._values,
             ),
             look_ups(files, models, self.hubs.look_up),
             self.fail,
         )
         self.runs.pipeline = self.pipeline
+        vault = Vault(opened.store)
+        self.pipeline.hidden = Hidden(self.pipeline, vault, self.canaries.found_in)
+        self._values.vault = vault
         self._goings = Goings(self.pipeline, self.canaries.found_in)
         self._tallies = tallies
         self._workers = Workers(host, self._forbidden)
@@ -175,6 +184,7 @@ class Gate:
         link = self._fetchers.linked
         self._http.give(policy.digest, lambda: HttpEffect(link, secrets=secrets, anchors=anchors))
         self._tools.give(policy.digest, lambda: ToolEffect(starter, environment=environment))
+        self._rooms.give(policy.digest, lambda: Compute(starter))
 
     def release(self, digest: str) -> None:
         """Forget what was given for a policy under which nothing runs."""
@@ -183,6 +193,7 @@ class Gate:
         self.policies.forget(digest)
         self._http.drop(digest)
         self._tools.drop(digest)
+        self._rooms.drop(digest)
         self._secrets.pop(digest, None)
 
     def _endpoints(self, run: Run) -> Endpoints:

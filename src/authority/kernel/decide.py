@@ -8,9 +8,10 @@ The stages, in the order of the specification's zero-trust flow. The first that 
    run or an ancestor of it, scope (resource, method, time), rate, count and quotas.
 4. policy: allowed, and not waiting for a person's approval.
 5. budget: the worst case fits every account from the run up to the state directory.
-6. labels: what shaped the run so far may flow into this sink.
+6. labels: what shaped the run so far, and what each argument carries, may flow into this sink.
 7. definition: an MCP server's tool is still what was approved (asked last: it is looked up only for
    what all else would admit).
+8. hidden: what depends on the values behind handles, for a request that names some (`handles`).
 
 Rules
 - Nothing here reads a clock, a file or a random number; every outside fact is in `Facts` and stands
@@ -23,15 +24,18 @@ Rules
 
 from __future__ import annotations
 
-from authority.kernel import budgets, entries, flows, models
+from authority.kernel import budgets, entries, handles, models
 from authority.kernel.capabilities import WAYS, Refusal, scope, use
 from authority.kernel.codes import Code, Layer
+from authority.kernel.decide_labels import No as _No
+from authority.kernel.decide_labels import hidden, known, labels, placed
 from authority.kernel.entries import AnyEntry, Body
 from authority.kernel.facts import Facts, Request
 from authority.kernel.labels import Label
 from authority.kernel.policy import Policy
 from authority.kernel.rates import UsageDelta
 from authority.kernel.requests import EFFECTS, Spec
+from authority.kernel.sinks import Finding
 from authority.kernel.state import Run, State, pin_name
 
 GATE = "gate"
@@ -42,37 +46,36 @@ DERIVED_LIMIT = 10_000
 _RELATIVES = frozenset({"msg.send", "agent.wait"})
 
 
-class _No(Exception):
-    """A stage said no. Never leaves this module."""
-
-    def __init__(
-        self, code: Code, layer: Layer, reason: str, rule: str = "", approval: str = ""
-    ) -> None:
-        super().__init__(reason)
-        self.code, self.layer, self.reason, self.rule = code, layer, reason, rule
-        self.approval = approval
-
-
 def decide(state: State, policy: Policy | None, request: Request, facts: Facts) -> list[AnyEntry]:
     """The entries of one decision, the verdict last. Their seq, batch and time are not set yet."""
     now = state.now(facts.time)
     caps = list(request.token.ids) if request.token and facts.mac_ok else []
     reserve: dict[str, int] = {}
+    usage: dict[str, UsageDelta] = {}
+    found = Finding()
     try:
         if facts.problem:
             raise _No(facts.problem.code, facts.problem.layer, facts.problem.reason)
         run = _halted(state, request)
+        known(run, request)
         _canary(state, request, facts.looked_up.get("canary", ""))
         usage = _capability(state, request, facts, now)
         rule, approval = _policy(state, policy, run, request)
         spec = EFFECTS[request.effect]
         reserve = _worst(state, policy, run, spec, request, facts)
         _fits(state, run, reserve)
-        _labels(policy, run, request)
+        found, asked = labels(state, policy, run, request)
+        approval, also = approval or asked, asked if approval else ""
         if not facts.preview:
             _definition(state, policy, request, facts)
+            hidden(policy, request, facts, found)
     except _No as no:
-        return [_denied(state, request, facts, no, caps, reserve)]
+        denied = _denied(state, request, facts, no, caps, reserve)
+        if no.hidden:
+            denied.usage, denied.sources = usage, sorted(found.sent.sources)
+            denied.secrets = sorted(found.sent.secrets)
+            return [*_derived(state, request), denied]
+        return [denied]
     derived: list[AnyEntry] = _derived(state, request)
     verdict = entries.Admit(
         run=request.run,
@@ -91,10 +94,16 @@ def decide(state: State, policy: Policy | None, request: Request, facts: Facts) 
         numbers=facts.numbers,
         facts=facts.looked_up,
         approval=approval,
+        also=also,
         label_at=run.label_at,
         final=request.effect == "output",
         at=now,
     )
+    if request.handle:
+        verdict.handle = f"h{len(run.handles) + 1}"
+        verdict.sources, verdict.secrets = sorted(found.sent.sources), sorted(found.sent.secrets)
+        verdict.parts, verdict.filled = placed(run, request), facts.filled
+        verdict.endorsed = dict(found.endorsed)
     return [*derived, verdict]
 
 
@@ -126,7 +135,7 @@ def chunk(
         _canary(state, request, canary)
         _fits(state, run, charge)
         if way == "out":
-            _labels(policy, run, request)
+            labels(state, policy, run, request)
     except _No as no:
         looked_up = {"canary": canary} if canary else {}
         piece = Facts(0, looked_up=looked_up, body=body)
@@ -194,7 +203,9 @@ def _capability(state: State, request: Request, facts: Facts, now: int) -> dict[
     if len(state.caps) > DERIVED_LIMIT and token.ids[-1] not in state.caps:
         raise _No(Code.CAP_INVALID, layer, "too many attenuated capabilities are in use")
     assert request.resource is not None
-    label = state.runs[request.run].label
+    label = handles.all_given(
+        state.runs[request.run].label, state.runs[request.run].handles, request.parts
+    )
     for resource in (request.resource, request.target):
         if resource is None:
             continue
@@ -254,7 +265,9 @@ def _policy(state: State, policy: Policy | None, run: Run, request: Request) -> 
         if not judgement.allowed:
             raise _No(Code.POLICY_DENY, layer, judgement.reason, judgement.rule)
         rule = rule or judgement.rule
-    refused = policy.refuses_arguments(effect, resource, request.arguments)
+    refused = (
+        policy.refuses_arguments(effect, resource, request.arguments) if not request.parts else ""
+    )
     if refused:
         raise _No(Code.POLICY_DENY, layer, f"{resource.text}: {refused}", f"{rule}, arguments")
     required = next(
@@ -299,6 +312,11 @@ def _worst(
         worst = _model(state, policy, run, request, facts)
     else:
         worst = spec.reserve(request.arguments, facts.looked_up)
+        if request.parts:
+            worst = handles.hidden_reserve(
+                request.effect,
+                spec.reserve(handles.shown(request.effect, request.arguments), {}),
+            )
     reserve = {k: v for k, v in worst.items() if v}
     if facts.body and facts.body.kept in {"store", "sealed"}:
         reserve["stored_bytes"] = reserve.get("stored_bytes", 0) + facts.body.size
@@ -330,25 +348,6 @@ def _model(
         return models.worst(request.effect, facts.looked_up, terms, chain)
     except models.Unbounded as why:
         raise _No(Code.BUDGET_EXCEEDED, Layer.BUDGET, str(why), why.rule) from None
-
-
-def _labels(policy: Policy | None, run: Run, request: Request) -> None:
-    if run.label.clean:
-        return
-    assert policy is not None
-    assert request.resource is not None
-    sink = flows.sink(
-        policy,
-        request.effect,
-        request.resource,
-        request.verb,
-        flows.argument_names(request.effect, request.arguments),
-        run.label.secrets,
-        own=request.shown in run.created,
-    )
-    why = sink.refuses(run.label)
-    if why:
-        raise _No(Code.TAINT, Layer.LABELS, f"the run is {why}", f"labels ({request.effect})")
 
 
 def _denied(
@@ -385,8 +384,13 @@ def _denied(
         given=facts.problem is not None,
         reserve=reserve,
     )
+    if run is not None and request.parts:
+        denied.parts = placed(run, request)
+    if run is not None and no.hidden:
+        denied.hidden, denied.number, denied.again = True, run.number, False
+        denied.handle, denied.filled = f"h{len(run.handles) + 1}", facts.filled
     token = request.token
-    if caps and token is not None and not denied.given:
+    if caps and token is not None and not denied.given and not no.hidden:
         unknown = [at for at, id_ in enumerate(token.ids) if id_ not in state.caps]
         denied.links = [token.links[at].restriction.plain() for at in unknown]
         if 0 in unknown:

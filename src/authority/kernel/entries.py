@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from authority.kernel import canonical
+from authority.kernel.handles import Part
 from authority.kernel.rates import UsageDelta
 
 RULES = 1
@@ -143,7 +144,10 @@ class Admit(Entry, tag="admit", kw_only=True):
     """A request was allowed and its worst case reserved. For a side effect this is the intent.
 
     `final`: nothing can differ from the reservation, so no outcome follows and it counts as spent.
-    `at`: the time that was judged by, us.
+    `at`: the time that was judged by, us. `handle`: the answer is kept under this name; `sources` and
+    `secrets` are then the label of all that the call was made with. `parts`: pieces of its arguments
+    that came from handles; `filled`: the arguments with them. `endorsed`: bits, by name of the rule.
+    `also`: the second approval that was used up, where rules and labels both wanted one.
     """
 
     effect: str
@@ -164,10 +168,19 @@ class Admit(Entry, tag="admit", kw_only=True):
     label_at: int = -1
     final: bool = False
     at: int = 0
+    handle: str = ""
+    sources: list[str] = []
+    secrets: list[str] = []
+    parts: list[Part] = []
+    filled: Body | None = None
+    endorsed: dict[str, int] = {}
+    also: str = ""
 
 
 class Outcome(Entry, tag="outcome", kw_only=True):
-    """What came of entry `of`. `status`: done, failed (tried), aborted (never performed)."""
+    """What came of entry `of`. `status`: done, failed (tried), aborted (never performed).
+
+    `carried`: sources that came with an answer beside its own, where it is kept as a handle."""
 
     of: int
     status: str
@@ -177,6 +190,7 @@ class Outcome(Entry, tag="outcome", kw_only=True):
     secrets: list[str] = []
     result: Body | None = None
     facts: dict[str, Any] = {}
+    carried: list[str] = []
 
 
 class Chunk(Entry, tag="chunk", kw_only=True):
@@ -208,7 +222,8 @@ class Denied(Entry, tag="denied", kw_only=True):
     was made while reading, before any rule was asked; `reserve`, when the budget was asked; `of` and
     `way`, when a piece of that entry was refused. Of a capability that no entry holds yet, `links`
     are its restrictions from the first unknown id on; `kid` and `bound` its key and run, when its
-    root is unknown.
+    root is unknown. `hidden`: it rests on what is behind handles, so nobody was told: the answer is
+    `handle`, it has no number of its own, and costs what the call would have cost (`usage`).
     """
 
     code: str
@@ -238,6 +253,13 @@ class Denied(Entry, tag="denied", kw_only=True):
     kid: str = ""
     bound: str = ""
     links: list[dict[str, Any]] = []
+    hidden: bool = False
+    handle: str = ""
+    sources: list[str] = []
+    secrets: list[str] = []
+    parts: list[Part] = []
+    filled: Body | None = None
+    usage: dict[str, UsageDelta] = {}
 
 
 class Input(Entry, tag="input", kw_only=True):
@@ -386,35 +408,10 @@ class ReplayEnd(Entry, tag="replay.end", kw_only=True):
 
 
 AnyEntry = (
-    GateStart
-    | GateStop
-    | Repair
-    | Key
-    | RunStart
-    | RunEnd
-    | CapMint
-    | CapDerive
-    | CapRevoke
-    | Admit
-    | Outcome
-    | Chunk
-    | Tally
-    | Denied
-    | Input
-    | Halt
-    | Resume
-    | Approval
-    | Definition
-    | Incident
-    | IncidentStep
-    | Canary
-    | Clock
-    | Control
-    | Proof
-    | Snapshot
-    | Replay
-    | ReplayEnd
-)
+    GateStart | GateStop | Repair | Key | RunStart | RunEnd | CapMint | CapDerive | CapRevoke |
+    Admit | Outcome | Chunk | Tally | Denied | Input | Halt | Resume | Approval | Definition |
+    Incident | IncidentStep | Canary | Clock | Control | Proof | Snapshot | Replay | ReplayEnd
+)  # fmt: skip
 
 
 class EntryError(ValueError):

@@ -12,6 +12,7 @@ from authority.kernel import budgets
 from authority.kernel.capabilities import Token
 from authority.kernel.codes import Code, Layer
 from authority.kernel.entries import Body
+from authority.kernel.handles import Part
 from authority.kernel.requests import Spec
 from authority.kernel.resources import Resource
 
@@ -21,7 +22,8 @@ class Request(msgspec.Struct, frozen=True):
 
     `resource` and `target` are canonical (None where they could not be made canonical, then
     `Facts.problem` says so); `shown` is the printable text of what was asked for; `digest` names
-    the request's canonical form, so that repeats and approvals refer to the same thing.
+    the request's canonical form, so that repeats and approvals refer to the same thing. `handle`: a
+    handle is wanted in place of the answer; `parts` came from handles (`arguments` hold the values).
     """
 
     run: str
@@ -35,6 +37,8 @@ class Request(msgspec.Struct, frozen=True):
     arguments: Any = None
     verb: str = ""
     token: Token | None = None
+    handle: bool = False
+    parts: tuple[Part, ...] = ()
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -50,6 +54,7 @@ class Facts(msgspec.Struct, frozen=True):
     file, `canary`: the name of a planted credential that stands in what is sent).
 
     `preview`: asked before anything was looked up, to see whether it is worth it. Never recorded.
+    `filled`: the arguments with the values of handles; `unfit`: why they can't be had, or be used.
     """
 
     time: int
@@ -59,6 +64,8 @@ class Facts(msgspec.Struct, frozen=True):
     looked_up: dict[str, Any] = {}
     body: Body | None = None
     preview: bool = False
+    filled: Body | None = None
+    unfit: str = ""
 
 
 def request_digest(

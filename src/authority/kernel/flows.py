@@ -33,11 +33,19 @@ from authority.kernel.resources import Resource
 _READS = frozenset({"fs.read", "fs.list", "fs.stat", "fs.open", "fs.look", "fs.show"})
 _SYSTEM = frozenset({"sys.time", "sys.random", "sys.uuid"})
 _INWARD = _READS | _SYSTEM | {"msg.receive", "agent.wait", "fs.mount", "net.resolve"}
+_INWARD |= {"value.reveal", "value.compute"}
 _WRITES = frozenset(
     {"fs.write", "fs.append", "fs.mkdir", "fs.rename"}
     | {"fs.modify", "fs.attributes", "fs.symlink", "fs.link"}
 )
-_OPEN_SINKS = _INWARD | _WRITES | EFFECTS | {"output", "msg.send", "mcp.serve"}
+_OPEN_SINKS = (
+    _INWARD
+    | _WRITES
+    | EFFECTS
+    | {"output", "msg.send", "mcp.serve", "value.reveal", "value.compute"}
+)
+CONTROL = Sink()
+"""What a control argument takes: trusted and public words."""
 _NETWORK = frozenset({"http.request", "net.connect"})
 _MCP = frozenset({"mcp.list", "mcp.read", "mcp.prompt"})
 _ANY = frozenset({ANY_SOURCE})
@@ -45,7 +53,7 @@ _ANY = frozenset({ANY_SOURCE})
 
 def argument_names(effect: str, arguments: Any) -> frozenset[str]:
     """The names of the arguments that a request really gives."""
-    if effect == "tool.call":
+    if effect in {"tool.call", "mcp.prompt"}:
         return frozenset(arguments.arguments)
     return frozenset(msgspec.structs.asdict(arguments))
 
@@ -78,16 +86,24 @@ def _takes_untrusted(
     *,
     own: bool,
 ) -> bool:
-    if effect in _OPEN_SINKS:
+    if takes_anything(effect, verb):
         return True
     if effect == "fs.delete":
         return own
-    if effect == "http.request" and verb in {"GET", "HEAD"}:
-        return True
-    if effect in {"mcp.list", "mcp.read"}:
-        return True
     content = policy.content(effect, resource, verb)
-    return content is not None and ("*" in content or given <= content)
+    if content is not None and "*" in content:
+        return True
+    rules = policy.tool_rules(resource) if effect == "tool.call" else None
+    if rules is not None and rules.changes:
+        return False
+    return content is not None and given <= content
+
+
+def takes_anything(effect: str, verb: str) -> bool:
+    """Whether an effect takes untrusted content in all that it is given, whatever the policy says."""
+    if effect in _OPEN_SINKS or effect in {"mcp.list", "mcp.read"}:
+        return True
+    return effect == "http.request" and verb in {"GET", "HEAD"}
 
 
 def result_label(
@@ -102,10 +118,12 @@ def result_label(
         label = label.join(Label(sources, policy.secrets(resource)))
     elif effect in _NETWORK and not policy.trusted(resource, verb):
         label = label.join(Label(frozenset({f"{resource.scheme}://{resource.host}"})))
-    elif effect == "tool.call" and not policy.trusted(resource, verb):
+    elif effect == "tool.call":
         server = policy.mcp_tool(resource)
         source = f"mcp:{server[1]}" if server else resource.text
-        label = label.join(Label(frozenset({source})))
+        untrusted = not policy.trusted(resource, verb)
+        sources = frozenset({source} if untrusted else ())
+        label = label.join(Label(sources, policy.secrets(resource)))
     elif effect in _MCP and not policy.trusted(resource, verb):
         server_name, kind, _ = parts(resource)
         if kind != "tools":  # what is listed of tools was approved, word by word

@@ -18,6 +18,7 @@ from typing import Any
 
 from authority.kernel import budgets, entries
 from authority.kernel.budgets import Account
+from authority.kernel.handles import Held
 from authority.kernel.incidents import Case, refusal, take
 from authority.kernel.labels import Label
 from authority.kernel.own_files import follow
@@ -37,7 +38,6 @@ from authority.kernel.state import (
     surroundings,
 )
 
-"""Files that a run made and may delete, as far as they are remembered."""
 CLOSED_CASES = 100
 """Incidents that are remembered after they were closed."""
 
@@ -110,6 +110,7 @@ def _run_start(state: State, e: entries.RunStart) -> None:
         attached=e.attached,
         label=Label(frozenset(e.sources), frozenset(e.secrets)),
         label_at=e.seq,
+        seen=dict.fromkeys(e.sources, e.seq),
         accounts=chain,
     )
 
@@ -168,13 +169,23 @@ def _admit(state: State, e: entries.Admit) -> None:
     run = _run(state, e.run)
     for cap, delta in e.usage.items():
         state.usage[cap] = add(state.usage.get(cap, Usage()), delta)
-    if e.approval:
-        del state.approvals[e.approval]
+    for approval in filter(None, (e.approval, e.also)):
+        del state.approvals[approval]
     if e.final:
         budgets.settle(state.accounts, run.accounts, {}, e.reserve)
         return
+    for name, bits in e.endorsed.items():
+        run.endorsed[name] = run.endorsed.get(name, 0) + bits
+    if e.handle:
+        _held(run, e)
     budgets.reserve(state.accounts, run.accounts, e.reserve)
-    state.open[e.seq] = Open(e.run, e.effect, e.resource, e.reserve, e.usage, e.target)
+    state.open[e.seq] = Open(e.run, e.effect, e.resource, e.reserve, e.usage, e.target, e.handle)
+
+
+def _held(run: Run, e: entries.Admit | entries.Denied) -> None:
+    """A handle, with the label of what its call was made with; the answer's is joined when it comes."""
+    given = Label(frozenset(e.sources), frozenset(e.secrets))
+    run.handles[e.handle] = Held(e.seq, e.effect, e.resource, e.verb, -1, given, given)
 
 
 def _outcome(state: State, e: entries.Outcome) -> None:
@@ -186,14 +197,26 @@ def _outcome(state: State, e: entries.Outcome) -> None:
     if e.status == "aborted":
         for cap, delta in admission.usage.items():
             state.usage[cap] = subtract(state.usage[cap], delta)
-    _raise_label(run, e)
+    if admission.handle:
+        _born(run.handles[admission.handle], e)
+    else:
+        _raise_label(run, e)
     if e.status == "done":
         follow(run.created, admission.effect, admission.resource, admission.target, e.facts)
+
+
+def _born(held: Held, e: entries.Outcome) -> None:
+    """The answer is kept; the program has seen nothing of it."""
+    held.born = e.seq
+    held.label = held.label.join(Label(frozenset(e.sources), frozenset(e.secrets)))
+    held.given = held.given.join(Label(frozenset(e.carried)))
 
 
 def _raise_label(run: Run, e: entries.Outcome | entries.Chunk | entries.Tally) -> None:
     """What the program saw joins the run's label."""
     if e.sources or e.secrets:
+        for source in e.sources:
+            run.seen.setdefault(source, e.seq)
         run.label = run.label.join(Label(frozenset(e.sources), frozenset(e.secrets)))
         run.label_at = e.seq
 
@@ -204,7 +227,8 @@ def _chunk(state: State, e: entries.Chunk) -> None:
         raise FoldError(f"entry {e.seq} goes on with {e.of}, which is not open")
     run = _run(state, e.run)
     budgets.settle(state.accounts, run.accounts, {}, e.charge)
-    _raise_label(run, e)
+    if not admission.handle:
+        _raise_label(run, e)
 
 
 def _tally(state: State, e: entries.Tally) -> None:
@@ -214,6 +238,13 @@ def _tally(state: State, e: entries.Tally) -> None:
 def _denied(state: State, e: entries.Denied) -> None:
     run = state.runs.get(e.run)
     if run is None:
+        return
+    if e.hidden:
+        for cap, delta in e.usage.items():
+            state.usage[cap] = add(state.usage.get(cap, Usage()), delta)
+        budgets.settle(state.accounts, run.accounts, {}, e.reserve)
+        _held(run, e)
+        run.handles[e.handle].born = e.seq
         return
     run.number = e.number
     spent = {"requests": 1}

@@ -23,6 +23,7 @@ from authority.kernel.addresses import shown
 from authority.kernel.canonical import digest, encode
 from authority.kernel.mcp_arguments import ArgumentRule, glob, judge
 from authority.kernel.resources import MCP_SERVER, Resource
+from authority.kernel.tool_rules import ToolRules, less
 
 _EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 _LOOKS: Final = str.maketrans({"0": "o", "1": "l", "i": "l", "-": "_", ".": "_", "5": "s"})
@@ -32,7 +33,7 @@ class McpTool(msgspec.Struct, frozen=True):
     """`arguments` None: no rule about them. `pin`: the one definition that is approved."""
 
     arguments: Mapping[str, ArgumentRule] | None = None
-    content: tuple[str, ...] | None = None
+    rules: ToolRules = ToolRules()
     pin: str = ""
 
 
@@ -125,11 +126,24 @@ class McpServer(msgspec.Struct, frozen=True):
         found: frozenset[str] | None = None
         for number, view in enumerate(self.views):
             tool = view.tools.get(name)
-            own = view.content if tool is None or tool.content is None else tool.content
+            own = view.content if tool is None or tool.rules.content is None else tool.rules.content
             if own is None:
                 return None
             found = frozenset(own) if number == 0 or found is None else found & frozenset(own)
         return found
+
+    def rules(self, name: str) -> ToolRules:
+        """What the files say of a tool's values, each only taking away; the server's own `reads` and
+        `content` where they say nothing of the tool."""
+        found: ToolRules | None = None
+        for view in self.views:
+            if name in view.tools:
+                own = view.tools[name].rules
+                own = msgspec.structs.replace(own, reads=own.reads or self.reads)
+                found = own if found is None else less(found, own)
+        found = found or ToolRules(reads=self.reads)
+        content = self.content(name)
+        return msgspec.structs.replace(found, content=None if content is None else tuple(content))
 
     def unapproved(self, name: str, approved: str, found: Mapping[str, Any]) -> str:
         """Why a tool may not be called as it is now, or nothing. `approved` is a person's digest.

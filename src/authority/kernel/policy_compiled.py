@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from authority.kernel import canonical
+from authority.kernel import canonical, handles
 from authority.kernel.addresses import ResourceError, is_address, shown
 from authority.kernel.mcp_rules import McpServer, split_tool
 from authority.kernel.models import EFFECTS as MODEL_EFFECTS
@@ -43,26 +43,16 @@ from authority.kernel.policy_tree import (
     assemble,
 )
 from authority.kernel.resources import Resource
+from authority.kernel.tool_rules import ToolRules
 
 FORMAT: Final = 1
 _OPEN_SINKS: Final = frozenset(
-    {
-        "output",
-        "msg.send",
-        "msg.receive",
-        "agent.wait",
-        "net.resolve",
-        "fs.look",
-        "fs.show",
-        "fs.mount",
-        "sys.time",
-        "sys.random",
-        "sys.uuid",
-    }
+    {"output", "msg.send", "msg.receive", "agent.wait", "net.resolve", "fs.look", "fs.show",
+     "fs.mount", "sys.time", "sys.random", "sys.uuid", "value.reveal", "value.compute"}
     | READS
     | MODEL_EFFECTS
     | WRITES - {"fs.delete"}
-)
+)  # fmt: skip
 _ALL: Final = frozenset({"*"})
 _URLS: Final = frozenset({"http", "https"})
 
@@ -218,6 +208,8 @@ class Policy:
         elif effect == "agent.spawn":
             if scheme == "agent":
                 return _defined("agents", resource.name, self.agents)
+        elif effect in ("value.reveal", "value.compute"):
+            return handles.judge(effect, scheme, compute=self.labels.compute)
         elif effect in ("msg.send", "msg.receive", "agent.wait", "mcp.serve"):
             if scheme == "run":
                 return Judgement(True, "built in", "runs may talk to their parent and children")
@@ -254,18 +246,30 @@ class Policy:
 
     def trusted(self, resource: Resource, verb: str = "") -> bool:
         """Whether what comes from the resource is trusted."""
-        if resource.scheme in ("tool", "mcp"):
-            tool = self.tools.get(resource.name) if resource.scheme == "tool" else None
-            server = self.mcp.get(
-                split_tool(resource.name)[0] if resource.scheme == "tool" else resource.name
-            )
-            if any(each is not None and each.reads == "trusted" for each in (tool, server)):
+        if resource.scheme == "tool":
+            if (rules := self.tool_rules(resource)) is not None and rules.reads == "trusted":
+                return True
+        elif resource.scheme == "mcp":
+            server = self.mcp.get(resource.name)
+            if server is not None and server.reads == "trusted":
                 return True
         return self._all_say(resource, verb, lambda layer: layer.trusted)
 
+    def tool_rules(self, resource: Resource) -> ToolRules | None:
+        """What is said of a tool's values; None for a tool that nobody defined."""
+        if (found := self.mcp_tool(resource)) is not None:
+            return found[0].rules(found[2])
+        tool = self.tools.get(resource.name)
+        return tool.rules if tool is not None else None
+
+    def approves(self, resource: Resource, verb: str = "") -> bool:
+        """Whether a person may approve what untrusted words would steer here."""
+        return self._all_say(resource, verb, lambda layer: layer.approve)
+
     def secrets(self, resource: Resource) -> frozenset[str]:
         """The secrets that reading the resource may reveal."""
-        return frozenset(
+        rules = self.tool_rules(resource) if resource.scheme == "tool" else None
+        return frozenset(rules.secret if rules is not None else ()) | frozenset(
             name
             for layer in self.layers
             for name, rules in layer.secrets.items()
@@ -282,14 +286,15 @@ class Policy:
             return _ALL
         if self._all_say(resource, verb, lambda layer: layer.content):
             return _ALL
-        if effect == "tool.call" and (found := self.mcp_tool(resource)) is not None:
-            return found[0].content(found[2])
-        if effect == "tool.call" and (tool := self.tools.get(resource.name)) is not None:
-            return None if tool.content is None else frozenset(tool.content)
+        if effect == "tool.call" and (rules := self.tool_rules(resource)) is not None:
+            return None if rules.content is None else frozenset(rules.content)
         return None
 
     def releases(self, secret: str, effect: str, resource: Resource, verb: str = "") -> bool:
         """Whether the secret may flow into this. A secret that no file knows goes nowhere."""
+        tool = self.tool_rules(resource) if effect == "tool.call" else None
+        if tool is not None and secret in tool.receives:
+            return True
         known = False
         for layer in self.layers:
             rules = layer.release.get(secret)

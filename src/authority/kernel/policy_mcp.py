@@ -19,10 +19,12 @@ from typing import Any, Final
 
 import msgspec
 
+from authority.kernel import tool_rules
 from authority.kernel.addresses import shown
 from authority.kernel.mcp_arguments import ArgumentRule, check
 from authority.kernel.mcp_rules import McpServer, McpTool, McpView, covering, skeleton
 from authority.kernel.pattern_match import PatternError
+from authority.kernel.policy_labels import TOOL_KEYS, check_tool
 from authority.kernel.policy_schema import Checker, Context, Path
 from authority.kernel.policy_schema import Checkers as kit
 from authority.kernel.resources import MCP_SERVER
@@ -81,7 +83,10 @@ def _tools(context: Context, path: Path, value: Any) -> dict[str, Any]:
     for name in value:
         if not _TOOL.match(name):
             raise context.error((*path, name), "is not a tool's name", "letters, digits, . _ -")
-    return {name: kit.table(context, (*path, name), item, _ONE) for name, item in value.items()}
+    out = {name: kit.table(context, (*path, name), item, _ONE) for name, item in value.items()}
+    for name, one in out.items():
+        check_tool(context, (*path, name), one)
+    return out
 
 
 def _arguments(context: Context, path: Path, value: Any) -> dict[str, Any]:
@@ -158,11 +163,7 @@ _RULE: Final[dict[str, Checker]] = {
     "each": _flag,
     "optional": _flag,
 }
-_ONE: Final[dict[str, Checker]] = {
-    "arguments": _arguments,
-    "content": kit.arguments,
-    "pin": _pin,
-}
+_ONE: Final[dict[str, Checker]] = {"arguments": _arguments, "pin": _pin, **TOOL_KEYS}
 _SERVER: Final[dict[str, Checker]] = {
     "command": kit.command,
     "policy": kit.text,
@@ -256,7 +257,7 @@ def _tool(one: Mapping[str, Any]) -> McpTool:
         arguments=None
         if rules is None
         else MappingProxyType({name: _rule(each) for name, each in rules.items()}),
-        content=tuple(one["content"]) if "content" in one else None,
+        rules=tool_rules.made(one),
         pin=one.get("pin", ""),
     )
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from authority.kernel import policy_mcp
+from authority.kernel import policy_mcp, tool_rules
 from authority.kernel.addresses import ResourceError
 from authority.kernel.policy_models import extended, own_models, tightened
 from authority.kernel.policy_network import narrowed, network
@@ -29,6 +29,7 @@ from authority.kernel.policy_sections import (
     Agent,
     Approvals,
     Credential,
+    Endorse,
     Filesystem,
     Labels,
     Network,
@@ -78,6 +79,9 @@ def own_sections(doc: Mapping[str, Any], base: str) -> Sections:
             content=tuple(labels.get("content", ())),
             secrets=_frozen(_tuples(labels.get("secrets", {}))),
             release=_frozen(_tuples(labels.get("release", {}))),
+            approve=tuple(labels.get("approve", ())),
+            endorse=_frozen({n: _endorse(one) for n, one in labels.get("endorse", {}).items()}),
+            compute=labels.get("compute", False),
         ),
         approvals=Approvals(tuple(doc.get("approvals", {}).get("require", ()))),
     )
@@ -150,7 +154,7 @@ def tighten(parent: Sections, child: Sections, *, shown: bool = False) -> Sectio
         ),
         models=tightened(parent.models, child.models, _common),
         budgets=smaller(parent.budgets, child.budgets),
-        labels=child.labels,
+        labels=_less_labels(parent.labels, child.labels),
         approvals=Approvals(_union(parent.approvals.require, child.approvals.require)),
     )
 
@@ -234,14 +238,31 @@ def _same_way_out(given: Mapping[str, Any], own: Network, parent: Network) -> No
         )
 
 
+def _endorse(one: Mapping[str, Any]) -> Endorse:
+    return Endorse(tuple(one["from"]), one["type"], tuple(one["to"]), one["bits"])
+
+
+def _less_labels(parent: Labels, child: Labels) -> Labels:
+    """Lists of places are asked file by file (`Policy`); what stands here both have to say alike."""
+    endorse = {
+        name: msgspec.structs.replace(one, bits=min(one.bits, parent.endorse[name].bits))
+        for name, one in child.endorse.items()
+        if name in parent.endorse
+        and msgspec.structs.replace(one, bits=0)
+        == msgspec.structs.replace(parent.endorse[name], bits=0)
+    }
+    return msgspec.structs.replace(
+        child, endorse=_frozen(endorse), compute=parent.compute and child.compute
+    )
+
+
 def _tool(one: Mapping[str, Any], base: str) -> Tool:
-    content = one.get("content")
+    rules = one.get("rules") or tool_rules.made(one)
     return Tool(
         command=tuple(one["command"]),
         base=base,
         timeout=one.get("timeout", 30_000_000),
-        content=None if content is None else tuple(content),
-        reads=one.get("reads", "untrusted"),
+        rules=msgspec.structs.replace(rules, reads=rules.reads or "untrusted"),
         pass_env=tuple(one.get("pass_env", ())),
         env=_frozen(one.get("env", {})),
     )
@@ -290,14 +311,20 @@ def _refined(
 
 
 def _tighter_tool(one: Mapping[str, Any], parent: Tool, base: str) -> Tool | None:
+    said = {name: one[name] for name in tool_rules.ToolRules.__struct_fields__ if name in one}
+    own = tool_rules.made(said)
+    left_out = {
+        name: getattr(parent.rules, name)
+        for name in tool_rules.ToolRules.__struct_fields__
+        if name not in said
+    }
     filled = {
         "command": parent.command,
         "timeout": parent.timeout,
-        "content": parent.content,
-        "reads": parent.reads,
         "pass_env": parent.pass_env,
         "env": parent.env,
         **one,
+        "rules": msgspec.structs.replace(own, **left_out),
     }
     tool = _tool(filled, base if "command" in one else parent.base)
     return _less_tool(parent, tool) if _same_tool(parent, tool) else None
@@ -315,15 +342,11 @@ def _placeless(command: tuple[str, ...]) -> bool:
 
 
 def _less_tool(parent: Tool, child: Tool) -> Tool:
-    content = None
-    if parent.content is not None and child.content is not None:
-        content = _both(child.content, parent.content)
     return Tool(
         command=parent.command,
         base=parent.base,
         timeout=min(parent.timeout, child.timeout),
-        content=content,
-        reads="trusted" if parent.reads == child.reads == "trusted" else "untrusted",
+        rules=tool_rules.less(parent.rules, child.rules),
         pass_env=_both(child.pass_env, parent.pass_env),
         env=parent.env,
     )

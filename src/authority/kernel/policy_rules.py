@@ -65,6 +65,7 @@ class Rules:
 
     __slots__ = (
         "approvals",
+        "approve",
         "base",
         "content",
         "deny",
@@ -118,6 +119,7 @@ class Rules:
         self.tunnel = rules(("network", "allow"), lambda text: tcp_pattern(text, text))
         self.net_deny = rules(("network", "deny"), lambda text: _net_deny(text, base))
         self.content = rules(("labels", "content"), permit)
+        self.approve = rules(("labels", "approve"), permit)
         self.approvals = rules(("approvals", "require"), forbid)
         self.models = ModelRules(doc.get("models"), inherits=inherits)
         self.model_allow = rules(("models", "allow"), lambda text: permit(_model(text)))

@@ -183,6 +183,18 @@ def _mcp(context: Context, path: Path, value: Any) -> dict[str, Any]:
     return servers(context, path, value)
 
 
+def _tools(context: Context, path: Path, value: Any) -> dict[str, Any]:
+    from authority.kernel.policy_labels import tools
+
+    return tools(context, path, value)
+
+
+def _labels(context: Context, path: Path, value: Any) -> dict[str, Any]:
+    from authority.kernel.policy_labels import labels
+
+    return labels(context, path, value)
+
+
 def _models(context: Context, path: Path, value: Any) -> dict[str, Any]:
     from authority.kernel.policy_schema_models import section
 
@@ -328,13 +340,6 @@ def _named_tables(fields: Mapping[str, Checker]) -> Checker:
     return check
 
 
-def _named_lists(context: Context, path: Path, value: Any) -> dict[str, list[str]]:
-    return {
-        name: _texts(context, (*path, name), item)
-        for name, item in _named(context, path, value).items()
-    }
-
-
 def _named(context: Context, path: Path, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise context.error(path, f"must be a table of names, not {_kind(value)}")
@@ -415,16 +420,7 @@ _TOP: Final[dict[str, Checker]] = {
             "tmp": _SIZE,
         }
     ),
-    "tools": _named_tables(
-        {
-            "command": _command,
-            "timeout": _quantity(values.duration, positive=True),
-            "content": _arguments,
-            "reads": _one_of("trusted", "untrusted"),
-            "pass_env": _env_names,
-            "env": _env,
-        }
-    ),
+    "tools": _tools,
     "mcp": _mcp,
     "agents": _named_tables({"command": _command, "policy": _text, "budgets": _BUDGETS}),
     "credentials": _named_tables(
@@ -432,13 +428,6 @@ _TOP: Final[dict[str, Checker]] = {
     ),
     "models": _models,
     "budgets": _BUDGETS,
-    "labels": _section(
-        {
-            "trusted": _texts,
-            "content": _texts,
-            "secrets": _named_lists,
-            "release": _named_lists,
-        }
-    ),
+    "labels": _labels,
     "approvals": _section({"require": _texts}),
 }

@@ -15,6 +15,7 @@ import msgspec
 
 from authority.errors import AuthorityError
 from authority.kernel.mcp_rules import McpServer
+from authority.kernel.tool_rules import ToolRules
 
 EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -86,15 +87,22 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Tool(msgspec.Struct, frozen=True):
-    """A process tool. `content` None: every argument is control. `base`: folder of the policy."""
+    """A process tool. `rules`: what is said of its values. `base`: folder of the policy."""
 
     command: tuple[str, ...]
     base: str
     timeout: int = 30_000_000
-    content: tuple[str, ...] | None = None
-    reads: str = "untrusted"
+    rules: ToolRules = ToolRules(reads="untrusted")
     pass_env: tuple[str, ...] = ()
     env: Mapping[str, str] = EMPTY
+
+    @property
+    def content(self) -> tuple[str, ...] | None:
+        return self.rules.content
+
+    @property
+    def reads(self) -> str:
+        return self.rules.reads
 
 
 class Agent(msgspec.Struct, frozen=True):
@@ -138,11 +146,26 @@ class Models(msgspec.Struct, frozen=True):
     upstream: Mapping[str, Upstream] = EMPTY
 
 
+class Endorse(msgspec.Struct, frozen=True):
+    """Words of `sources`, held to the narrow `type`, may steer `to`, up to `bits` bits in a run."""
+
+    sources: tuple[str, ...]
+    type: str
+    to: tuple[str, ...]
+    bits: int
+
+
 class Labels(msgspec.Struct, frozen=True):
+    """`approve`: where a person may approve what untrusted words steer. `compute`: rooms without
+    authority may be used."""
+
     trusted: tuple[str, ...] = ()
     content: tuple[str, ...] = ()
     secrets: Mapping[str, tuple[str, ...]] = EMPTY
     release: Mapping[str, tuple[str, ...]] = EMPTY
+    approve: tuple[str, ...] = ()
+    endorse: Mapping[str, Endorse] = EMPTY
+    compute: bool = False
 
 
 class Approvals(msgspec.Struct, frozen=True):

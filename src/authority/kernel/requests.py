@@ -167,6 +167,22 @@ class Output(_Arguments, frozen=True):
     data: bytes
 
 
+class Reveal(_Arguments, frozen=True):
+    """`path` points into the handle's value; with `schema` what is there is read as that type, and
+    `within` points into it. See `values`."""
+
+    path: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+    schema: dict[str, Any] | None = None
+    within: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+
+
+class Compute(_Arguments, frozen=True):
+    """`program` is run in a room without authority; it finds `values` on its standard input."""
+
+    program: Annotated[str, msgspec.Meta(max_length=256 * 1024)]
+    values: list[Any] = []
+
+
 class Spec(msgspec.Struct, frozen=True):
     """One effect: its argument type, whether it is a side effect, quota arguments, worst case."""
 
@@ -278,6 +294,8 @@ EFFECTS: dict[str, Spec] = {
         Spec("sys.time", Nothing, False, _one),
         Spec("sys.random", SysRandom, False, _one),
         Spec("sys.uuid", Nothing, False, _one),
+        Spec("value.reveal", Reveal, False, _one),
+        Spec("value.compute", Compute, True, _tool),
         Spec("output", Output, True, _output, content=("data",), internal=True),
     )
 }

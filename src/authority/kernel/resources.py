@@ -66,7 +66,16 @@ MAX_URI: Final = 2048
 _RUN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")
 _SYSTEM: Final = frozenset({"sys:time", "sys:random", "sys:uuid"})
-_NAMES: Final = {"tool": _TOOL, "agent": NAME, "gate": NAME, "run": _RUN, "model": _MODEL}
+_HANDLE: Final = re.compile(r"h[1-9][0-9]{0,8}\Z")
+_NAMES: Final = {
+    "tool": _TOOL,
+    "agent": NAME,
+    "gate": NAME,
+    "run": _RUN,
+    "model": _MODEL,
+    "handle": _HANDLE,
+    "room": NAME,
+}
 NAME_SCHEMES: Final = frozenset({*_NAMES, "output", "sys"})
 """Schemes whose resources are a name and nothing more."""
 
@@ -124,6 +133,8 @@ def parse(effect: str, raw: str | bytes, *, cwd: str | bytes | None = None) -> R
         return _system(text, effect.replace(".", ":"))
     if family in ("tool", "model", "gate"):
         return _named(family, text)
+    if family == "value":
+        return _named("room" if effect == "value.compute" else "handle", text)
     if family == "mcp":
         return _mcp(text)
     if effect == "agent.spawn":

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import msgspec
 
 from authority.kernel.budgets import Account
+from authority.kernel.handles import Held
 from authority.kernel.incidents import Case, Surroundings
 from authority.kernel.labels import CLEAN, Label
 from authority.kernel.rates import Usage, UsageDelta
@@ -53,10 +54,12 @@ class Open(msgspec.Struct):
     reserve: dict[str, int]
     usage: dict[str, UsageDelta]
     target: str = ""
+    handle: str = ""
 
 
 class Run(msgspec.Struct):
-    """One execution of an agent. `label_at` is the entry that raised its label last."""
+    """One execution of an agent. `label_at` is the entry that raised its label last, `seen` the one
+    that brought each source; `endorsed` are bits by rule."""
 
     id: str
     policy: str
@@ -76,6 +79,9 @@ class Run(msgspec.Struct):
     children: list[str] = []
     code: int = 0
     reason: str = ""
+    seen: dict[str, int] = {}
+    handles: dict[str, Held] = {}
+    endorsed: dict[str, int] = {}
 
 
 class Pending(msgspec.Struct):

@@ -43,6 +43,7 @@ from authority.protocol.frames import (
 from authority.protocol.messages import (
     DONE,
     FLAG_HANDLE,
+    FLAG_WAIT,
     MAX_REQUESTS,
     MAX_RESOURCE,
     REFUSED,
@@ -70,6 +71,7 @@ from authority.protocol.messages import (
 __all__ = [
     "DONE",
     "FLAG_HANDLE",
+    "FLAG_WAIT",
     "INVALID",
     "MAX_DEPTH",
     "MAX_DETAIL",

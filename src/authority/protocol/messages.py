@@ -33,7 +33,9 @@ MAX_REQUESTS = 1024
 """Requests in one frame."""
 MAX_RESOURCE = 8192
 FLAG_HANDLE = 1
-"""Bit of `Request.flags`: answer with a handle instead of the value. The other bits are 0 as yet."""
+"""Bit of `Request.flags`: answer with a handle instead of the value."""
+FLAG_WAIT = 2
+"""Bit of `Request.flags`: where a person has to approve, answer when they did. The others are 0."""
 
 DONE, REFUSED = 0, 1
 

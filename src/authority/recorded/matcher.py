@@ -84,7 +84,19 @@ class Matcher:
             raise Diverged(differing(found, now, self._kept, "another request"))
         if not (isinstance(verdict, entries.Denied) and verdict.given):
             self._same_capability(found, now)
+        while now.wait and found.verdict.approval and isinstance(found.verdict, entries.Denied):
+            # It waited for a person, and was asked again when they had answered.
+            self._take(found)
+            later = [a for a in self._under(now) if not a.done]
+            if not later:
+                return found
+            found = later[0]
         return self._take(found)
+
+    def _under(self, now: Now) -> list[Asked]:
+        """What was recorded under a request's number."""
+        recorded = self._streams.get(now.request.stream, -1)
+        return self.recording.streams.get(recorded, {}).get(now.request.n, [])
 
     def _expected(self, now: Now) -> Asked:
         stream, n = now.request.stream, now.request.n
@@ -217,6 +229,10 @@ class Matcher:
         Raises `Diverged` where what it was told is not at hand.
         """
         verdict, outcome = found.verdict, found.outcome
+        stopped = outcome is not None and outcome.status == "aborted"
+        if verdict.handle and not stopped:
+            hidden = isinstance(verdict, entries.Denied) or outcome is not None
+            return (False, {"handle": verdict.handle}) if hidden else None
         if isinstance(verdict, entries.Denied):
             plain = verdict.layer == Layer.SCHEMA
             sentence = verdict.reason if plain else SENTENCES[Code(verdict.code)]

@@ -24,8 +24,8 @@ from typing import Any
 from authority import protocol
 from authority.audit.store import ContentStore
 from authority.compat.endpoints import Endpoints
+from authority.gate.answers import Answer, Reply
 from authority.gate.channel import Channel
-from authority.gate.pipeline import Answer, Reply
 from authority.gate.places import reach
 from authority.gate.reader import Asked as Now
 from authority.gate.reader import Reader
@@ -113,12 +113,14 @@ class Stage:
         self._typed = Typed(recording.inputs, store, self.diverge, terminal=terminal)
         end = recording.end
         self._outside = end is None or end.reason in _OUTSIDE
+        self._blind = False
         self.run: Run | None = None
 
     # --- what was asked ---
 
     def submit(self, asked: Now, reply: Reply) -> None:
         """A request of the program's own. See `gate.channel.Takes`."""
+        self._blind = self._blind or asked.request.handle
         found = self._match(asked)
         if found is None:
             return
@@ -132,6 +134,10 @@ class Stage:
         refused, body = told
         answer = Answer(asked.request.n, refused, found.release, found.hash, body)
         self._give(found.release, lambda: reply(answer))
+
+    def blind(self, _run: str) -> bool:
+        """Whether it gets no receipts: from its first handle on. See `gate.channel.Takes`."""
+        return self._blind
 
     async def take(self, asked: Now) -> Asked:
         """A request of a service: the recorded one, when its turn to be answered has come."""

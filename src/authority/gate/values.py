@@ -1,0 +1,49 @@
+"""Reading a handle, and computing on what is behind some: `value.reveal` and `value.compute`.
+
+Rules
+- A reveal answers with the value, or with why there is none; both carry the handle's label, which the
+  run has from then on.
+- A computation runs in a sandbox of its own like a tool: no channel, no network, nothing of the run's
+  files, nothing kept. Its answer carries the label of everything that went in (`gate.hidden`).
+"""
+
+from __future__ import annotations
+
+from authority.effects.base import Call, EffectFailed, Performed
+from authority.gate.pipeline import Performer
+from authority.gate.vault import Vault
+from authority.kernel import values
+from authority.kernel.labels import Label
+from authority.kernel.state import State
+
+
+class Values:
+    """Performs what is done with handles."""
+
+    vault: Vault  # set by the gate
+
+    def __init__(self, rooms: Performer, state: State) -> None:
+        self._rooms = rooms
+        self._state = state
+
+    async def perform(self, call: Call) -> Performed:
+        if call.effect == "value.compute":
+            return await self._rooms.perform(call)
+        name, label = call.resource.name, self._label(call)
+        asked = call.arguments
+        ref = {values.HANDLE: name, "path": asked.path, "within": asked.within}
+        if asked.schema is not None:
+            ref["schema"] = asked.schema
+        try:
+            wanted = values.ref_of(ref, "", whole=True)
+            found = values.resolve(wanted, await self.vault.get(call.run, name))
+        except (values.Malformed, values.Unfit) as error:
+            raise EffectFailed(f"There is no such value: {error}.", carried=label) from None
+        return Performed(found, carried=label)
+
+    def _label(self, call: Call) -> Label:
+        run = self._state.runs.get(call.run)
+        held = run.handles.get(call.resource.name) if run is not None else None
+        if held is None:
+            raise EffectFailed("There is no such handle.")
+        return held.label

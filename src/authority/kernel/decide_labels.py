@@ -1,0 +1,99 @@
+"""The stages of a decision that ask about labels and handles. See `decide`, `sinks`, `handles`.
+
+Pure. Rules
+- What is refused in `known` and `labels` follows from what the program knows, and it is told so. What
+  is refused in `hidden` depends on values that it has not seen.
+- `hidden` is asked last, when everything else has said yes.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from authority.kernel import sinks
+from authority.kernel.codes import Code, Layer
+from authority.kernel.facts import Facts, Request
+from authority.kernel.handles import HANDLES_LIMIT, Part
+from authority.kernel.policy import Policy
+from authority.kernel.sinks import Finding
+from authority.kernel.state import Run, State
+
+
+class No(Exception):
+    """A stage said no. Never leaves the decision. `hidden`: nobody is told."""
+
+    def __init__(
+        self,
+        code: Code,
+        layer: Layer,
+        reason: str,
+        rule: str = "",
+        approval: str = "",
+        hidden: bool = False,
+    ) -> None:
+        super().__init__(reason)
+        self.code, self.layer, self.reason, self.rule = code, layer, reason, rule
+        self.approval, self.hidden = approval, hidden
+
+
+def labels(state: State, policy: Policy | None, run: Run, request: Request) -> tuple[Finding, str]:
+    """What the labels say, and the approval that is used up for it."""
+    if run.label.clean and not request.parts:
+        return Finding(), ""
+    assert policy is not None
+    assert request.resource is not None
+    found = sinks.judge(policy, run, request)
+    if not found.why:
+        return found, ""
+    rule = f"labels ({request.effect})"
+    if not (found.approvable and policy.approves(request.resource, request.verb)):
+        raise No(Code.TAINT, Layer.LABELS, found.why, rule)
+    bound = sinks.bound(request.digest, found)
+    approval = f"{run.id}.{bound[:32]}"
+    pending = state.approvals.get(approval)
+    if pending is None or pending.answer != "granted" or pending.request != request.digest:
+        raise No(Code.APPROVAL_REQUIRED, Layer.LABELS, found.why, rule, approval)
+    return found, approval
+
+
+def known(run: Run, request: Request) -> None:
+    """A request names handles that the run has, and there is room for one more."""
+    for part in request.parts:
+        held = run.handles.get(part.handle)
+        if held is None or held.born < 0:
+            raise No(Code.SCHEMA_INVALID, Layer.SCHEMA, f"no handle {part.handle}")
+    if request.handle and len(run.handles) >= HANDLES_LIMIT:
+        reason = f"a run holds at most {HANDLES_LIMIT} handles"
+        raise No(Code.BUDGET_EXCEEDED, Layer.BUDGET, reason, "handles")
+    if request.effect == "value.reveal" and request.resource is not None:
+        held = run.handles.get(request.resource.name)
+        if held is None or held.born < 0:
+            raise No(Code.SCHEMA_INVALID, Layer.SCHEMA, f"no handle {request.resource.name}")
+
+
+def hidden(policy: Policy | None, request: Request, facts: Facts, found: Finding) -> None:
+    """What depends on values that the program has not seen, so that it is not told either."""
+    if not request.parts:
+        return
+    assert policy is not None
+    assert request.resource is not None
+    if facts.unfit:
+        raise No(Code.SCHEMA_INVALID, Layer.SCHEMA, facts.unfit, hidden=True)
+    if behind := facts.looked_up.get("canary_behind", ""):
+        raise No(Code.POLICY_DENY, Layer.POLICY, f"canary {behind}", "canary", hidden=True)
+    why = policy.refuses_arguments(request.effect, request.resource, request.arguments)
+    if why:
+        reason = f"{request.resource.text}: {why}"
+        raise No(Code.POLICY_DENY, Layer.POLICY, reason, "arguments", hidden=True)
+    if found.hidden:
+        raise No(Code.TAINT, Layer.LABELS, found.hidden, f"labels ({request.effect})", hidden=True)
+
+
+def placed(run: Run, request: Request) -> list[Part]:
+    """The parts of a request, each with the entry that brought its bytes."""
+    return [
+        msgspec.structs.replace(part, born=run.handles[part.handle].born)
+        if part.handle in run.handles
+        else part
+        for part in request.parts
+    ]

@@ -1,0 +1,166 @@
+"""Whether labels let a call through: asked for the call itself and for each of its arguments.
+
+Pure. Rules
+- The call itself, what it is about, and every argument that the program wrote have the run's label.
+  An argument with parts from handles has their labels as well.
+- What the run itself says is judged as a whole (`flows.sink`): a run that untrusted words shaped can
+  make only calls that take untrusted content in all that it says, and none that changes something by
+  being made (`ToolRules.changes`).
+- A control argument takes no source that the policy does not trust. A content argument takes every
+  source. Secrets go, by whatever argument, only where the policy releases them.
+- A control argument that is a whole field of a handle may do more, by the policy's word alone:
+  a *trusted field* has no source of its own; an *issued* name of the right kind, of a lookup that was
+  asked in trusted words, may be used for the argument that it was issued for; an *endorsed* value of
+  a narrow type may steer as long as the run has bits left. Whether the value has that kind is behind
+  the handle, so that refusal is hidden (`Finding.hidden`).
+- Where the policy lets a person approve, a control argument of untrusted words waits for one. No
+  approval lets a secret out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import msgspec
+
+from authority.kernel import flows, resources
+from authority.kernel.addresses import ResourceError
+from authority.kernel.facts import Request
+from authority.kernel.handles import Held, Part
+from authority.kernel.labels import CLEAN, Label
+from authority.kernel.policy import Policy
+from authority.kernel.state import Run
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What the labels say. `why` empty: yes. `sent`: the label of all that the call is made with.
+
+    `approvable`: a person may say yes. `hidden`: why the values behind handles say no, if they do.
+    """
+
+    why: str = ""
+    sent: Label = CLEAN
+    approvable: bool = False
+    hidden: str = ""
+    endorsed: Mapping[str, int] = {}
+
+
+def bound(digest: str, found: Finding) -> str:
+    """What an approval is for: this request (its handles never change), under these labels."""
+    names = "\n".join(sorted(found.sent.sources)) + "\n\n" + "\n".join(sorted(found.sent.secrets))
+    return hashlib.sha256(f"authority/approval/1\n{digest}\n{names}".encode()).hexdigest()
+
+
+def part_label(policy: Policy, run: Run, part: Part) -> Label:
+    """The label of a part: its handle's, less its own source where the field is trusted."""
+    held = run.handles[part.handle]
+    if held.effect != "tool.call" or part.typed:
+        return held.label
+    rules = policy.tool_rules(resources.parse_text(held.resource))
+    if rules is None or not rules.trusts(part.path):
+        return held.label
+    return Label(held.given.sources, held.label.secrets)
+
+
+def judge(policy: Policy, run: Run, request: Request) -> Finding:
+    """Ask the labels about a request. Its handles are known (`run.handles`)."""
+    parts = [(part, part_label(policy, run, part)) for part in request.parts]
+    sent = run.label
+    for _, label in parts:
+        sent = sent.join(label)
+    if sent.clean:
+        return Finding()
+    assert request.resource is not None
+    given = flows.argument_names(request.effect, request.arguments)
+    sink = flows.sink(
+        policy,
+        request.effect,
+        request.resource,
+        request.verb,
+        given,
+        sent.secrets,
+        own=request.shown in run.created,
+    )
+    secret = sink.refuses(Label(frozenset(), sent.secrets))
+    why = sink.refuses(run.label)
+    if why:
+        return Finding(f"the run is {why}", sent, approvable=not secret)
+    if secret:
+        return Finding(f"what it is given {secret}", sent)
+    content = _content(policy, request)
+    endorsed: dict[str, int] = {}
+    hidden = ""
+    for part, label in parts:
+        if "*" in content or part.argument in content or not label.sources:
+            continue
+        kind = _issued(policy, run, part, request)
+        bits = 0
+        if not kind:
+            kind, name, bits = _endorsed(policy, run, part, label, request, endorsed)
+            if kind:
+                endorsed[name] = endorsed.get(name, 0) + bits
+        if not kind:
+            shaped = sink_words(label)
+            return Finding(f"argument {part.argument} is {shaped}", sent, approvable=True)
+        if not bits and kind not in part.fits:
+            hidden = hidden or f"argument {part.argument} is no {kind}"
+    return Finding("", sent, hidden=hidden, endorsed=endorsed)
+
+
+def sink_words(label: Label) -> str:
+    """Why an argument is refused, for the operator."""
+    return flows.CONTROL.refuses(Label(label.sources))
+
+
+def _content(policy: Policy, request: Request) -> frozenset[str]:
+    assert request.resource is not None
+    content = policy.content(request.effect, request.resource, request.verb)
+    if flows.takes_anything(request.effect, request.verb):
+        return frozenset("*")
+    return content or frozenset()
+
+
+def _issued(policy: Policy, run: Run, part: Part, request: Request) -> str:
+    """The kind of value that an issued name has to be, or nothing."""
+    held = run.handles[part.handle]
+    if held.effect != "tool.call" or request.effect != "tool.call" or part.typed:
+        return ""
+    if not part.whole or held.given.sources:
+        return ""
+    lookup = resources.parse_text(held.resource)
+    rules = policy.tool_rules(lookup)
+    if rules is None or request.resource is None or not _own(policy, held):
+        return ""
+    return rules.issued(part.path, request.resource.text, part.argument)
+
+
+def _own(policy: Policy, held: Held) -> bool:
+    """Whether nothing but the lookup itself shaped its answer."""
+    try:
+        own = flows.result_label(
+            policy, held.effect, resources.parse_text(held.resource), held.verb
+        )
+    except ResourceError:
+        return False
+    return held.label.sources <= own.sources
+
+
+def _endorsed(
+    policy: Policy,
+    run: Run,
+    part: Part,
+    label: Label,
+    request: Request,
+    used: Mapping[str, int],
+) -> tuple[str, str, int]:
+    """The kind by which a narrow value may steer, the rule's name, and its bits."""
+    if not part.whole or not part.kind or request.resource is None:
+        return "", "", 0
+    use = f"{request.resource.text} {part.argument}"
+    for name, rule in policy.labels.endorse.items():
+        spent = run.endorsed.get(name, 0) + used.get(name, 0)
+        fits = rule.type == part.kind and use in rule.to and label.sources <= set(rule.sources)
+        if fits and spent + part.bits <= rule.bits:
+            return part.kind, name, part.bits
+    return "", "", 0
