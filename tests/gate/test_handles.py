@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from authority.agent import Handle, join, some
 
-from .lab import Attached, Lab, code_of
+from .lab import SECONDS, Attached, Lab, code_of, wait_for
 
 TOOL = """\
 import json, sys
@@ -229,3 +230,78 @@ def test_whoever_holds_handles_gets_no_receipts(run: Attached) -> None:
     gate.tool("mail", {}, handle=True)
     gate.tool("bare", {})
     assert gate.last_receipt is None
+
+
+def test_the_log_of_handles_is_judged_alike_again(lab: Lab, run: Attached) -> None:
+    gate = run.gate()
+    mails = gate.tool("mail", {"query": "mine"}, handle=True)
+    narrow = gate.attenuate(count=50)
+    gate.tool("send", {"to": "a", "body": mails["/9/body"]}, narrow)
+    gate.tool("archive", {"id": mails["/1/id"]}, narrow)
+    gate.tool("pay", {"to": "bob", "amount": mails["/0/amount"].typed(AMOUNT)})
+    code_of(lambda: gate.tool("pay", {"to": "bob", "amount": mails["/0/amount"]}))
+    code_of(lambda: gate.tool("send", {"to": mails["/0/from"]}))
+    code_of(lambda: gate.tool("send", {"to": Handle("h999")}))
+    gate.call("fs.write", "out/x", {"data": mails["/0/body"]})
+    gate.reveal(gate.call("fs.read", "out/x", {}, handle=True))
+    found = lab.cli("audit", "verify", "--rejudge", "--json")
+    shown = json.loads(found.stdout)["rejudged"]
+    assert shown["differences"] == []
+    assert found.returncode == 0
+
+
+def test_an_approval_shows_where_words_came_from_and_is_used_once(lab: Lab, run: Attached) -> None:
+    gate, other = run.gate(), run.gate()
+    mails = gate.tool("mail", {"query": "mine"}, handle=True)
+    wanted = {"to": mails["/0/from"], "body": "x"}
+    answers: list[object] = []
+    waiting = threading.Thread(
+        target=lambda: answers.append(gate.tool("send", wanted, wait=True)), daemon=True
+    )
+    waiting.start()
+    listed = wait_for(lambda: json.loads(lab.cli("approvals", "--json").stdout)["approvals"])
+    (one,) = [a for a in listed if a["run"] == run.run]
+    assert "eve@evil.example" in one["arguments"]
+    step = one["lineage"][0]
+    assert (step["argument"], step["path"], step["text"]) == ("to", "/0/from", '"eve@evil.example"')
+    body = json.loads(lab.log(seq=step["entry"])[0]["result"]["text"])
+    text = json.dumps(body, separators=(",", ":"), sort_keys=True)
+    assert text[step["start"] : step["end"]] == '"eve@evil.example"'
+    assert answers == []
+    assert lab.cli("approvals", "approve", one["id"]).returncode == 0
+    waiting.join(SECONDS)
+    assert isinstance(answers[0], Handle)
+    sent = lab.log(kind="admit", run=run.run, resource="tool:send")
+    assert [json.loads(e["filled"]["text"])["arguments"]["to"] for e in sent] == [
+        "eve@evil.example"
+    ]
+    # Once; and not for another value, nor when the labels differ.
+    assert code_of(lambda: other.tool("send", wanted)) == "E_APPROVAL_REQUIRED"
+    assert code_of(lambda: other.tool("send", {"to": mails["/1/from"], "body": "x"})) == (
+        "E_APPROVAL_REQUIRED"
+    )
+    shown = lab.cli("why", "--lineage", str(lab.denials(run=run.run)[-1]["seq"]))
+    assert "mail" in shown.stdout
+
+
+def test_an_approval_is_bound_to_the_labels(lab: Lab, run: Attached) -> None:
+    gate = run.gate()
+    mails = gate.tool("mail", {"query": "mine"}, handle=True)
+    wanted = {"to": mails["/0/from"]}
+    assert code_of(lambda: gate.tool("send", wanted)) == "E_APPROVAL_REQUIRED"
+    pending = [a for a in json.loads(lab.cli("approvals", "--json").stdout)["approvals"]
+               if a["run"] == run.run]  # fmt: skip
+    assert lab.cli("approvals", "approve", pending[0]["id"]).returncode == 0
+    code_of(lambda: gate.tool("fail", {"x": "1"}))
+    assert code_of(lambda: gate.tool("send", wanted)) == "E_APPROVAL_REQUIRED"
+
+
+def test_words_that_were_read_are_traced_too(lab: Lab, run: Attached) -> None:
+    gate = run.gate()
+    gate.tool("mail", {"query": "mine"})
+    assert code_of(lambda: gate.tool("pay", {"to": "eve@evil.example", "amount": 1})) == "E_TAINT"
+    seq = lab.denials(run=run.run)[-1]["seq"]
+    steps = json.loads(lab.cli("why", "--lineage", str(seq), "--json").stdout)["steps"]
+    assert steps[0]["text"] == "eve@evil.example"
+    assert steps[0]["argument"] == "to"
+    assert steps[0]["source"] == "tool:mail"

@@ -1,7 +1,8 @@
 """`authority approvals`: what waits for a person, and the person's answer.
 
 Rules
-- A request that waits is approved once, for exactly these arguments. The definition of an MCP server's
+- A request that waits is approved once, for exactly these arguments: they are shown as they would be
+  sent, with where each untrusted part came from. The definition of an MCP server's
   tool that waits is approved until it changes; what is shown of it is the whole text, or what changed
   in it, with everything invisible or foreign as an escape.
 - An id names exactly one text, so a definition that changed meanwhile is not approved by accident.
@@ -14,8 +15,14 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
+
+from authority.audit import query
 from authority.cli.common import parser, print_json, state_of, table
+from authority.cli.why import lineage, show_lineage
 from authority.gate.client import client
+from authority.gate.statedir import StateDir
+from authority.kernel.canonical import printable
 
 _REQUESTS = ("id", "run", "effect", "resource", "entry", "answer")
 
@@ -25,9 +32,13 @@ def main(arguments: Sequence[str]) -> int:
     made.add_argument("what", nargs="?", choices=("list", "approve", "deny"), default="list")
     made.add_argument("id", nargs="*", default=[], help="ids as the list shows them")
     options = made.parse_args(arguments)
-    gate = client(state_of(options))
+    directory = state_of(options)
+    gate = client(directory)
     if options.what == "list":
         found = gate.call("GET", "/v1/approvals")
+        found["approvals"] = [
+            {**each, **_asked(directory, each["asked"])} for each in found["approvals"]
+        ]
         if options.json:
             print_json(found)
         else:
@@ -47,6 +58,18 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _asked(directory: StateDir, seq: int) -> dict[str, Any]:
+    """The exact arguments that wait, and where their untrusted words came from."""
+    entry, _ = query.find(directory.log, seq)
+    body = entry.get("filled") or entry.get("arguments") or {}
+    return {
+        "reason": entry["reason"],
+        "arguments": body.get("text", ""),
+        "digest": body.get("digest", ""),
+        "lineage": [msgspec.to_builtins(step) for step in lineage(directory, seq)],
+    }
+
+
 def _said(key: str, *, granted: bool) -> str:
     if not granted:
         return "denied"
@@ -63,6 +86,11 @@ def _show(found: dict[str, Any]) -> None:
     definitions = found["definitions"]
     if rows or not definitions:
         table("", _REQUESTS, rows)
+    for each in found["approvals"]:
+        if each["answer"] == "waiting":
+            print(f"\n{each['id']}: {printable(each['reason'], 200)}")
+            print(f"  with {printable(each['arguments'] or each['digest'], 2000)}")
+            show_lineage(each["lineage"])
     for each in definitions:
         print(_heading(each))
         for line in changes(each["approved_text"], each["text"]):

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from authority.audit import query
+from authority.audit.lineage import Lineage, Step
 from authority.audit.store import ContentStore
 from authority.cli.common import parser, print_json, state_of, when
 from authority.errors import AuthorityError
@@ -33,14 +36,44 @@ _ADVICE = {
 def main(arguments: Sequence[str]) -> int:
     made = parser("why", "Explain a denial.")
     made.add_argument("entry", type=int)
+    made.add_argument(
+        "--lineage", action="store_true", help="where the words of its arguments came from"
+    )
     options = made.parse_args(arguments)
     directory = state_of(options)
-    found = explanation(directory, options.entry)
+    found: dict[str, Any]
+    if options.lineage:
+        steps = lineage(directory, options.entry)
+        found = {"seq": options.entry, "steps": [msgspec.to_builtins(step) for step in steps]}
+    else:
+        found = explanation(directory, options.entry)
     if options.json:
         print_json(found)
+    elif options.lineage:
+        show_lineage(found["steps"])
     else:
         _show(found)
     return 0
+
+
+def lineage(directory: StateDir, seq: int) -> list[Step]:
+    """The way from a request's arguments back to the bytes that shaped them."""
+    sealed = directory.keys / "sealed"
+    store = ContentStore(directory.store, keys=sealed if sealed.is_dir() else None)
+    return Lineage(directory.log, store, seq).of(seq)
+
+
+def show_lineage(steps: list[dict[str, Any]]) -> None:
+    """The steps for a person."""
+    if not steps:
+        print("no untrusted words: everything that it was given is the program's own")
+    for step in steps:
+        where = f"bytes {step['start']} to {step['end']}" if step["start"] >= 0 else "all of it"
+        what = f"{step['effect']} {step['resource']}".strip()
+        named = f", {step['handle']}{step['path']}" if step["handle"] else ""
+        argument = step["argument"] or "the call"
+        print(f"{'  ' * step['depth']}{printable(argument)} <- entry {step['entry']}{named}")
+        print(f"{'  ' * step['depth']}  {printable(what)}, {where}: {printable(step['text'], 100)}")
 
 
 def explanation(directory: StateDir, seq: int) -> dict[str, Any]:

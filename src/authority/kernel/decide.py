@@ -385,10 +385,10 @@ def _denied(
         reserve=reserve,
     )
     if run is not None and request.parts:
-        denied.parts = placed(run, request)
+        denied.parts, denied.filled = placed(run, request), facts.filled
     if run is not None and no.hidden:
         denied.hidden, denied.number, denied.again = True, run.number, False
-        denied.handle, denied.filled = f"h{len(run.handles) + 1}", facts.filled
+        denied.handle = f"h{len(run.handles) + 1}"
     token = request.token
     if caps and token is not None and not denied.given and not no.hidden:
         unknown = [at for at, id_ in enumerate(token.ids) if id_ not in state.caps]

@@ -96,7 +96,8 @@ class Judge:
         kind = type(entry)
         floor, starting = self._floor, self._starting
         try:
-            if self._derived and kind not in (entries.Admit, entries.CapDerive):
+            consumes = isinstance(entry, entries.Denied) and entry.hidden
+            if self._derived and not consumes and kind not in (entries.Admit, entries.CapDerive):
                 self._unused()
             handled = self._kinds.get(kind)
             if handled is not None:
@@ -148,7 +149,8 @@ class Judge:
             self.state.floor = self._floor
         return floor
 
-    def _admit(self, entry: entries.Admit) -> None:
+    def _admit(self, entry: entries.Admit | entries.Denied) -> None:
+        """A verdict that may have derived capabilities."""
         derived, self._derived = self._derived, []
         self._verdict(entry, derived)
         for each in derived:
@@ -159,6 +161,8 @@ class Judge:
             self.given[GIVEN_CONTROL] += 1
         elif entry.of >= 0:
             self._refused_piece(entry)
+        elif entry.hidden:
+            self._admit(entry)
         else:
             self._verdict(entry, [])
 

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from authority.kernel import entries
+from authority.kernel import entries, values
 from authority.kernel.addresses import ResourceError
 from authority.kernel.capabilities import Token
 from authority.kernel.codes import Code, Layer
@@ -80,12 +80,16 @@ def again(entry: entries.Admit | entries.Denied, token: Token | None, sources: S
     target = _resource(entry.target) if entry.target else None
     if entry.target and target is None:
         target = Resource("", entry.target)
-    read = not given and not (isinstance(entry, entries.Denied) and entry.layer == Layer.SCHEMA)
+    unread = isinstance(entry, entries.Denied) and entry.layer == Layer.SCHEMA
+    of_handles = bool(entry.parts) or entry.effect == "value.reveal"
+    read = not given and (not unread or of_handles)
     if read and entry.effect in EFFECTS:
         data = None if entry.arguments is None else sources.body(entry.arguments)
         found = None
         if data is not None:
             found = _read(entry.effect, entry.resource, entry.verb, entry.target, data)
+            if entry.parts:
+                found = _filled(entry, data, sources)
             wrong = _wrong(entry, found)
         if entry.effect == "output":
             arguments = Output(bytes(entry.arguments.size if entry.arguments else 0))
@@ -105,8 +109,11 @@ def again(entry: entries.Admit | entries.Denied, token: Token | None, sources: S
         arguments=arguments,
         verb=entry.verb,
         token=token,
+        handle=bool(entry.handle) or entry.rule == "handles",
+        parts=tuple(entry.parts),
     )
     problem = None
+    hidden = isinstance(entry, entries.Denied) and entry.hidden
     if isinstance(entry, entries.Denied) and entry.given:
         problem = Problem(Code(entry.code), Layer(entry.layer), entry.reason)
     facts = Facts(
@@ -116,8 +123,30 @@ def again(entry: entries.Admit | entries.Denied, token: Token | None, sources: S
         numbers=entry.numbers,
         looked_up=entry.facts,
         body=entry.arguments,
+        filled=entry.filled,
+        unfit=entry.reason if isinstance(entry, entries.Denied) and hidden and unread else "",
     )
     return Again(request, facts, made_up, wrong)
+
+
+def _filled(
+    entry: entries.Admit | entries.Denied, data: bytes, sources: Sources
+) -> tuple[Any, str, str] | None:
+    """The same of a request with handles in it: `data` names them; their values, where they are at
+    hand, stand in a body of their own."""
+    with_values = None if entry.filled is None else sources.body(entry.filled)
+    try:
+        if with_values is not None:
+            arguments = _DECODERS[entry.effect](with_values)
+        else:
+            blank = values.fill(
+                entry.effect, msgspec.json.decode(data), {part.at: "" for part in entry.parts}
+            )
+            arguments = msgspec.convert(blank, EFFECTS[entry.effect].arguments, strict=False)
+    except (msgspec.MsgspecError, UnicodeDecodeError, values.Unfit, KeyError):
+        return None
+    digest = request_digest(entry.effect, entry.resource, entry.verb, data, entry.target)
+    return arguments, sha256(data).hexdigest(), digest
 
 
 def _wrong(entry: entries.Admit | entries.Denied, found: tuple[Any, str, str] | None) -> str:

@@ -1,0 +1,247 @@
+"""Lineage: from a refused argument back to the bytes that shaped it. Read from a log, nothing else.
+
+Rules
+- A *step* is one argument and one place that shaped it: the entry in which its bytes came (an outcome),
+  the call that brought them, and where in the kept bytes of that answer they stand, as far as that can
+  be told. A part that a handle stands for has exactly one place, and the arguments of that handle's
+  own call are steps further back.
+- What a program wrote after it had read untrusted words may stem from any of them. For each source
+  there is the entry that brought it first, and the longest stretch of its bytes that the argument repeats.
+- Bytes are those of the body that the entry commits to (`result`); what is sealed is opened if its key
+  is at hand, and what is not kept has no range.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable, Iterator
+from difflib import SequenceMatcher
+from typing import Any
+
+import msgspec
+
+from authority.audit import query
+from authority.audit.errors import LogError
+from authority.audit.store import ContentStore
+from authority.kernel import values
+
+Entry = dict[str, Any]
+SHARED = 6
+"""The fewest characters in a row that an argument and an answer share by more than chance."""
+SEARCHED = 64 * 1024
+DEPTH = 16
+_json = msgspec.json.Encoder(order="sorted").encode
+
+
+class Step(msgspec.Struct, frozen=True):
+    """See above. `start` and `end` are -1 where the bytes are not known; `depth` counts from the
+    refused argument back; `text` is what stands there, `at` a pointer into the arguments."""
+
+    depth: int
+    argument: str
+    at: str
+    source: str
+    entry: int
+    call: int
+    effect: str
+    resource: str
+    handle: str = ""
+    path: str = ""
+    start: int = -1
+    end: int = -1
+    text: str = ""
+
+
+class Lineage:
+    """A log's entries, as far as lineage needs them. Reads the log up to `last`."""
+
+    def __init__(
+        self, directory: str | os.PathLike[str], store: ContentStore | None, last: int
+    ) -> None:
+        self._store = store
+        self._by_seq: dict[int, Entry] = {}
+        self._brought: dict[str, dict[str, int]] = {}
+        self._handles: set[int] = set()
+        for entry in query.read(directory):
+            if entry["seq"] > last:
+                break
+            if entry["kind"] in {"admit", "outcome", "denied", "chunk", "tally", "run.start"}:
+                self._take(entry)
+
+    def _take(self, entry: Entry) -> None:
+        self._by_seq[entry["seq"]] = entry
+        if entry["kind"] == "admit" and entry.get("handle"):
+            self._handles.add(entry["seq"])
+        reads = entry["kind"] in {"outcome", "chunk", "tally", "run.start"}
+        if reads and entry.get("of") not in self._handles:
+            brought = self._brought.setdefault(entry["run"], {})
+            for source in entry.get("sources", ()):
+                brought.setdefault(source, entry["seq"])
+
+    def of(self, seq: int) -> list[Step]:
+        """The steps behind a refused (or admitted) request, nearest first."""
+        entry = self._by_seq.get(seq)
+        if entry is None or entry["kind"] not in {"denied", "admit"}:
+            raise LogError(f"entry {seq} is no request")
+        return list(self._steps(entry, 0, set()))
+
+    def _steps(self, entry: Entry, depth: int, seen: set[int]) -> Iterator[Step]:
+        if entry["seq"] in seen or depth > DEPTH:
+            return
+        seen.add(entry["seq"])
+        for part in entry.get("parts", ()):
+            yield from self._of_part(part, depth, seen)
+        brought = self._brought.get(entry["run"], {})
+        tainted = {source: at for source, at in brought.items() if at < entry["seq"]}
+        if tainted:
+            yield from self._of_words(entry, tainted, depth)
+
+    def _of_part(self, part: dict[str, Any], depth: int, seen: set[int]) -> Iterator[Step]:
+        born = self._by_seq.get(part.get("born", -1))
+        call = self._by_seq.get(born.get("of", -1)) if born is not None else None
+        if born is None:
+            return
+        start, end, text = self._place(born, call, part.get("path", ""))
+        yield Step(
+            depth=depth,
+            argument=part["argument"],
+            at=part["at"],
+            source=", ".join(born.get("sources", ())),
+            entry=born["seq"],
+            call=call["seq"] if call else -1,
+            effect=(call or born).get("effect", ""),
+            resource=(call or born).get("resource", ""),
+            handle=part["handle"],
+            path=part.get("path", ""),
+            start=start,
+            end=end,
+            text=text,
+        )
+        if call is not None:
+            yield from self._steps(call, depth + 1, seen)
+
+    def _place(self, born: Entry, call: Entry | None, path: str) -> tuple[int, int, str]:
+        """Where in the kept bytes of an answer a field of it stands."""
+        data = self.body(born.get("result"))
+        if data is None:
+            return -1, -1, ""
+        try:
+            answer = msgspec.json.decode(data)
+            inside = "/result" if call and call.get("effect") == "tool.call" else ""
+            prefix = _offset(answer, values.steps(inside + path))
+            found = values.project(answer, inside + path)
+        except (msgspec.DecodeError, values.Unfit, values.Malformed):
+            return 0, len(data), _shown(data)
+        wanted = _json(found)
+        return prefix, prefix + len(wanted), _shown(wanted)
+
+    def _of_words(self, entry: Entry, tainted: dict[str, int], depth: int) -> Iterator[Step]:
+        arguments = self.body(entry.get("arguments"))
+        words = list(_words(arguments)) if arguments else []
+        of_handles = {part["at"] for part in entry.get("parts", ())}
+        for source, seq in sorted(tainted.items(), key=lambda item: item[1]):
+            brought = self._by_seq[seq]
+            call = self._by_seq.get(brought.get("of", -1))
+            data = self.body(brought.get("result") or brought.get("body")) or b""
+            best = (0, -1, "", "")
+            for at, word in words:
+                if any(at.startswith(part) for part in of_handles):
+                    continue
+                size, start = _shared(word, data)
+                if size > best[0]:
+                    best = (size, start, at, word)
+            size, start, at, _ = best
+            yield Step(
+                depth=depth,
+                argument=_argument(entry.get("effect", ""), at),
+                at=at,
+                source=source,
+                entry=seq,
+                call=call["seq"] if call else -1,
+                effect=(call or brought).get("effect", ""),
+                resource=(call or brought).get("resource", ""),
+                start=start,
+                end=start + size if start >= 0 else -1,
+                text=_shown(data[start : start + size]) if start >= 0 else "",
+            )
+
+    def body(self, body: dict[str, Any] | None) -> bytes | None:
+        """The bytes of a body, or None where they are not at hand."""
+        if not body:
+            return None
+        kept = body.get("kept", "digest")
+        if kept == "inline":
+            return str(body.get("text", "")).encode()
+        if kept == "base64":
+            return base64.b64decode(body.get("text", ""))
+        read: dict[str, Callable[[str], bytes]] = {}
+        if self._store is not None:
+            read = {"store": self._store.get, "sealed": self._store.unseal}
+        try:
+            return read[kept](body["digest"]) if kept in read else None
+        except (LogError, OSError, ValueError):
+            return None
+
+
+def _offset(value: Any, names: tuple[str, ...]) -> int:
+    """Where in a value's canonical JSON the named field begins. Raises `Unfit`."""
+    at = 0
+    for name in names:
+        if isinstance(value, dict):
+            at += 1
+            for key in sorted(value):
+                at += len(_json(key)) + 1
+                if key == name:
+                    break
+                at += len(_json(value[key])) + 1
+            else:
+                raise values.Unfit("there is no such field")
+            value = value[name]
+        elif isinstance(value, list) and name.isdigit() and int(name) < len(value):
+            at += 1 + sum(len(_json(item)) + 1 for item in value[: int(name)])
+            value = value[int(name)]
+        else:
+            raise values.Unfit("there is no such field")
+    return at
+
+
+def _words(data: bytes) -> Iterator[tuple[str, str]]:
+    """Every text in the arguments, and where it stands."""
+    try:
+        tree = msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        return
+    yield from _texts(tree, ())
+
+
+def _texts(value: Any, at: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _texts(item, (*at, key))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _texts(item, (*at, str(number)))
+    elif isinstance(value, str | int) and not isinstance(value, bool):
+        yield values.pointer_of(at), str(value)
+
+
+def _shared(word: str, data: bytes) -> tuple[int, int]:
+    """The size and the beginning (in bytes) of the longest stretch that both have; (0, -1) for none."""
+    raw = word.encode()
+    if len(raw) >= 2 and (at := data.find(raw)) >= 0:
+        return len(raw), at
+    one, other = raw[:SEARCHED].decode("latin-1"), data[:SEARCHED].decode("latin-1")
+    found = SequenceMatcher(None, one, other, autojunk=False).find_longest_match()
+    return (found.size, found.b) if found.size >= SHARED else (0, -1)
+
+
+def _argument(effect: str, at: str) -> str:
+    names = values.steps(at)
+    inner = effect in {"tool.call", "mcp.prompt", "model.chat"}
+    return names[1] if inner and len(names) > 1 else names[0] if names else ""
+
+
+def _shown(data: bytes) -> str:
+    text = data.decode("utf-8", "replace")
+    return text if len(text) <= 200 else f"{text[:199]}…"
