@@ -6,7 +6,8 @@ Rules
   be told. A part that a handle stands for has exactly one place, and the arguments of that handle's
   own call are steps further back.
 - What a program wrote after it had read untrusted words may stem from any of them. For each source
-  there is the entry that brought it first, and the longest stretch of its bytes that the argument repeats.
+  there is the entry that brought it first, and the longest stretch of its bytes that the argument
+  repeats.
 - Bytes are those of the body that the entry commits to (`result`); what is sealed is opened if its key
   is at hand, and what is not kept has no range.
 """

@@ -55,6 +55,7 @@ class Connection(Protocol):
     def over(self) -> str: ...
     @property
     def label(self) -> Label: ...
+    def sees(self, label: Label) -> None: ...
     def take(self) -> socket.socket: ...
     def stop(self, reason: str) -> None: ...
 
@@ -302,6 +303,7 @@ class Hub:
             if what == "prompt":
                 params["arguments"] = call.arguments.arguments
             server = await self._server(name)
+            server.connection.sees(call.given)
             return self._performed(await self._call("mcp.perform", params), server)
         except Failed as failed:
             raise EffectFailed(failed.sentence) from None
@@ -312,6 +314,7 @@ class Hub:
     async def _tool(self, call: Call) -> Performed:
         name, tool = split_tool(call.resource.name)
         server = await self._server(name)
+        server.connection.sees(call.given)
         params = {
             "name": name,
             "what": "tool",

@@ -137,9 +137,7 @@ class Hidden:
         data = value_bytes(done.value)
         body = await self.vault.keep_body(request.run, data, short_body(data), label)
         await self.vault.put(request.run, admit.handle, value_of(request.effect, done.value), label)
-        carried = done.carried.sources if done.carried is not None else frozenset()
         outcome = self._outcome(admit, "done", label, body, done.facts)
-        outcome.carried = sorted(carried)
         return outcome, {"handle": admit.handle}
 
     def failed(

@@ -58,6 +58,11 @@ class Served:
         self._stopping = asyncio.Event()
         self._child: Run | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._sent = CLEAN
+
+    def sees(self, label: Label) -> None:
+        """What is sent from now on may hold this, too: values of handles."""
+        self._sent = self._sent.join(label)
 
     def printed(self, data: bytes) -> None:
         """What the server wrote to its standard output."""
@@ -122,7 +127,7 @@ class Served:
 
     def _caller(self) -> Label:
         info = self._state.runs.get(self._parent)
-        return info.label if info is not None else CLEAN
+        return self._sent.join(info.label if info is not None else CLEAN)
 
     async def _inward(self, flow: Flow) -> None:
         """From the worker to the server."""

@@ -178,9 +178,7 @@ class Admit(Entry, tag="admit", kw_only=True):
 
 
 class Outcome(Entry, tag="outcome", kw_only=True):
-    """What came of entry `of`. `status`: done, failed (tried), aborted (never performed).
-
-    `carried`: sources that came with an answer beside its own, where it is kept as a handle."""
+    """What came of entry `of`. `status`: done, failed (tried), aborted (never performed)."""
 
     of: int
     status: str
@@ -190,7 +188,6 @@ class Outcome(Entry, tag="outcome", kw_only=True):
     secrets: list[str] = []
     result: Body | None = None
     facts: dict[str, Any] = {}
-    carried: list[str] = []
 
 
 class Chunk(Entry, tag="chunk", kw_only=True):

@@ -209,7 +209,6 @@ def _born(held: Held, e: entries.Outcome) -> None:
     """The answer is kept; the program has seen nothing of it."""
     held.born = e.seq
     held.label = held.label.join(Label(frozenset(e.sources), frozenset(e.secrets)))
-    held.given = held.given.join(Label(frozenset(e.carried)))
 
 
 def _raise_label(run: Run, e: entries.Outcome | entries.Chunk | entries.Tally) -> None:

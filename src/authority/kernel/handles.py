@@ -42,8 +42,8 @@ BOUND: Final = 8 * 1024 * 1024
 class Held(msgspec.Struct):
     """A handle as the log knows it. `asked` and `born`: entries of the call and of its outcome.
 
-    `given` is the label of what the call was made with, and of what came with its answer beside its
-    source's own: a source's own words may be trusted in part, what it was given never is.
+    `given` is the label of what the call was made with: a tool's own words may be trusted in part, what
+    it was given never is.
     """
 
     asked: int

@@ -25,9 +25,8 @@ from collections.abc import Mapping
 import msgspec
 
 from authority.kernel import flows, resources
-from authority.kernel.addresses import ResourceError
 from authority.kernel.facts import Request
-from authority.kernel.handles import Held, Part
+from authority.kernel.handles import Part
 from authority.kernel.labels import CLEAN, Label
 from authority.kernel.policy import Policy
 from authority.kernel.state import Run
@@ -130,20 +129,9 @@ def _issued(policy: Policy, run: Run, part: Part, request: Request) -> str:
         return ""
     lookup = resources.parse_text(held.resource)
     rules = policy.tool_rules(lookup)
-    if rules is None or request.resource is None or not _own(policy, held):
+    if rules is None or request.resource is None:
         return ""
     return rules.issued(part.path, request.resource.text, part.argument)
-
-
-def _own(policy: Policy, held: Held) -> bool:
-    """Whether nothing but the lookup itself shaped its answer."""
-    try:
-        own = flows.result_label(
-            policy, held.effect, resources.parse_text(held.resource), held.verb
-        )
-    except ResourceError:
-        return False
-    return held.label.sources <= own.sources
 
 
 def _endorsed(
