@@ -84,7 +84,9 @@ class Going:
             carried = (
                 label
                 if label is not None
-                else flows.result_label(policy, request.effect, request.resource, request.verb)
+                else flows.answer_label(
+                    pipeline.ledger.state, policy, request.effect, request.resource, request.verb
+                )
             )
         whole = policy is not None and keeps_all(policy.budgets)
         if keep and (whole or self._kept + len(data) <= KEPT_OF_A_FLOW):

@@ -126,12 +126,14 @@ class Hidden:
         assert request.resource is not None
         given = Label(frozenset(admit.sources), frozenset(admit.secrets))
         label = given.join(
-            flows.result_label(
+            flows.answer_label(
+                self._pipeline.ledger.state,
                 policy,
                 request.effect,
                 request.resource,
                 request.verb,
                 done.carried if done.carried is not None else Label(),
+                done.facts,
             )
         )
         data = value_bytes(done.value)
@@ -153,7 +155,9 @@ class Hidden:
         assert request.resource is not None
         given = Label(frozenset(admit.sources), frozenset(admit.secrets))
         label = given.join(
-            flows.result_label(policy, request.effect, request.resource, request.verb)
+            flows.answer_label(
+                self._pipeline.ledger.state, policy, request.effect, request.resource, request.verb
+            )
         )
         if isinstance(why, EffectFailed) and why.carried is not None:
             label = label.join(why.carried)

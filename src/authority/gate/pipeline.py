@@ -312,7 +312,7 @@ class Pipeline:
                 )
                 return
             # Being refused there tells something about what is there.
-            seen = flows.result_label(policy, request.effect, request.resource, request.verb)
+            seen = self._label(asked, policy)
             self._aborted(asked, admit, no.code, no.sentence, no.facts, Layer.EFFECT, reply, seen)
             return
         except EffectFailed as failed:
@@ -340,8 +340,7 @@ class Pipeline:
         if admit.handle:
             self._keep(asked, admit, await self.hidden.done(asked, admit, policy, done), reply)
             return
-        carried = done.carried if done.carried is not None else CLEAN
-        label = flows.result_label(policy, request.effect, request.resource, request.verb, carried)
+        label = self._label(asked, policy, done.carried, done.facts)
         body = await self.bodies.keep(request.run, value_bytes(done.value), label)
         spent = {**admit.reserve, **done.spent}
         if body.kept in {"store", "sealed"}:
@@ -372,9 +371,7 @@ class Pipeline:
         if admit.handle:
             self._keep(asked, admit, self.hidden.failed(asked, admit, policy, failed, code), reply)
             return
-        label = flows.result_label(policy, request.effect, request.resource, request.verb)
-        if failed.carried is not None:
-            label = label.join(failed.carried)
+        label = self._label(asked, policy, failed.carried)
         outcome = entries.Outcome(
             run=request.run,
             of=admit.seq,
@@ -411,6 +408,18 @@ class Pipeline:
             facts=dict(facts),
         )
         self._close(asked, admit, outcome, True, [str(code), str(layer), sentence, 0, None], reply)
+
+    def _label(
+        self,
+        asked: Asked,
+        policy: Policy,
+        carried: Label | None = None,
+        facts: Mapping[str, Any] = {},
+    ) -> Label:
+        request, state = asked.request, self.ledger.state
+        assert request.resource is not None
+        what = (request.effect, request.resource, request.verb)
+        return flows.answer_label(state, policy, *what, carried or CLEAN, facts)
 
     def _keep(
         self, asked: Asked, admit: entries.Admit, kept: tuple[entries.Outcome, Any], reply: Reply

@@ -57,7 +57,7 @@ class Tallies:
             pending = self._pending[run] = _Pending(Counter())
         if judgement.allowed:
             pending.counts[effect] += 1
-            seen = flows.result_label(policy, effect, resource, verb)
+            seen = flows.answer_label(state, policy, effect, resource, verb)
             pending.label = pending.label.join(seen)
         else:
             pending.counts[f"!{effect}"] += 1

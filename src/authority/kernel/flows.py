@@ -20,15 +20,18 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from authority.kernel.file_labels import recorded
 from authority.kernel.labels import ANY_SOURCE, CLEAN, Label, Sink
 from authority.kernel.mcp_rules import parts
 from authority.kernel.models import EFFECTS
 from authority.kernel.policy import Policy
 from authority.kernel.resources import Resource
+from authority.kernel.state import State
 
 _READS = frozenset({"fs.read", "fs.list", "fs.stat", "fs.open", "fs.look", "fs.show"})
 _SYSTEM = frozenset({"sys.time", "sys.random", "sys.uuid"})
@@ -104,6 +107,20 @@ def takes_anything(effect: str, verb: str) -> bool:
     if effect in _OPEN_SINKS or effect in {"mcp.list", "mcp.read"}:
         return True
     return effect == "http.request" and verb in {"GET", "HEAD"}
+
+
+def answer_label(
+    state: State,
+    policy: Policy,
+    effect: str,
+    resource: Resource,
+    verb: str,
+    carried: Label = CLEAN,
+    facts: Mapping[str, Any] = {},
+) -> Label:
+    """The label of an answer: what the policy says of its source, and what was recorded of a file."""
+    kept = recorded(state.files, effect, resource.text, facts)
+    return result_label(policy, effect, resource, verb, carried).join(kept)
 
 
 def result_label(

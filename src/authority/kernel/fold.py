@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from authority.kernel import budgets, entries
+from authority.kernel import budgets, entries, file_labels
 from authority.kernel.budgets import Account
 from authority.kernel.handles import Held
 from authority.kernel.incidents import Case, refusal, take
@@ -179,7 +179,11 @@ def _admit(state: State, e: entries.Admit) -> None:
     if e.handle:
         _held(run, e)
     budgets.reserve(state.accounts, run.accounts, e.reserve)
-    state.open[e.seq] = Open(e.run, e.effect, e.resource, e.reserve, e.usage, e.target, e.handle)
+    label = run.label.join(Label(frozenset(e.sources), frozenset(e.secrets)))
+    state.open[e.seq] = Open(
+        e.run, e.effect, e.resource, e.reserve, e.usage, e.target, e.handle, label
+    )
+    file_labels.intend(state.files, e.effect, e.resource, e.target, label)
 
 
 def _held(run: Run, e: entries.Admit | entries.Denied) -> None:
@@ -202,7 +206,9 @@ def _outcome(state: State, e: entries.Outcome) -> None:
     else:
         _raise_label(run, e)
     if e.status == "done":
-        follow(run.created, admission.effect, admission.resource, admission.target, e.facts)
+        what = (admission.effect, admission.resource, admission.target, e.facts)
+        follow(run.created, *what)
+        file_labels.done(state.files, *what, admission.label)
 
 
 def _born(held: Held, e: entries.Outcome) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import msgspec
 
 from authority.kernel.budgets import Account
+from authority.kernel.file_labels import Marked
 from authority.kernel.handles import Held
 from authority.kernel.incidents import Case, Surroundings
 from authority.kernel.labels import CLEAN, Label
@@ -55,6 +56,7 @@ class Open(msgspec.Struct):
     usage: dict[str, UsageDelta]
     target: str = ""
     handle: str = ""
+    label: Label = CLEAN
 
 
 class Run(msgspec.Struct):
@@ -130,6 +132,7 @@ class State(msgspec.Struct):
     pins: dict[str, Pin] = {}
     cases: dict[str, Case] = {}
     canaries: dict[str, str] = {}
+    files: dict[str, Marked] = {}
     version: str = ""
     two_people: bool = False
 

@@ -314,7 +314,14 @@ class _Fold:
         if policy is None or found.resource is None or found.effect not in _LABELLED:
             return True
         if isinstance(entry, entries.Outcome) and (entry.sources or entry.status != "aborted"):
-            label = flows.result_label(policy, found.effect, found.resource, found.verb)
+            label = flows.answer_label(
+                self._state,
+                policy,
+                found.effect,
+                found.resource,
+                found.verb,
+                facts=entry.facts,
+            )
             entry.sources, entry.secrets = sorted(label.sources), sorted(label.secrets)
         return True
 
