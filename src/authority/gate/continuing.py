@@ -19,8 +19,8 @@ from authority.audit import query
 from authority.audit.errors import BodyMissing, LogCorrupt
 from authority.audit.store import ContentStore
 from authority.gate import given
+from authority.gate.answers import Answer, Reply
 from authority.gate.channel import Takes
-from authority.gate.pipeline import Answer, Reply
 from authority.gate.reader import Asked
 from authority.gate.run import Run, Start
 from authority.kernel import capabilities, entries
@@ -44,8 +44,14 @@ class Continuing:
         self._upto = upto
         self._waiting: list[tuple[Asked, Reply]] = []
         self._begun = matcher.frontier > upto
+        self._blind = False
+
+    def blind(self, run: str) -> bool:
+        """Whether it gets no receipts: from its first handle on. See `gate.channel.Takes`."""
+        return self._blind or self._live.blind(run)
 
     def submit(self, asked: Asked, reply: Reply) -> None:
+        self._blind = self._blind or asked.request.handle
         if self._begun:
             self._live.submit(asked, reply)
             return

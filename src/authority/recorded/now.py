@@ -13,3 +13,4 @@ class Now(Protocol):
     request: Request
     facts: Facts
     arguments: bytes
+    wait: bool
