@@ -2,12 +2,13 @@
 #              (DEMO_MODEL=NAME asks a real model, with OPENAI_API_KEY or ANTHROPIC_API_KEY)
 # make test    lint, types and tests
 # make lint    lint and types alone
+# make prove   the kernel searched exhaustively, and each of its mutants killed
 # make bench   the table of benchmarks (QUICK=1, ONLY=name)
 # make clean   everything that the above made in this folder
 #
 # Each sets up what it needs first (scripts/setup.sh); the second time that takes no time.
 
-.PHONY: help demo test lint bench clean setup setup-bench
+.PHONY: help demo test lint prove bench clean setup setup-bench
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -15,7 +16,7 @@ AS_OWNER := scripts/as-owner.sh
 BIN := $(AS_OWNER) .venv/bin
 
 help:
-	@sed -n 's/^# //p' Makefile | head -6
+	@sed -n 's/^# //p' Makefile | head -7
 
 setup:
 	@scripts/setup.sh
@@ -33,6 +34,9 @@ lint: setup
 
 test: lint
 	@$(BIN)/python -m pytest
+
+prove: setup
+	@$(BIN)/python -m authority.proof.kernel
 
 bench: setup-bench
 	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
