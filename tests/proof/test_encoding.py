@@ -141,8 +141,8 @@ def acting(**changes: Any) -> Callable[[pytest.MonkeyPatch], None]:
     """The question about paths that act later, asked otherwise."""
 
     def wrong(patch: pytest.MonkeyPatch) -> None:
-        def asked(effect: str, own: bool, at: int) -> Acting:
-            return Acting(**{"effect": effect, "own": own, "at": at, **changes})
+        def asked(effect: str, but: str, at: int) -> Acting:
+            return Acting(**{"effect": effect, "but": but, "at": at, **changes})
 
         patch.setattr(encoding, "Acting", asked)
 
@@ -158,6 +158,10 @@ def names_with_their_case(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def filled_folders_are_like_any_other(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(acting_paths, "FILLED", acting_paths.NOTHING)
+
+
 def no_home(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(encoding, "HOME", "nowhere")
 
@@ -167,6 +171,7 @@ WRONG = {
     for f in (
         undecoded,
         unprotected,
+        filled_folders_are_like_any_other,
         one_file_is_enough,
         no_file_abstains,
         stars_stand_for_something,
@@ -184,7 +189,7 @@ WRONG |= {"any_query": any_query, "any_verb": any_verb, "any_port": any_port}
 WRONG |= {
     "any_rule_opens_what_acts_later": acting(at=acting_paths.NEVER),
     "nothing_acts_later": acting(at=0),
-    "own_folders_are_no_exception": acting(own=False),
+    "own_folders_are_no_exception": acting(but=""),
     "making_a_folder_is_writing": acting(effect=acting_paths.CHANGES),
 }
 WRONG |= {"below_forgotten": without("below"), "leads_forgotten": without("leads")}

@@ -1,8 +1,9 @@
 """Paths that act later (`policy_persist`) as an automaton: is a path one, by its first names?
 
 Rules
-- `Acting(effect, own, at)` holds of a path when `persistent(effect, path)` says what it is, in its
-  first `at` names at most; `own` leaves out what may be written in one's own folder.
+- `Acting(effect, but, at)` holds of a path when `persistent(effect, path)` says what it is, in its
+  first `at` names at most; `but` names what is left out: `OWN`, what may be written in one's own
+  repository and folders, or `FILLED`, what may be in a folder of `process.exec_from`.
 - The names themselves are read from `policy_persist`, and compared without regard to case, as there
   (the Kelvin sign is a `k` in lower case, the only character that is not ASCII and becomes so).
 - What is kept of a path is: how many names there were (as far as it matters), the last one, where in a
@@ -19,6 +20,7 @@ from authority.kernel.policy_persist import Kind
 from authority.proof.alphabets import DEAD, FILE, SEP
 
 MAKES, REMOVES, CHANGES = "makes", "removes", "changes"
+NOTHING, OWN, FILLED = "", "own", "filled"
 NEVER: Final = 1 << 20
 """A number of names that no path has."""
 _KELVIN: Final = "\u212a".encode()
@@ -49,13 +51,13 @@ class Acting(NamedTuple):
     """The question. `at`: in how many first names it has to be decided (`NEVER`: any)."""
 
     effect: str
-    own: bool
+    but: str
     at: int
 
     @property
     def steps(self) -> tuple[Any, int]:
         """What it has in common with others that hold if it does, and its place among them."""
-        return (self.effect, self.own), self.at
+        return (self.effect, self.but), self.at
 
     def machine(self) -> ActingAutomaton:
         """Its automaton."""
@@ -125,7 +127,9 @@ class ActingAutomaton:
             return False
         path, name = here
         kept = self._whole(self._closed(path, name) if name is not None else path)
-        if kept is None or (self._asked.own and kept[0] != Kind.ALWAYS):
+        if kept is None or (self._asked.but == OWN and kept[0] != Kind.ALWAYS):
+            return False
+        if self._asked.but == FILLED and kept[0] == Kind.FOLDER:
             return False
         return kept[1] <= self._asked.at
 

@@ -25,6 +25,7 @@ from authority.kernel.policy_rules import RuleList, Rules
 from authority.kernel.resource_files import file_segments
 from authority.kernel.resource_urls import DEFAULT_PORTS
 from authority.kernel.resources import Resource, parse_text
+from authority.proof import acting
 from authority.proof.acting import NEVER, Acting, effect_class
 from authority.proof.automata import (
     FALSE,
@@ -237,9 +238,24 @@ class Encoded:
         return either(*denied)
 
     def _acts_later(self, effect: str, cell: Cell) -> Formula:
+        """A path that acts later. What Python loads by itself does not count in a folder that the
+        policy says the run fills."""
+        if cell.verb == OWN:
+            return self._closed(effect, acting.OWN)
+        anywhere = self._closed(effect, acting.NOTHING)
+        folders = self.policy.process.exec_from
+        filled = frozenset((*file_segments(path, None), None) for path in folders)
+        if not filled:
+            return anywhere
+        below = atom("find", False, filled)
+        return either(
+            both(negated(below), anywhere), both(below, self._closed(effect, acting.FILLED))
+        )
+
+    def _closed(self, effect: str, but: str) -> Formula:
         """A path that acts later, unless every file with an opinion names it: a rule that covers it
         begins with literal names which reach as far as what makes it one."""
-        kind, own = effect_class(effect), cell.verb == OWN
+        kind = effect_class(effect)
         closed = []
         for layer in self.policy.layers:
             if layer.abstains(layer.write):
@@ -248,12 +264,12 @@ class Encoded:
             for pattern in layer.write.index.patterns:
                 by_reach.setdefault(len(literal_prefix(pattern.parts)), set()).add(pattern.parts)
             named = [
-                both(atom("find", False, frozenset(parts)), ("atom", Acting(kind, own, reach)))
+                both(atom("find", False, frozenset(parts)), ("atom", Acting(kind, but, reach)))
                 for reach, parts in by_reach.items()
                 if reach
             ]
             closed.append(negated(either(*named)))
-        return both(("atom", Acting(kind, own, NEVER)), either(*closed))
+        return both(("atom", Acting(kind, but, NEVER)), either(*closed))
 
     def _judge_model(self, cell: Cell) -> Formula:
         denied = either(*(self.find(layer.model_deny, cell) for layer in self.policy.layers))
