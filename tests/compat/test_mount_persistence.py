@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from authority.kernel.policy import load
 from authority.kernel.policy_persist import persistent
 from authority.kernel.resources import parse
 
+from .fuse_kernel import Kernel
 from .seat import OPEN, Seat, number, sit
 
 CLOSED = [
@@ -409,6 +412,75 @@ def test_what_python_loads_is_open_in_an_own_folder_alone() -> None:
         seat.file("theirs/x.txt", "")
         await kernel.rename(1, "theirs", new, "theirs")
         assert await number(kernel.rename(new, "theirs", 1, "theirs")) == ""
+
+    sit(body)
+
+
+def _nothing(_kernel: Kernel) -> Awaitable[None]:
+    return asyncio.sleep(0)
+
+
+async def _made_anew(kernel: Kernel) -> None:
+    lib = (await kernel.walk("env/lib")).node
+    await kernel.rename(lib, "packages", 1, "old")
+    await kernel.mkdir(lib, "packages")
+
+
+async def _made_anew_above(kernel: Kernel) -> None:
+    env = (await kernel.walk("env")).node
+    await kernel.rename(env, "lib", 1, "old")
+    await kernel.mkdir((await kernel.mkdir(env, "lib")).node, "packages")
+
+
+async def _moved_there(kernel: Kernel) -> None:
+    lib = (await kernel.walk("env/lib")).node
+    await kernel.mkdir(1, "mine")
+    await kernel.rename(lib, "packages", 1, "old")
+    await kernel.rename(1, "mine", lib, "packages")
+
+
+async def _moved_over(kernel: Kernel) -> None:
+    lib = (await kernel.walk("env/lib")).node
+    await kernel.mkdir(1, "mine")
+    packages = (await kernel.walk("env/lib/packages")).node
+    await kernel.unlink(packages, "x.py")
+    await kernel.rename(1, "mine", lib, "packages")
+
+
+async def _exchanged(kernel: Kernel) -> None:
+    lib = (await kernel.walk("env/lib")).node
+    await kernel.mkdir(1, "mine")
+    await kernel.rename(1, "mine", lib, "packages", 2)
+
+
+async def _removed(kernel: Kernel) -> None:
+    lib = (await kernel.walk("env/lib")).node
+    await kernel.unlink((await kernel.walk("env/lib/packages")).node, "x.py")
+    await kernel.rmdir(lib, "packages")
+    await kernel.mkdir(lib, "packages")
+
+
+@pytest.mark.parametrize(
+    "replace",
+    [_nothing, _made_anew, _made_anew_above, _moved_there, _moved_over, _exchanged, _removed],
+)
+def test_a_folder_in_the_place_of_another_is_not_the_runs_own(
+    replace: Callable[[Kernel], Awaitable[None]],
+) -> None:
+    async def body(seat: Seat) -> None:
+        kernel = seat.kernel
+        seat.file("env/lib/packages/x.py")
+        await replace(kernel)
+        assert await number(kernel.put("env/lib/packages/evil.pth", b"import os")) == "EACCES"
+        # Nor does it arrive there with such a file in it.
+        await kernel.mkdir(1, "full")
+        await kernel.put("full/evil.pth", b"import os")  # the control: a folder of its own
+        lib = (await kernel.walk("env/lib")).node
+        assert await number(kernel.rename(1, "full", lib, "packages", 2)) == "EACCES"
+        assert (
+            await number(kernel.rename(1, "full", lib, "more"))
+            == ("", "EACCES")[replace is _made_anew_above]
+        )
 
     sit(body)
 

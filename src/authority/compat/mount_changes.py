@@ -145,6 +145,7 @@ class Changes:
         verb = await self.verb("fs.delete", path, resource)
 
         def perform() -> tuple[os.stat_result, dict[str, Any]]:
+            bench.own.leave(bench.files, (path, resource))
             status = remove(path)
             return status, identity_facts(status) | {"type": kind, "size": status.st_size}
 
@@ -170,6 +171,9 @@ class Changes:
             await self._gains("fs.rename", old_resource, new_resource)
             if exchange:
                 await self._gains("fs.rename", new_resource, old_resource)
+            await bench.thread(
+                lambda: bench.own.leave(bench.files, (old, old_resource), (new, new_resource))
+            )
             verb = await self._rename_verb((old, old_resource), (new, new_resource))
             facts: dict[str, Any] = {}
 
@@ -264,7 +268,8 @@ class Changes:
         for resource in ends:
             kept = persistent("fs.rename", resource.segments)
             own = kept is not None and (
-                (kept.kind == Kind.REPOSITORY and repository) or (kept.kind == Kind.FOLDER and mine)
+                (kept.kind == Kind.REPOSITORY and repository)
+                or (kept.kind == Kind.FOLDER and mine and not self._bench.own.theirs(resource))
             )
             judgement = self._bench.judge("fs.rename", resource, OWN if own else "")
             if not judgement.allowed:

@@ -13,7 +13,8 @@ Rules
   names no program, one name (no hard link) and no open writer; it may be removed and its mode set.
   Hooks are made without an execute bit, get none later, and are no links. Whatever else would make or
   change such a path is refused like anywhere.
-- In an own folder: what Python and its environments load by themselves.
+- In an own folder: what Python and its environments load by themselves. Not where a folder or a link
+  of somebody else was that the run took away: it would only stand in its place.
 - Beyond `MOST` of them, further ones are not the run's own: then what is closed stays closed.
 - What was written so is listed for the run's end (`written`).
 """
@@ -31,6 +32,7 @@ from authority.kernel.policy_persist import OWN, Kind, Persistent, persistent
 from authority.kernel.resources import Resource
 
 MOST = 1000
+MOST_LEFT = 100_000
 LISTED = 200
 _HOOKS = frozenset({"fs.mkdir", "fs.modify", "fs.attributes", "fs.delete", "fs.rename"})
 _CONFIG = frozenset({"fs.attributes", "fs.delete", "fs.rename"})
@@ -43,6 +45,7 @@ class Own:
     def __init__(self) -> None:
         self._repositories: dict[Identity, int] = {}
         self._folders: dict[Identity, int] = {}
+        self._left: set[tuple[str, ...]] = set()
         self.written: dict[str, str] = {}
 
     def close(self) -> None:
@@ -61,6 +64,28 @@ class Own:
             found.close()
             return
         table[found.identity] = found.fd
+
+    def leave(self, files: Files, *places: tuple[bytes, Resource]) -> None:
+        """What lies at these places, if anything, is about to leave them."""
+        for path, resource in places:
+            self._leaves(files, path, resource)
+
+    def _leaves(self, files: Files, path: bytes, resource: Resource) -> None:
+        try:
+            with files.look(path) as found:
+                identity, mode = found.identity, found.status.st_mode
+        except FileNotFoundError:
+            return
+        replaceable = stat.S_ISDIR(mode) or stat.S_ISLNK(mode)
+        if replaceable and not (self.folder(identity) or self.in_folder(files, path)):
+            if len(self._left) >= MOST_LEFT:
+                self._left = {()}  # more than can be remembered: everything was somebody else's
+            self._left.add(resource.segments)
+
+    def theirs(self, resource: Resource) -> bool:
+        """Whether the run took away what was there, or what that was in."""
+        segments = resource.segments
+        return any(segments[:depth] in self._left for depth in range(len(segments) + 1))
 
     def renamed(self, files: Files, path: bytes, target: Resource) -> None:
         """What lies at the path is about to get the name `target`."""
@@ -93,7 +118,7 @@ class Own:
         self, files: Files, effect: str, path: bytes, resource: Resource, kept: Persistent
     ) -> bool:
         if kept.kind == Kind.FOLDER:
-            return self.in_folder(files, path)
+            return not self.theirs(resource) and self.in_folder(files, path)
         if kept.kind != Kind.REPOSITORY:
             return False
         at = [name.lower() for name in resource.segments].index(".git")
