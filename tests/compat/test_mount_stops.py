@@ -12,7 +12,7 @@ from .seat import Seat, number, sit
 
 def halted(seat: Seat) -> None:
     seat.gate.ledger.step([entries.Halt(run=seat.run.id, reason="tested", by="test")])
-    seat.gate._goings.stop(seat.run.id)
+    seat.gate.runs.halt_started(seat.run.id, "halted")
 
 
 def test_a_halt_closes_every_handle_in_the_same_step() -> None:
@@ -65,7 +65,7 @@ def test_what_is_admitted_while_a_halt_comes_is_not_performed() -> None:
         real = ledger.durable
 
         async def held(seq: int) -> None:
-            halted(seat)
+            ledger.step([entries.Halt(run=seat.run.id, reason="tested", by="test")])
             ledger.durable = real  # type: ignore[method-assign]
             await real(seq)
 

@@ -419,8 +419,11 @@ class Runs:
         ]
 
     def halt_started(self, run_id: str, reason: str) -> None:
-        """Kill the sandboxes of a run and its descendants (of all, when `run_id` is empty)."""
+        """Stop what a run and its descendants have going on, and kill their sandboxes (of all, when
+        `run_id` is empty)."""
         for run in self.under(run_id):
+            if self.pipeline.goings is not None:
+                self.pipeline.goings.stop(run.id)
             run.stop(reason)
 
     async def halted(self, run_id: str, timeout: float = FINISH_SECONDS) -> list[str]:
