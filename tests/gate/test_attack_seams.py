@@ -145,3 +145,55 @@ def test_a_request_whose_head_is_larger_than_its_reservation_halts_nobody(lab: L
         (admit,) = [e for e in lab.log(kind="admit") if e["seq"] == outcome["of"]]
         for dimension, amount in outcome.get("spent", {}).items():
             assert amount <= admit.get("reserve", {}).get(dimension, 0)
+
+
+APPROVED = """\
+import socket, sys
+def ask(method, body):
+    s = socket.create_connection(('127.0.0.1', 48101), 20)
+    head = f'{method} http://PLACE/pay HTTP/1.1\\r\\nHost: PLACE\\r\\n'
+    head += f'Content-Length: {len(body)}\\r\\n\\r\\n'
+    s.sendall(head.encode() + body)
+    try: return s.recv(4096).split(b' ')[1].decode()
+    except (OSError, IndexError): return 'cut'
+for line in sys.stdin:
+    method, _, body = line.strip().partition(' ')
+    print(ask(method, body.encode()), flush=True)
+"""
+
+
+def test_an_approval_is_not_for_a_body_that_nobody_saw(lab: Lab) -> None:
+    outside = Sink(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    place = f"127.0.0.1:{outside.port}"
+    policy = OPEN.replace(
+        '"fs:./**"]', f'"fs:./**", "POST,DELETE http://{place}/**"]'
+    )
+    policy += (
+        f'[network]\nhttp = ["POST,DELETE http://{place}/**"]\nprivate = ["{place}"]\n'
+        f'[approvals]\nrequire = ["http://{place}/**"]\n'
+    )
+    program = [sys.executable, "-I", "-u", "-c", APPROVED.replace("PLACE", place)]
+    ran = lab.start(program, policy).started()
+
+    def ask(line: str, *expected: str) -> None:
+        before = ran.out
+        lab.input(ran, line.encode() + b"\n")
+        ran.until(lambda e: e["event"] == "output" and len(ran.out.split()) > len(before.split()))
+        assert ran.out.split()[-1] in expected, (line, ran.out)
+
+    def approve() -> None:
+        (asked,) = lab.admin("GET", "/v1/approvals")["approvals"]
+        lab.admin("POST", f"/v1/approvals/{asked['id']}", {"granted": True})
+
+    ask("POST 1 for alice", "403")
+    approve()
+    ask("POST 9 for mallo", "403", "200", "cut")  # the server may answer the head alone
+    assert b"POST /pay" in outside.got
+    assert b"mallo" not in outside.got
+    assert lab.denials(run=ran.run, effect="http.request", code="E_POLICY_DENY")
+    ask("DELETE", "403")
+    approve()
+    ask("DELETE", "200")  # the control: everything of it was to be seen
+    ask("DELETE", "403")
+    lab.input(ran, b"", eof=True)
+    ran.end()

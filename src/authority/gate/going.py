@@ -6,6 +6,8 @@ Rules
 - A piece is committed and durable before `commit` returns; then halt and revocation are asked once
   more. A piece that is refused ends nothing by itself: whoever holds the flow closes what it holds,
   and `finish` commits the outcome.
+- A person approved what the request said, and no piece was there to be seen: nothing goes out after an
+  approval.
 - A flow that is stopped from outside calls back at once, in the same step as the stop.
 - A flow whose run ended is in doubt, and in doubt means spent.
 """
@@ -15,13 +17,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from authority.compat.base import Refused
 from authority.gate.answers import rendering
 from authority.gate.pipeline import Pipeline
 from authority.gate.reader import Asked, short_body
 from authority.kernel import decide as kernel
 from authority.kernel import entries, flows
-from authority.kernel.codes import SENTENCES, Layer
+from authority.kernel.codes import SENTENCES, Code, Layer
+from authority.kernel.facts import Problem
 from authority.kernel.labels import CLEAN, Label
 from authority.kernel.policy_sections import keeps_all
 from authority.kernel.requests import EFFECTS
@@ -76,6 +81,8 @@ class Going:
         keep: bool = True,
     ) -> None:
         pipeline, request = self._goings.pipeline, self._asked.request
+        if way == "out" and data and self._admit.approval:
+            raise await self._unseen()
         policy = pipeline.policy(self.run)
         spec = EFFECTS[request.effect]
         amounts = dict(charge) if charge is not None else {spec.flow: len(data)}
@@ -123,6 +130,18 @@ class Going:
         if policy is not None and request.resource is not None:
             label = flows.result_label(policy, request.effect, request.resource, request.verb)
         self._result = await self._goings.pipeline.bodies.keep(self.run, data, label)
+
+    async def _unseen(self) -> Refused:
+        """The refusal of a piece that nobody approved."""
+        ledger = self._goings.pipeline.ledger
+        reason = "a person approved the request without what would be sent with it"
+        problem = Problem(Code.POLICY_DENY, Layer.POLICY, reason)
+        facts = msgspec.structs.replace(self._asked.facts, problem=problem)
+        asked = Asked(self._asked.request, facts, b"")
+        denied = self._goings.pipeline.decide(asked)[-1]
+        assert isinstance(denied, entries.Denied)
+        await ledger.durable(ledger.step([denied]).seq)
+        return refused(denied, self._goings.pipeline)
 
     async def finish(
         self,
