@@ -5,14 +5,16 @@ From inside real runs, with a server of this machine outside; beside each refusa
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
-from .lab import OPEN, Lab, lab_at
+from .lab import OPEN, Lab, lab_at, wait_for
 
 
 class Sink:
@@ -165,9 +167,7 @@ for line in sys.stdin:
 def test_an_approval_is_not_for_a_body_that_nobody_saw(lab: Lab) -> None:
     outside = Sink(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
     place = f"127.0.0.1:{outside.port}"
-    policy = OPEN.replace(
-        '"fs:./**"]', f'"fs:./**", "POST,DELETE http://{place}/**"]'
-    )
+    policy = OPEN.replace('"fs:./**"]', f'"fs:./**", "POST,DELETE http://{place}/**"]')
     policy += (
         f'[network]\nhttp = ["POST,DELETE http://{place}/**"]\nprivate = ["{place}"]\n'
         f'[approvals]\nrequire = ["http://{place}/**"]\n'
@@ -197,3 +197,67 @@ def test_an_approval_is_not_for_a_body_that_nobody_saw(lab: Lab) -> None:
     ask("DELETE", "403")
     lab.input(ran, b"", eof=True)
     ran.end()
+
+
+BUSY = (
+    TUNNEL
+    + """\
+import os, threading
+def write():
+    for count in range(10**6):
+        with open(f'out/{count}', 'wb') as file:
+            for _ in range(3): file.write(b'x' * 5000); file.flush()
+        os.rename(f'out/{count}', f'out/{count}.done')
+def talk():
+    while True: say(b'y' * 1000)
+def ask():
+    import http.client, json
+    while True:
+        c = http.client.HTTPConnection('127.0.0.1', 48102)
+        said = [{'role': 'user', 'content': 'z' * 500}]
+        body = json.dumps({'model': 'obedient', 'stream': True, 'messages': said})
+        c.request('POST', '/v1/chat/completions', body, {'Content-Type': 'application/json'})
+        c.getresponse().read()
+for work in (write, talk, ask): threading.Thread(target=work).start()
+"""
+)
+
+
+def test_kill_9_in_the_middle_of_writing_talking_and_asking_leaves_nothing_unrecorded() -> None:
+    outside = Sink()
+    place = f"127.0.0.1:{outside.port}"
+    policy = OPEN.replace('"fs:./**"]', f'"fs:./**", "tcp://{place}"]')
+    policy += f'[network]\nallow = ["{place}"]\nprivate = ["{place}"]\n'
+    policy += '[models]\nallow = ["obedient"]\n'
+    with lab_at() as lab:
+        source = BUSY % (outside.port, outside.port)
+        ran = lab.start([sys.executable, "-I", "-c", source], policy).started()
+        run = ran.run
+        wait_for(lambda: len(os.listdir(lab.work / "out")) > 20 and len(outside.got) > 10_000)
+        wait_for(lambda: len(lab.log(kind="outcome", run=run)) > 100)
+        lab.kill()
+        assert lab.run("print(1)").out == "1\n"  # it opens the log again, and goes on
+        assert lab.cli("audit", "verify").returncode == 0
+        log = lab.log(run=run)
+        admitted = {e["seq"]: e for e in log if e["kind"] == "admit"}
+        assert {e["effect"] for e in admitted.values()} >= {
+            "fs.modify",
+            "net.connect",
+            "model.chat",
+        }
+        # What lies there was admitted, and so was every byte of it.
+        names = {e["resource"] for e in admitted.values()} | {
+            e.get("target", "") for e in admitted.values()
+        }
+        files = list((lab.work / "out").iterdir())
+        assert all(f"fs:{file}" in names for file in files)
+        spent: Counter[str] = Counter()
+        for entry in admitted.values():
+            spent.update(entry.get("reserve", {}))
+        assert sum(file.stat().st_size for file in files) <= spent["file_bytes"]
+        # What arrived outside was committed before it left.
+        (tunnel,) = [e["seq"] for e in admitted.values() if e["effect"] == "net.connect"]
+        out = sum(e["body"]["size"] for e in log if e["kind"] == "chunk" and e["of"] == tunnel
+                  and e["way"] == "out")  # fmt: skip
+        assert len(outside.got) <= out
+        assert lab.admin("GET", "/v1/status")["runs"] == []
