@@ -261,3 +261,54 @@ def test_kill_9_in_the_middle_of_writing_talking_and_asking_leaves_nothing_unrec
                   and e["way"] == "out")  # fmt: skip
         assert len(outside.got) <= out
         assert lab.admin("GET", "/v1/status")["runs"] == []
+
+
+GREEDY = """\
+import os, socket, threading
+def talk():
+    try:
+        s = socket.create_connection(('127.0.0.1', 48101), 20)
+        s.sendall(f'CONNECT 127.0.0.1:PORT HTTP/1.1\\r\\nHost: 127.0.0.1:PORT\\r\\n\\r\\n'.encode())
+        s.recv(4096)
+        while True: s.sendall(b'y' * 3000); s.recv(10)
+    except OSError: pass
+def write(number):
+    try:
+        with open(f'out/greedy-{number}', 'wb', buffering=0) as file:
+            while True: file.write(b'x' * 3000)
+    except OSError: pass
+work = [threading.Thread(target=talk) for _ in range(32)]
+work += [threading.Thread(target=write, args=(n,)) for n in range(32)]
+for each in work: each.start()
+for each in work: each.join(60)
+print('over', sum(each.is_alive() for each in work), flush=True)
+os._exit(0)
+"""
+
+
+def test_sixty_four_at_once_spend_no_more_than_the_budget(lab: Lab, outside: Sink) -> None:
+    place = f"127.0.0.1:{outside.port}"
+    network, files = 300_000, 500_000
+    policy = OPEN.replace('"fs:./**"]', f'"fs:./**", "tcp://{place}"]').replace(
+        "[budgets]", f"[budgets]\nnetwork_bytes = {network}\nfile_bytes = {files}"
+    )
+    policy += f'[network]\nallow = ["{place}"]\nprivate = ["{place}"]\n[limits]\nprocesses = 200\n'
+    source = GREEDY.replace("PORT", str(outside.port))
+    ran = lab.run([sys.executable, "-I", "-c", source], policy)
+    assert ran.out.startswith("over"), ran.out + ran.err
+    written = sum(file.stat().st_size for file in (lab.work / "out").glob("greedy-*"))
+    assert files * 0.8 < written <= files  # nearly all of it could be used, and no byte more
+    spent = ran.summary["budgets"]["spent"]
+    assert len(outside.got) <= spent["network_bytes"] <= network
+    assert spent["network_bytes"] > network * 0.8
+    assert written <= spent["file_bytes"] <= files
+    # Folded from the log by the rules alone: pieces as they came, reservations as they were settled.
+    used: Counter[str] = Counter()
+    for entry in lab.log(run=ran.run):
+        if entry["kind"] == "chunk":
+            used.update(entry.get("charge", {}))
+        if entry["kind"] == "outcome":
+            used.update(entry.get("spent", {}))
+    assert used["network_bytes"] <= network
+    assert used["file_bytes"] <= files
+    assert lab.denials(run=ran.run, code="E_BUDGET_EXCEEDED")
