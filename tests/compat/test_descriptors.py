@@ -8,14 +8,18 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
 from authority.compat.model_upstreams import Target, Unreachable
 from authority.compat.model_upstreams import dial as dial_model
+from authority.compat.mount_handles import LISTED_AT_ONCE, Directory
+from authority.compat.mount_view import View
 from authority.effects.base import EffectFailed
 from authority.effects.descriptors import pair, scarce
 from authority.effects.dial import dial
+from authority.effects.tree import Row
 from authority.kernel.policy import load
 from authority.kernel.policy_sections import Upstream
 from authority.kernel.resources import parse
@@ -128,3 +132,41 @@ def test_connections_of_a_program() -> None:
         free(LEFT)
     for each in pair():  # the control
         each.close()
+
+
+def test_directories_are_read_a_few_at_a_time() -> None:
+    """What was read of a directory is held while it is judged, and counts only afterwards."""
+
+    async def body(seat: Seat) -> None:
+        for number_ in range(1000):
+            seat.file(f"many/{number_}")
+        held, most = 0, 0
+        handles = seat.mounts._handles
+        fill = handles.fill
+        judged = View._listed
+
+        def count(view: View, *arguments: Any) -> bool:
+            nonlocal held, most
+            task = asyncio.current_task()
+            if task not in reading:
+                reading.add(task)
+                held += 1
+                most = max(most, held)
+            return judged(view, *arguments)
+
+        def filled(directory: Directory, rows: list[Row]) -> None:
+            nonlocal held
+            held -= 1
+            reading.discard(asyncio.current_task())
+            fill(directory, rows)
+
+        reading: set[Any] = set()
+        handles.fill = filled  # type: ignore[method-assign]
+        node = (await seat.kernel.walk("many")).node
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(View, "_listed", count)
+            names = await asyncio.gather(*(seat.kernel.list(node) for _ in range(40)))
+        assert most <= LISTED_AT_ONCE
+        assert all(len(each) == 1000 for each in names)  # the control: everybody gets all
+
+    sit(body)

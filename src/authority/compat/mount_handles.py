@@ -31,6 +31,8 @@ MOST = 10_000
 """Handles of one run, all its mounts together."""
 ROWS_MOST = 1_000_000
 """Names that the open directories of one run hold, together."""
+LISTED_AT_ONCE = 4
+"""Directories of one run that are read at the same time: what is read counts only when it is judged."""
 _SPARE = 256
 
 
@@ -119,6 +121,7 @@ class Handles:
         self._directories: dict[int, Directory] = {}
         self._rows = 0
         self._promised = 0
+        self.listing = asyncio.Semaphore(LISTED_AT_ONCE)
 
     def __len__(self) -> int:
         return len(self._files) + len(self._directories) + self._promised

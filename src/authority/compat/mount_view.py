@@ -245,6 +245,10 @@ class View:
         return out.reply(request.unique, out.dirents(some, min(head.size, 1 << 20)))
 
     async def _fill(self, directory: Directory) -> None:
+        async with self._bench.handles.listing:
+            await self._fill_alone(directory)
+
+    async def _fill_alone(self, directory: Directory) -> None:
         bench, node = self._bench, directory.node
         path = self._nodes.path(node)
         found = await bench.thread(lambda: bench.files.rows(path))
