@@ -36,6 +36,7 @@ def test_a_worker_starts_confined_and_answers() -> None:
         assert refused.value.code == "E_SCHEMA_INVALID"
         if os.geteuid() == 0:
             assert 0 not in worker.sandbox.host_ids()
+        assert not worker.peer._takes, "nothing that it holds comes to the gate"
         names = os.readlink(f"/proc/{worker.sandbox.pid}/ns/net")
         assert names != os.readlink("/proc/self/ns/net")
 

@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from authority.protocol import packets
-from authority.protocol.packets import Peer
+from authority.protocol import packets, parcels
+from authority.protocol.packets import LinkOver, Peer
+from authority.protocol.parcels import Parcels
 
 
 class Hostile:
@@ -34,6 +35,11 @@ class Hostile:
             except OSError:
                 return  # it was sent away
 
+    def descriptors(self, packet: list[Any]) -> None:
+        """Send two descriptors along."""
+        fds = [0, 1]
+        socket.send_fds(self._sock, [msgspec.msgpack.encode(packet)], fds)
+
     def read(self) -> int:
         """How many answers are there."""
         count = 0
@@ -49,10 +55,10 @@ class Hostile:
             count += 1
 
 
-def linked(body: Callable[[Peer, Hostile], Awaitable[None]]) -> None:
+def linked(body: Callable[[Peer, Hostile], Awaitable[None]], *, takes: bool = True) -> None:
     async def work() -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        peer = Peer(ours)
+        peer = Peer(ours, takes=takes)
         with theirs:
             try:
                 async with asyncio.timeout(20):
@@ -110,6 +116,49 @@ def test_calls_that_wait_are_bounded_in_bytes() -> None:
             await asyncio.sleep(0)
         assert peer.reason == "too many calls at a time"
         assert sent > packets.MAX_UNDER_WAY // 2
+
+    linked(body)
+
+
+@pytest.mark.parametrize(
+    "packet", [[0, 1, "give", None], [0, 0, "give", None], [1, 1, None], [2, 1, ["E", "", None]]]
+)
+def test_an_end_that_takes_no_descriptors_ends_the_link_when_some_come(packet: list[Any]) -> None:
+    async def body(peer: Peer, hostile: Hostile) -> None:
+        peer.on("give", _descriptor)
+        await hostile.call(1, "give")
+        while not hostile.read():  # the control: without any it goes on
+            await asyncio.sleep(0)
+        asking = asyncio.ensure_future(peer.call("ask", None))
+        before = len(os.listdir("/proc/self/fd"))
+        hostile.descriptors(packet)
+        await peer.closed.wait()
+        assert peer.reason == "descriptors that nobody asked for"
+        assert len(os.listdir("/proc/self/fd")) < before
+        with pytest.raises(LinkOver):
+            await asking
+
+    linked(body, takes=False)
+
+
+async def _take(value: Any) -> Any:
+    return len(value)
+
+
+def test_parcels_that_are_never_complete_are_bounded() -> None:
+    async def body(peer: Peer, hostile: Hostile) -> None:
+        Parcels(peer).on("take", _take)
+        piece = bytes(parcels.PIECE)
+        sent = number = 0
+        while not peer.reason and sent < 2 * parcels.MAX_WAITING:
+            for key in range(60):
+                number += 1
+                sent += len(piece)
+                await hostile.call(number, "parcel", [key, piece])
+            await asyncio.sleep(0)
+            hostile.read()
+        assert "more than may wait" in peer.reason
+        assert parcels.MAX_WAITING / 2 < sent < parcels.MAX_WAITING * 1.2
 
     linked(body)
 

@@ -3,7 +3,8 @@
 Rules
 - A worker belongs to one run. It gets a sandbox without network, files, channel, keys or log; what it
   works on is handed to it, descriptor by descriptor, over one socket.
-- It is not trusted: whatever it says is checked like a program's request. One that breaks the rules of
+- It is not trusted: whatever it says is checked like a program's request, and nothing that it holds is
+  taken. One that breaks the rules of
   the link, or dies, loses its connections; the next need starts another, at most `RESTARTS` in a run.
 - It ends with its run.
 - What it prints (a defect's traceback) comes through a pipe, not to a file of the gate's: the first
@@ -87,7 +88,7 @@ class Workers:
             theirs.close()
             os.close(printing)
         _pass_on(printed)
-        return Worker(sandbox, Peer(ours), number)
+        return Worker(sandbox, Peer(ours, takes=False), number)
 
 
 def _pass_on(fd: int) -> None:

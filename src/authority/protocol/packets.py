@@ -15,7 +15,8 @@ Rules
   than `MAX_QUEUED` bytes or `MAX_QUEUED_FDS` descriptors wait for it.
 - A handler that raises `CallError` refuses; any other exception is a defect, ends the link, and
   nothing of it goes to the other side.
-- Descriptors that nobody asked for are closed.
+- Descriptors that nobody asked for are closed. An end that takes none (`takes`) ends the link when any
+  come: with a call, an answer or nothing that was asked.
 """
 
 from __future__ import annotations
@@ -61,9 +62,11 @@ class LinkOver(Exception):
 
 
 class Peer:
-    """One end of a link. Make it inside a running loop; it owns the socket."""
+    """One end of a link. Make it inside a running loop; it owns the socket. `takes`: descriptors may
+    come; then whoever registers a method, or calls one, answers for what comes with it."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, takes: bool = True) -> None:
+        self._takes = takes
         sock.setblocking(False)
         self._sock = sock
         self._loop = asyncio.get_running_loop()
@@ -184,6 +187,10 @@ class Peer:
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 _close_all(fds)
                 self.close("a packet that is too large")
+                return
+            if fds and not self._takes:
+                _close_all(fds)
+                self.close("descriptors that nobody asked for")
                 return
             try:
                 self._packet(_decode(data), fds, len(data))

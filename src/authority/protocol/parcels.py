@@ -6,7 +6,8 @@ A call `method` with params `[key, data]` is a parcel's last piece; those before
 
 Rules
 - A piece holds at most `PIECE` bytes, a parcel `MAX_PARCEL`; at most `MAX_OPEN` parcels wait to be
-  complete, and as many answers to be fetched. More than that, or what is no such piece, ends the link.
+  complete (and `MAX_WAITING` bytes of them), and as many answers to be fetched. More than that, or what
+  is no such piece, ends the link.
 - A handler gets and gives plain values; whoever registers it checks what it got.
 """
 
@@ -22,6 +23,7 @@ from authority.protocol.packets import Fds, Peer
 PIECE = 96 * 1024
 MAX_PARCEL = 8 * 1024 * 1024
 MAX_OPEN = 64
+MAX_WAITING = 64 * 1024 * 1024
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -82,16 +84,19 @@ class Parcels:
 
     def _leave(self, key: int, data: bytes) -> list[Any]:
         if len(data) > PIECE:
-            if len(self._leaving) >= MAX_OPEN:
-                self._leaving.pop(next(iter(self._leaving)))  # whoever asked has gone
             self._leaving[key] = data[PIECE:]
+            while (
+                len(self._leaving) > MAX_OPEN or sum(map(len, self._leaving.values())) > MAX_WAITING
+            ):
+                self._leaving.pop(next(iter(self._leaving)))  # whoever asked has gone
         return [key, len(data) > PIECE, data[:PIECE]]
 
     async def _piece(self, params: Any, _fds: list[int]) -> tuple[Any, Fds]:
         key, piece = _pair(params)
         held = self._coming.setdefault(key, bytearray())
         held += piece
-        if len(self._coming) > MAX_OPEN or len(held) > MAX_PARCEL:
+        waiting = sum(map(len, self._coming.values()))
+        if len(self._coming) > MAX_OPEN or len(held) > MAX_PARCEL or waiting > MAX_WAITING:
             raise ParcelBroken("more than may wait")
         return None, ()
 
