@@ -35,6 +35,12 @@ required=() # the product does not run without them
 useful=()   # single tests and matrix rows do not run without them
 command -v bwrap >/dev/null || required+=(bubblewrap)
 command -v strace >/dev/null || useful+=(strace)
+# Runs in a virtual machine: the hypervisor, and what builds its images.
+command -v qemu-system-x86_64 >/dev/null || [ "$(uname -m)" != x86_64 ] || useful+=(qemu-system-x86)
+command -v mkfs.erofs >/dev/null || useful+=(erofs-utils)
+command -v lz4 >/dev/null || useful+=(lz4)
+command -v cpio >/dev/null || useful+=(cpio)
+command -v gcc >/dev/null && [ -e /usr/lib/"$(uname -m)"-linux-gnu/libc.a ] || useful+=(gcc libc6-dev)
 
 venv_ready() {
     [ -x .venv/bin/python ] && scripts/as-owner.sh .venv/bin/python -B -c \
