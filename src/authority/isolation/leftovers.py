@@ -52,18 +52,21 @@ def _sweep_once(support: cgroups.Support) -> None:
 
 def group_for(plan: Plan) -> cgroups.Group | None:
     """The group of a run that is to be started; None where there are none. `IsolationRefused`."""
-    if not plan.cgroup.version:
-        return None
-    _sweep_once(plan.cgroup)
     spec = plan.spec
+    # Process 1 counts too.
+    count = spec.processes + 1 if spec.processes else 0
+    return make(plan.cgroup, memory=spec.memory, processes=count, millicpus=spec.millicpus)
+
+
+def make(
+    support: cgroups.Support, *, memory: int, processes: int, millicpus: int
+) -> cgroups.Group | None:
+    """A group with these limits; None where there are none. Raises `IsolationRefused`."""
+    if not support.version:
+        return None
+    _sweep_once(support)
     try:
-        return cgroups.create(
-            plan.cgroup,
-            memory=spec.memory,
-            # Process 1 counts too.
-            processes=spec.processes + 1 if spec.processes else 0,
-            millicpus=spec.millicpus,
-        )
+        return cgroups.create(support, memory=memory, processes=processes, millicpus=millicpus)
     except OSError as error:
         raise IsolationRefused(
             f"the run's control group could not be made: {shown(str(error))}",

@@ -124,6 +124,18 @@ class SandboxSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Runtime:
+    """What a run is shown of the host, settled: folders and files, links with their targets, and
+    what of our own package lies elsewhere inside (target, source). Where there is no host to show
+    it, this is what an image has to hold."""
+
+    trees: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    packages: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that `start` needs; `protection` and `missing` are for people and the log.
 
@@ -144,6 +156,7 @@ class Plan:
     mounts: tuple[Mount, ...] = ()
     shown: tuple[str, ...] = ()
     over: tuple[str, ...] = ()
+    runtime: Runtime = Runtime()
 
 
 def _check(spec: SandboxSpec) -> None:
@@ -238,8 +251,12 @@ def _limits(spec: SandboxSpec, cgroup: Support) -> list[tuple[int, int]]:
     return limits
 
 
-def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> Plan:
+def plan(
+    spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None, own_files: bool = False
+) -> Plan:
     """Decides everything about a run. Raises `IsolationRefused`.
+
+    `own_files`: what is shown will belong to the run's user, whoever that is (in an image).
 
     `landlock_abi` masks the kernel's ABI down to a lower one (tests run with 2, which is what
     Debian 12's own kernel has); it can't raise it.
@@ -251,7 +268,11 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
         rules = landlock.ruleset(abi, loopback=spec.loopback)
     except ValueError as error:
         raise IsolationRefused(str(error)) from error
-    view = View(cwd=spec.cwd, home=os.path.realpath(os.path.expanduser("~")), root=host.root)
+    view = View(
+        cwd=spec.cwd,
+        home=os.path.realpath(os.path.expanduser("~")),
+        root=host.root and not own_files,
+    )
     try:
         program, listed, interpreter = _show_everything(view, spec, host)
         packages = _own_package(view, program) if spec.channel else {}
@@ -347,6 +368,12 @@ def plan(spec: SandboxSpec, host: Host, *, landlock_abi: int | None = None) -> P
         mounts=tuple(mounts),
         shown=tuple(split.shown),
         over=tuple(over),
+        runtime=Runtime(
+            tuple(sorted(view.trees)),
+            tuple(sorted(view.files)),
+            tuple(sorted(view.links.items())),
+            tuple(sorted(packages.items())),
+        ),
     )
 
 

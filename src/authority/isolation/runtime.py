@@ -236,6 +236,11 @@ def show_loaded(view: View, program: str, architecture: str) -> tuple[str, ...]:
     return _show_elf(view, program, architecture)
 
 
+def show_libraries(view: View, found: elf.Elf) -> None:
+    """Shows the libraries that a file names, and those that they name in turn."""
+    _show_libraries(view, found, set())
+
+
 def _show_elf(view: View, program: str, architecture: str) -> tuple[str, ...]:
     """The program file, its ELF interpreter and libraries; the files that the kernel executes."""
     try:
