@@ -26,7 +26,7 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 ANYTHING_BUT_FACES = frozenset(
     [
         *("kernel", "audit", "effects", "compat", "gate", "isolation", "agent", "worker"),
-        *("protocol", "tokens", "errors", "proof", "rejudge", "recorded", "replay"),
+        *("protocol", "tokens", "errors", "proof", "rejudge", "recorded", "replay", "vm"),
     ]
 )
 ROOMS: dict[str, frozenset[str]] = {
@@ -39,6 +39,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "dialects": frozenset({"errors"}),
     "effects": frozenset({"kernel", "errors"}),
     "isolation": frozenset({"protocol", "errors"}),
+    "vm": frozenset({"isolation", "protocol", "errors"}),
     "agent": frozenset({"protocol", "tokens", "errors"}),
     "compat": frozenset({"kernel", "effects", "protocol", "tokens", "errors", "dialects"}),
     "worker": frozenset({"protocol", "errors", "dialects"}),
@@ -47,7 +48,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "gate": frozenset(
         [
             *("kernel", "audit", "effects", "compat", "isolation", "protocol", "tokens"),
-            *("agent", "errors", "proof", "dialects", "recorded"),
+            *("agent", "errors", "proof", "dialects", "recorded", "vm"),
         ]
     ),
     "recorded": frozenset({"kernel", "audit", "errors"}),

@@ -403,6 +403,8 @@ CONTROLS = [
     (protocol.InputAck(5), b"\x08\0\0\0\x05"),
     (protocol.OutputAck(5), b"\x09\0\0\0\x05"),
     (protocol.Trouble("no"), b"\x0ano"),
+    (protocol.Configure(b"order"), b"\x10order"),
+    (protocol.Guest(1, "why"), b"\x11\x01why"),
 ]
 
 
@@ -431,6 +433,9 @@ def test_control_messages(control: protocol.Control, payload: bytes) -> None:
         b"\x08\0",
         b"\x09\0",
         b"\x0a" + b"x" * 4097,
+        b"\x11",
+        b"\x11\x03",
+        b"\x11\x01" + b"x" * 4097,
     ],
 )
 def test_control_messages_of_another_form(payload: bytes) -> None:

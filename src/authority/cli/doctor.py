@@ -8,7 +8,7 @@ from typing import Any
 from authority.cli.common import parser, print_json, state_of, table
 from authority.errors import AuthorityError
 from authority.gate.client import alive
-from authority.isolation import probe
+from authority.isolation import IsolationRefused, probe
 from authority.isolation.probe import FUSE, Host, explain, try_namespaces
 
 Row = tuple[str, str, str, str]
@@ -78,8 +78,40 @@ def _rows(host: Host) -> list[Row]:
             "" if usable else "delegate a cgroup v2 tree; until then resource limits and a watcher",
         )
     )
+    rows += _machine(host)
     who = "root (gives up root before the program starts)" if host.root else f"uid {host.uid}"
     rows.append(("identity", "ok", who, ""))
+    return rows
+
+
+def _machine(host: Host) -> list[Row]:
+    """What a run in a virtual machine needs; without it runs live in name spaces. Boots nothing."""
+    from authority.vm import acceleration, architectures, cache, jail, kernel
+
+    try:
+        architecture = architectures.of(host.architecture)
+        found = jail.qemu(architecture)
+        base = kernel.find(architecture)
+        roots = len(list(cache.folder().glob("root-*.json")))
+    except IsolationRefused as error:
+        return [("hypervisor", "weaker", error.reason, error.fix)]
+    rows: list[Row] = [("hypervisor", "ok", found, "")]
+    if base is None:
+        image = ("machine image", "weaker", "not built", "authority image build")
+        return [*rows, image]
+    rows.append(("machine image", "ok", f"Linux {base.version}, {roots} root images", ""))
+    known = acceleration.known(architecture, base)
+    if known:
+        rows.append(("acceleration", "ok", "KVM boots a guest", ""))
+    else:
+        rows.append(
+            (
+                "acceleration",
+                "weaker",
+                f"none: {acceleration.problem()}",
+                "authority image build tries it; --isolation vm --emulate does without (slowly)",
+            )
+        )
     return rows
 
 

@@ -40,6 +40,7 @@ COMMANDS: dict[str, str] = {
     "mcp": "stand between an MCP client and a server: the server contained, each call judged",
     "gate": "the gate process: status, start, stop, clock",
     "matrix": "the specification's thirteen attacks, live",
+    "image": "build and list what virtual machines boot",
     "doctor": "what this machine can protect, and what is missing",
     "completion": "completion for bash, zsh or fish",
 }

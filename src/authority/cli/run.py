@@ -43,8 +43,13 @@ def options_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     )
     add_options(made)
     made.add_argument(
-        "--isolation", choices=("auto", "namespace"), default="auto",
-        help="what contains the program (auto: namespaces)",
+        "--isolation", choices=("auto", "namespace", "vm"), default="auto",
+        help="what contains the program: name spaces, or a virtual machine of its own (auto: a "
+        "machine where one is ready and accelerated, else name spaces)",
+    )  # fmt: skip
+    made.add_argument(
+        "--emulate", action="store_true",
+        help="with --isolation vm: without hardware acceleration (slow)",
     )  # fmt: skip
     made.add_argument(
         "--suggest", action="store_true",
@@ -79,6 +84,8 @@ def options_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     program = [*more, *program]
     if not program:
         made.error("name the program to run, after --")
+    if options.emulate and options.isolation != "vm":
+        made.error("--emulate belongs to --isolation vm")
     if not options.suggest and (options.write or options.exact):
         made.error("--write and --exact belong to --suggest")
     if options.tty and options.json:
@@ -100,6 +107,7 @@ def main(arguments: Sequence[str]) -> int:
     options, program = options_of(arguments)
     directory = statedir.open_existing((options.state or statedir.default_root()).absolute())
     body = request(options, program)
+    body["isolation"], body["emulate"] = options.isolation, options.emulate
     if options.suggest:
         body["suggest"] = True
     if options.dry_run:
@@ -230,6 +238,8 @@ class Follower:
 
     def on_started(self, event: dict[str, Any]) -> None:
         """The run exists: say what was not found, and begin to pass standard input on."""
+        if warning := dict(event["protection"].get("machine", {})).get("warning"):
+            self._say(f"warning: {warning}")
         for missing in event["missing"]:
             self._say(f"not found for the sandbox: {missing}")
         if self._terminal is not None:

@@ -175,6 +175,8 @@ def ensure(directory: StateDir) -> None:
 def _start(directory: StateDir) -> str:
     readable, writable = os.pipe2(os.O_CLOEXEC)
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+    if os.path.isabs(cache := os.environ.get("XDG_CACHE_HOME", "")):
+        environment["XDG_CACHE_HOME"] = cache  # where images for machines lie
     with open(directory.gate_output, "ab") as err:
         os.fchmod(err.fileno(), 0o600)
         process = subprocess.Popen(

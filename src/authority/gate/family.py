@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
 import msgspec
 
@@ -65,12 +66,6 @@ class Spawn:
             policy = self._child_policy(parent.spec.policy, name)
             if policy is not None:
                 await self._keep(policy)
-            # Nothing is awaited from here to the child's first entry.
-            info = self._state.runs.get(call.run)
-            if info is None or self._runs.running.get(call.run) is not parent:
-                raise EffectFailed("The run is over.")
-            if policy is not None:
-                self._give(policy, parent.spec.caller)
             spec = Start(
                 argv=(*agent.command, *call.arguments.arguments),
                 cwd=parent.spec.cwd,
@@ -84,9 +79,18 @@ class Spawn:
                 restriction=restriction_from_plain(call.arguments.restriction)
                 if call.arguments.restriction
                 else None,
-                label=info.label,
                 room=parent.spec.room,
+                isolation="namespace" if parent.spec.house.images is None else "vm",
+                emulate=parent.spec.emulate,
             )
+            spec = await self._runs.housed(spec)
+            # Nothing is awaited from here to the child's first entry.
+            info = self._state.runs.get(call.run)
+            if info is None or self._runs.running.get(call.run) is not parent:
+                raise EffectFailed("The run is over.")
+            if policy is not None:
+                self._give(policy, parent.spec.caller)
+            spec = replace(spec, label=info.label)
             child = await self._runs.start(spec, _to_parent(parent, name))
         except (AuthorityError, BudgetError, TokenError, msgspec.MsgspecError, OSError) as error:
             raise EffectFailed(

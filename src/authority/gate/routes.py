@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from authority import protocol
 from authority.gate import clock, continuing, figures, opening, proofs
 from authority.gate.control import Asking, Control, ControlRefused
+from authority.gate.houses import KINDS
 from authority.gate.places import WAYS
 from authority.gate.run import Run, Start
 from authority.gate.typing import Typing
@@ -107,6 +108,9 @@ class Routes:
         files = body.get("files", "")
         if files and files not in WAYS:
             raise ControlRefused(400, f"files are reached by {', '.join(WAYS)}")
+        isolation = body.get("isolation", "auto")
+        if isolation not in KINDS:
+            raise ControlRefused(400, f"a run is isolated by {', '.join(KINDS)}")
         passed = {
             **policy.process.env,
             **{k: environment[k] for k in policy.process.pass_env if k in environment},
@@ -128,6 +132,8 @@ class Routes:
             dry=body.get("dry_run") is True,
             files=files,
             room=asking.room,
+            isolation=isolation,
+            emulate=body.get("emulate") is True,
         )
 
     async def _continued(self, asking: Asking, spec: Start) -> Start:
@@ -149,6 +155,7 @@ class Routes:
         if not spec.argv:
             raise ControlRefused(400, "no program to run")
         self._control.record(asking, detail=printable(" ".join(spec.argv), 512))
+        spec = await self._runs.housed(spec)
         await self._gate.policies.keep(spec.policy)
         try:
             self._hand_over(spec, asking)

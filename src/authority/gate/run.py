@@ -28,15 +28,17 @@ from authority.compat.base import Service
 from authority.gate import clock
 from authority.gate.answers import Answer
 from authority.gate.channel import Channel, Takes
+from authority.gate.houses import NAMESPACES, House
 from authority.gate.raw import RawStream
 from authority.gate.screen import Screen
 from authority.gate.terminal import Terminal
-from authority.isolation import Sandbox
+from authority.isolation import IsolationRefused, Sandbox
 from authority.kernel.canonical import printable
 from authority.kernel.capabilities import Restriction
 from authority.kernel.labels import Label
 from authority.kernel.policy import Policy
 from authority.protocol.packets import LinkOver
+from authority.vm import Machine
 
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
@@ -45,6 +47,8 @@ INPUT_WINDOW = 1024 * 1024
 """Bytes of standard input on their way into a run."""
 FRAME_SECONDS = 0.016
 FRAME_BYTES = 60 * 1024
+END_SECONDS = 15.0
+"""How long a sandbox may stay after it has told the program's end."""
 AskOutput = Callable[["Run", int, bytes, int, Callable[[Answer], None]], None]
 
 
@@ -96,6 +100,10 @@ class Start:
     replayed: int = -1
     begin: Callable[[Run, Takes], Takes] | None = None
     """For a run that goes on with a recorded one: what its requests go to in the pipeline's place."""
+    isolation: str = "auto"
+    emulate: bool = False
+    house: House = NAMESPACES
+    """Where it will live: what was asked for, and what `houses` made of it before the start."""
     watch: bool = False
     """Somebody wants to know afterwards what was looked for and not found."""
 
@@ -110,7 +118,7 @@ class Run:
         self.tally = Tally()
         self.channel: Channel | None = None
         self.clients: set[Channel] = set()
-        self.sandbox: Sandbox | None = None
+        self.sandbox: Sandbox | Machine | None = None
         self.started = clock.boot()
         self.ended = asyncio.Event()
         self.on_line = asyncio.Event()
@@ -130,6 +138,8 @@ class Run:
         self._frame = 0.0
         self._output_n = 0
         self._closed = asyncio.Event()
+        self._began = asyncio.Event()
+        self._not_begun = ""
         self._input_waiting = 0
         self._input_room = asyncio.Event()
         self.typing = asyncio.Lock()
@@ -171,7 +181,40 @@ class Run:
             await self._unless_closed(self.spec.room)
 
     def on_exit(self, code: int, signal: int) -> None:
+        if self._exit is not None:
+            return
         self._exit = (code, signal)
+        # Nothing comes after it; a sandbox that stays all the same is ended.
+        asyncio.get_running_loop().call_later(END_SECONDS, self._must_end)
+
+    def _must_end(self) -> None:
+        if self.sandbox is not None and not self._closed.is_set():
+            self.sandbox.kill()
+
+    def on_started(self) -> None:
+        self._began.set()
+
+    def on_guest(self, state: int, text: str) -> None:
+        """A machine's first program speaks: before the start it may say why there is none."""
+        if state != protocol.GuestState.FAILED:
+            return
+        if self._began.is_set():
+            self.on_trouble(text)
+        else:
+            self._not_begun = printable(text, 2048) or "it did not say why"
+            self._began.set()
+
+    def send_control(self, message: protocol.Control) -> None:
+        if self.channel is not None:
+            self.channel.send_control(message)
+
+    async def begun(self) -> None:
+        """Until a machine says that the program runs. Raises `IsolationRefused`."""
+        await self._unless_closed(self._began)
+        if self._not_begun:
+            raise IsolationRefused(self._not_begun)
+        if not self._began.is_set():
+            raise IsolationRefused("the machine ended before the program began")
 
     def on_input_taken(self, count: int) -> None:
         self._input_waiting = max(0, self._input_waiting - count)

@@ -21,6 +21,7 @@ import secrets
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from authority.audit.store import ContentStore
@@ -28,18 +29,18 @@ from authority.audit.writer import Receipt
 from authority.compat.base import Door
 from authority.compat.endpoints import Endpoints
 from authority.errors import AuthorityError
-from authority.gate import clock, figures
+from authority.gate import clock, figures, houses
 from authority.gate.answers import Reply
 from authority.gate.channel import Channel
 from authority.gate.detectors import Detectors
 from authority.gate.given import Given, seed_of
 from authority.gate.ledger import Ledger
 from authority.gate.pipeline import Pipeline
-from authority.gate.places import reach
+from authority.gate.places import Reach, reach
 from authority.gate.reader import OUTPUT_INLINE_LIMIT, Asked, Reader, short_body
 from authority.gate.run import Listener, Run, Start
-from authority.gate.wanted import places_of, wanted_of
-from authority.isolation import Host, plan, start
+from authority.gate.wanted import places_of, sketch_of, wanted_of
+from authority.isolation import Host
 from authority.kernel import capabilities, entries, resources
 from authority.kernel.capabilities import MacKey, Restriction
 from authority.kernel.facts import Facts, Request, request_digest
@@ -207,6 +208,23 @@ class Runs:
                 "'authority resume --reason ...' comes first",
             )
 
+    def _reach(self, spec: Start, *, served: bool) -> Reach:
+        return reach(
+            spec.policy,
+            spec.cwd,
+            houses.as_seen(self._host, spec.house),
+            self._home(spec.policy.process.home),
+            served=served,
+            asked=spec.files,
+            watch=spec.watch,
+        )
+
+    async def housed(self, spec: Start) -> Start:
+        """The same with a place to live, found or built now. Raises `IsolationRefused`."""
+        sketch = sketch_of(spec, self._reach(spec, served=True), self._forbidden)
+        house = await houses.choose(spec.isolation, sketch, self._host, emulate=spec.emulate)
+        return replace(spec, house=house)
+
     async def start(self, spec: Start, listener: Listener) -> Run:
         """Start a sandboxed run. Raises `IsolationRefused` or `StartRefused`; returns at once."""
         self._refuse_when_halted()
@@ -216,22 +234,16 @@ class Runs:
         run.seed = spec.seed or seed_of(spec.environment)
         ends = self._endpoints(run)
         given = Given(spec, ends.keyring.environment)
-        reached = reach(
-            spec.policy,
-            spec.cwd,
-            self._host,
-            self._home(spec.policy.process.home),
-            served=ends.answers_mounts,
-            asked=spec.files,
-            watch=spec.watch,
-        )
+        reached = self._reach(spec, served=ends.answers_mounts)
         if spec.dry and reached.way != "mount":
             raise StartRefused(
                 "a dry run keeps what its mounts are told to write, and this run has no mounts",
                 'it needs rules in [filesystem] and files = "mount"',
             )
         ends.by_call = reached.way == "calls"
-        planned = plan(wanted_of(run, ends, reached, self._forbidden), self._host)
+        wanted = wanted_of(run, ends, reached, self._forbidden)
+        housed = houses.planned(wanted, self._host, spec.house)
+        planned = housed.plan
         ends.places = places_of(planned)
         protection = {**planned.protection, "files": reached.way, "contained": True}
         seq = self._record_start(run, made, protection, attached=False, given=given).seq
@@ -265,9 +277,8 @@ class Runs:
             channel = Channel(takes, self._reader, run=run.id, cwd=spec.cwd, owner=run)
             run.channel = channel
             await asyncio.get_running_loop().create_connection(lambda: channel, sock=ours)
-            run.sandbox = await start(
-                planned, channel=theirs, calls=calls.begin if calls is not None else None
-            )
+            calling = calls.begin if calls is not None else None
+            run.sandbox = await houses.begin(housed, theirs, run, calling)
             run.on_line.set()
         except (OSError, AuthorityError) as error:
             if run.channel is not None:

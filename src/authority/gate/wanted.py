@@ -5,7 +5,7 @@ from __future__ import annotations
 from authority.compat.base import Folder, Places
 from authority.compat.endpoints import Endpoints
 from authority.gate.places import Reach
-from authority.gate.run import Run
+from authority.gate.run import Run, Start
 from authority.isolation import Plan, SandboxSpec
 from authority.isolation.places import HOME
 from authority.kernel import capabilities
@@ -39,6 +39,26 @@ def wanted_of(run: Run, ends: Endpoints, reached: Reach, forbidden: tuple[str, .
         files=ends.files,
         terminal=spec.terminal,
         certificates=ends.bundle,
+    )
+
+
+def sketch_of(spec: Start, reached: Reach, forbidden: tuple[str, ...]) -> SandboxSpec:
+    """The same without what only the run itself brings: enough to know what it will be shown."""
+    policy = spec.policy
+    return SandboxSpec(
+        argv=spec.argv,
+        cwd=spec.cwd,
+        env=dict(spec.environment),
+        search_path=spec.caller.get("PATH", ""),
+        exec_allowed=policy.process.exec,
+        memory=policy.limits.memory,
+        millicpus=policy.limits.cpus,
+        tmp_bytes=policy.limits.tmp,
+        forbidden=forbidden,
+        mounts=reached.mounts,
+        binds=reached.binds,
+        calls=reached.way == "calls",
+        terminal=spec.terminal,
     )
 
 

@@ -136,6 +136,28 @@ class Listen(msgspec.Struct, frozen=True):
     port: int
 
 
+class Configure(msgspec.Struct, frozen=True):
+    """For a virtual machine that waits: what to start in it (`vm/init.c` reads it). The first frame."""
+
+    order: bytes
+
+
+class GuestState(IntEnum):
+    """How far a virtual machine is."""
+
+    WAITING = 0
+    FAILED = 1
+    OVER = 2
+
+
+class Guest(msgspec.Struct, frozen=True):
+    """A virtual machine's first program speaks: it waits for its order, could not start the program
+    (and why), or ends because everything in it has ended."""
+
+    state: int
+    text: str
+
+
 Control: TypeAlias = (
     Open
     | Close
@@ -152,6 +174,8 @@ Control: TypeAlias = (
     | Window
     | Listen
     | Resize
+    | Configure
+    | Guest
 )
 
 
@@ -186,6 +210,10 @@ def encode_control(control: Control) -> bytes:
             return b"\x0e" + _ADDRESS.pack(address, port)
         case Resize(rows, columns):
             return b"\x0f" + _SIZE.pack(rows, columns)
+        case Configure(order):
+            return b"\x10" + order
+        case Guest(state, text):
+            return b"\x11" + bytes((state,)) + text.encode("utf-8", "backslashreplace")[:4096]
         case Trouble(text):
             return b"\x0a" + text.encode("utf-8", "backslashreplace")[:4096]
 
@@ -224,4 +252,8 @@ def decode_control(payload: bytes) -> Control:
         return Listen(*_ADDRESS.unpack(body))
     if opcode == b"\x0f" and size == 4:
         return Resize(*_SIZE.unpack(body))
+    if opcode == b"\x10":
+        return Configure(body)
+    if opcode == b"\x11" and 1 <= size <= 1 + 4096 and body[0] in set(GuestState):
+        return Guest(body[0], body[1:].decode("utf-8", "backslashreplace"))
     raise ProtocolError(INVALID, "A message of the supervisor's stream can't be read.")

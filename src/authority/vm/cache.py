@@ -1,0 +1,321 @@
+"""Where images lie, and how one gets from the disk into a machine.
+
+Rules
+- `$XDG_CACHE_HOME/authority/vm` belongs to us and is closed to everybody else, or nothing is read
+  from it.
+- An image is written aside, synced, and renamed; what says that it is there (its `.json`: digest,
+  size, facts) is renamed last. So there is no half image: a build that is interrupted leaves
+  nothing that counts.
+- An image is copied into memory while it is digested, and the copy is sealed: the bytes that were
+  compared are the bytes that boot, whatever becomes of the file meanwhile. One that is larger than
+  `MOST_IN_MEMORY` boots from the disk, and is compared before each boot; it can be changed between
+  the two by whoever may write to our files. A digest that differs refuses the start.
+- One process builds at a time; who waits finds what the other has built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from authority.isolation import IsolationRefused
+from authority.isolation.refusal import shown
+
+REBUILD: Final = "build it anew: authority image build --force"
+_CHUNK: Final = 1 << 20
+_SEAL_SECONDS: Final = 20.0
+MOST_IN_MEMORY: Final = 384 << 20
+_MAX_HELD: Final = 1 << 30
+_SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An image on the disk: where, what its digest has to be, and facts about what it was made of."""
+
+    path: Path
+    digest: str
+    size: int
+    sparse: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Held:
+    """An image that was compared, on a descriptor that lives as long as this object does."""
+
+    def __init__(self, fd: int, digest: str, size: int) -> None:
+        self.fd, self.digest, self.size = fd, digest, size
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+_held: dict[str, Held] = {}
+
+
+def folder() -> Path:
+    """The folder, made if it is not there. Raises `IsolationRefused` when it is not ours alone."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    path = Path(base) / "authority" / "vm"
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = os.lstat(path)
+    except OSError as error:
+        raise IsolationRefused(
+            f"the folder for images {shown(str(path))} can't be made: {error.strerror}",
+            "set XDG_CACHE_HOME to a folder that you may write to",
+        ) from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise IsolationRefused(
+            f"the folder for images {shown(str(path))} is not yours alone",
+            f"chmod 700 {shown(str(path))}, and look who owns it",
+        )
+    return path
+
+
+@contextlib.contextmanager
+def building() -> Iterator[Path]:
+    """The folder, while nobody else builds. Errors of the disk become refusals that say so."""
+    path = folder()
+    try:
+        with open(path / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _sweep(path)
+            yield path
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise IsolationRefused(
+            f"the image could not be built: {shown(error.strerror or str(error))}",
+            f"make room in {shown(str(path))}" if full else "",
+        ) from error
+
+
+def _sweep(path: Path) -> None:
+    """Removes what interrupted builds left; who holds the lock is the only one who builds."""
+    for left in path.glob(".new-*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                left.unlink()
+
+
+def aside(path: Path) -> Path:
+    """A name for a file that does not count yet."""
+    return path / f".new-{secrets.token_hex(8)}"
+
+
+def _pieces(fd: int, size: int, *, sparse: bool) -> Iterator[tuple[int, bytes]]:
+    """(offset, content) of the file's pieces in order; of a sparse one those that hold anything."""
+    at = 0
+    while at < size:
+        if sparse:
+            try:
+                at = os.lseek(fd, at, os.SEEK_DATA) // _CHUNK * _CHUNK
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # nothing but emptiness up to the end
+                    return
+                raise
+        part = os.pread(fd, min(_CHUNK, size - at), at)
+        if not part:
+            return
+        if not sparse or part.count(0) != len(part):
+            yield at, part
+        at += len(part)
+
+
+class _Digest:
+    """SHA-256 of a file; of a sparse one over offset and content of the pieces that hold anything, so
+    that a memory that is mostly empty is digested in a moment."""
+
+    def __init__(self, *, sparse: bool) -> None:
+        self._sparse = sparse
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def add(self, at: int, part: bytes) -> None:
+        if self._sparse:
+            self._hash.update(at.to_bytes(8, "big"))
+        self._hash.update(part)
+        self.size = at + len(part)
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def keep(
+    path: Path, name: str, made: Path, facts: dict[str, Any], *, sparse: bool = False
+) -> Stored:
+    """Takes a finished file into the folder under `name`."""
+    digest = _Digest(sparse=sparse)
+    with open(made, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        for at, part in _pieces(file.fileno(), size, sparse=sparse):
+            digest.add(at, part)
+        os.fsync(file.fileno())
+    # Whoever the hypervisor runs as may read it; the folder is closed to all others.
+    made.chmod(0o444)
+    stored = Stored(path / name, digest.hexdigest(), size, sparse, facts)
+    record = aside(path)
+    record.write_text(
+        json.dumps(
+            {"digest": stored.digest, "size": size, "sparse": sparse, "facts": facts},
+            sort_keys=True,
+        )
+    )
+    with open(record, "rb") as file:
+        os.fsync(file.fileno())
+    # The old record must not vouch for the new file, nor the new one for the old.
+    _record(stored.path).unlink(missing_ok=True)
+    os.replace(made, stored.path)
+    os.replace(record, _record(stored.path))
+    with contextlib.closing(_Folder(path)) as whole:
+        os.fsync(whole.fd)
+    return stored
+
+
+class _Folder:
+    def __init__(self, path: Path) -> None:
+        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def _record(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def find(name: str) -> Stored | None:
+    """The image of this name, if it was built to its end. Its bytes are not looked at."""
+    path = folder() / name
+    try:
+        record = json.loads(_record(path).read_text())
+        return Stored(
+            path,
+            str(record["digest"]),
+            int(record["size"]),
+            bool(record["sparse"]),
+            dict(record["facts"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def forget(name: str) -> None:
+    """Takes an image out of the folder."""
+    path = folder() / name
+    for one in (_record(path), path):
+        with contextlib.suppress(FileNotFoundError):
+            one.unlink()
+
+
+def keep_few(path: Path, pattern: str, count: int) -> None:
+    """Of the images of this pattern the last used ones stay."""
+    images = [one for one in path.glob(pattern) if one.suffix != ".json"]
+    for one in sorted(images, key=lambda image: image.stat().st_mtime, reverse=True)[count:]:
+        forget(one.name)
+
+
+def load(stored: Stored) -> Held:
+    """The image in sealed memory. Raises `IsolationRefused` if it is not what was built."""
+    held = _held.get(stored.digest)
+    if stored.size > MOST_IN_MEMORY and not stored.sparse:
+        if held is None:
+            fd = os.open(stored.path, os.O_RDONLY | os.O_CLOEXEC)
+            held = _held[stored.digest] = Held(fd, stored.digest, stored.size)
+        _compare(stored, held.fd)
+        return held
+    if held is None:
+        held = _copy(stored)
+        _held[held.digest] = held
+        while len(_held) > 1 and sum(_in_memory(one) for one in _held.values()) > _MAX_HELD:
+            del _held[next(iter(_held))]
+    return held
+
+
+def _in_memory(held: Held) -> int:
+    """What it takes of the memory; a file on a disk takes none."""
+    found = os.fstat(held.fd)
+    return found.st_blocks * 512 if found.st_nlink == 0 else 0
+
+
+def _compare(stored: Stored, fd: int) -> None:
+    digest = _Digest(sparse=False)
+    for at, part in _pieces(fd, os.fstat(fd).st_size, sparse=False):
+        digest.add(at, part)
+    if digest.hexdigest() != stored.digest:
+        raise _tampered(stored, digest.hexdigest())
+
+
+def _tampered(stored: Stored, found: str) -> IsolationRefused:
+    return IsolationRefused(
+        f"{shown(str(stored.path))} is not what was built: its digest is {found} instead of "
+        f"{stored.digest}",
+        REBUILD,
+    )
+
+
+def memory_file() -> int:
+    """An empty file in memory that can be sealed."""
+    return os.memfd_create("authority-image", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def seal(fd: int) -> None:
+    """From now on nobody changes it. A mapping of a process that has just died takes a moment to go;
+    one of a living process is an error."""
+    deadline = time.monotonic() + _SEAL_SECONDS
+    while True:
+        try:
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _copy(stored: Stored) -> Held:
+    fd = memory_file()
+    try:
+        digest = _Digest(sparse=stored.sparse)
+        with open(stored.path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            os.ftruncate(fd, size)
+            for at, part in _pieces(file.fileno(), size, sparse=stored.sparse):
+                digest.add(at, part)
+                os.pwrite(fd, part, at)
+        if digest.hexdigest() != stored.digest or size != stored.size:
+            raise _tampered(stored, digest.hexdigest())
+        seal(fd)
+    except OSError as error:
+        os.close(fd)
+        raise IsolationRefused(
+            f"{shown(str(stored.path))} could not be read: {error.strerror}", REBUILD
+        ) from error
+    except BaseException:
+        os.close(fd)
+        raise
+    return Held(fd, stored.digest, stored.size)
+
+
+def store(fd: int, made: Path) -> None:
+    """Writes a file in memory to the disk; what is empty stays a hole."""
+    size = os.fstat(fd).st_size
+    with open(made, "wb") as file:
+        os.ftruncate(file.fileno(), size)
+        for at, part in _pieces(fd, size, sparse=True):
+            os.pwrite(file.fileno(), part, at)

@@ -1,0 +1,131 @@
+"""The hypervisor's own jail: QEMU in name spaces, as nobody, with nothing but what it was handed.
+
+Rules
+- It sees the system's libraries, its own program and firmware, null, zero and random devices, and
+  its own `/proc`. No network, no home, no `/etc`, no image by name: images, the channel and the
+  control socket are descriptors. `/dev/kvm` is there only when it is used.
+- It holds no capability and cannot get one. Started by root it is a host user of its own in every
+  id (one a run, in no passwd), because a mapped root would still be root, with the group that may
+  use KVM where it is used; started by a user it is that user, mapped.
+- Its memory, processes and processor time are limited by control groups where they can be had: a
+  shell of one line joins them, closes them and becomes bubblewrap.
+- On top QEMU denies itself, by seccomp, starting programs, changing ids and raising its limits.
+- It ends when the gate ends: by the parent-death signal, and because the guest ends with its
+  channel.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from collections.abc import Sequence
+from typing import Final
+
+from authority.isolation import Host, IsolationRefused
+from authority.isolation.probe import trusted_program
+from authority.isolation.refusal import shown
+from authority.vm.architectures import Architecture
+
+KVM: Final = "/dev/kvm"
+FIRST_FD: Final = 10
+"""The first descriptor that QEMU is handed; those below are streams and entrances."""
+
+_ABOVE: Final = 64
+_ENTRANCE: Final = 3
+_SHELL: Final = "/bin/sh"
+_SETPRIV: Final = "/usr/bin/setpriv"
+_DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+_SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+
+def qemu(architecture: Architecture) -> str:
+    """The hypervisor's path. Raises `IsolationRefused` when it is missing or not to be trusted."""
+    path = f"/usr/bin/{architecture.qemu}"
+    if not os.path.exists(path):
+        raise IsolationRefused(
+            f"{architecture.qemu} is not installed", "apt-get install -y qemu-system-x86"
+        )
+    problem = trusted_program(path)
+    if problem:
+        raise IsolationRefused(f"the hypervisor is not to be trusted: {shown(problem)}")
+    return path
+
+
+def kvm_group() -> int:
+    """The group, not root's, that may use KVM; 0 when everybody may, or nobody but root."""
+    found = os.stat(KVM)
+    return found.st_gid if found.st_mode & 0o060 == 0o060 and not found.st_mode & 0o006 else 0
+
+
+def command(
+    host: Host, architecture: Architecture, arguments: Sequence[str], *, uid: int, kvm: bool
+) -> list[str]:
+    """bubblewrap and behind it QEMU. `uid` is the host user that it becomes, when root starts it."""
+    program = qemu(architecture)
+    made = [host.bwrap, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
+    made += ["--unshare-cgroup-try", "--die-with-parent", "--as-pid-1", "--hostname", "machine"]
+    made += ["--cap-drop", "ALL"]
+    become: list[str] = []
+    if host.root:
+        for name in ("SETUID", "SETGID", "SETPCAP"):
+            made += ["--cap-add", f"CAP_{name}"]
+        group = kvm_group() if kvm else 0
+        groups = f"--groups={group}" if group else "--clear-groups"
+        become = [_SETPRIV, f"--reuid={uid}", f"--regid={uid}", groups]
+        become += ["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--pdeathsig=KILL"]
+    else:
+        made += ["--unshare-user", "--uid", "1000", "--gid", "1000"]
+    # bubblewrap makes missing parents private, and QEMU will not be their owner.
+    for folder in ("/usr", "/usr/bin", "/usr/share", "/dev"):
+        made += ["--perms", "0755", "--dir", folder]
+    made += ["--ro-bind", "/usr/lib", "/usr/lib"]
+    for link in ("/lib", "/lib64", "/usr/lib64", "/lib32"):
+        if os.path.islink(link):
+            made += ["--symlink", os.readlink(link), link]
+        elif os.path.isdir(link):
+            made += ["--ro-bind", link, link]
+    for path in (program, _SETPRIV, *architecture.firmware):
+        if os.path.exists(path):
+            made += ["--ro-bind", path, path]
+    for device in (*_DEVICES, *([KVM] if kvm else [])):
+        made += ["--dev-bind", device, device]
+    made += ["--proc", "/proc"]
+    return [*made, "--", *become, program, *arguments, "-sandbox", _SANDBOX]
+
+
+def spawn(
+    made: Sequence[str], diagnostics: int, own: Sequence[int], entrances: Sequence[int]
+) -> int:
+    """Starts it; its pid. `own` go to `FIRST_FD` and on. A control group is joined before anything."""
+    join = "".join(f"echo 0 >&{_ENTRANCE + at}||exit 1;" for at in range(len(entrances)))
+    leave = "".join(f" {_ENTRANCE + at}>&-" for at in range(len(entrances)))
+    moved: list[int] = []
+    try:
+        for fd in (diagnostics, *entrances, *own):
+            moved.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE))
+        targets = [2, *range(_ENTRANCE, _ENTRANCE + len(entrances))]
+        targets += range(FIRST_FD, FIRST_FD + len(own))
+        actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+        ]
+        actions += [
+            (os.POSIX_SPAWN_DUP2, fd, target) for fd, target in zip(moved, targets, strict=True)
+        ]
+        return os.posix_spawn(
+            _SHELL,
+            [_SHELL, "-c", f'{join}exec "$@"{leave}', "sh", *made],
+            {},
+            file_actions=actions,
+            setsid=True,
+            setsigmask=[],
+            setsigdef=[
+                number
+                for number in signal.valid_signals()
+                if number not in (signal.SIGKILL, signal.SIGSTOP)
+            ],
+        )
+    finally:
+        for fd in moved:
+            os.close(fd)

@@ -1,0 +1,85 @@
+"""Talking to the hypervisor: QEMU's machine protocol over a socket pair, one JSON object a line.
+
+What QEMU answers is read as foreign: a guest that has taken it over writes here too. Lines are bounded,
+events are passed over, and whatever is no answer ends the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from typing import Any, Final
+
+_MAX_LINE: Final = 1 << 20
+
+
+class QmpError(Exception):
+    """The hypervisor refused a command, or is gone."""
+
+
+class Qmp:
+    """One connection. Commands are answered in order, one at a time."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._sock.setblocking(False)
+        self._read = b""
+        self._turn = asyncio.Lock()
+
+    async def begin(self) -> None:
+        """Reads the greeting and leaves the negotiation."""
+        greeting = await self._line()
+        if "QMP" not in greeting:
+            raise QmpError("the hypervisor did not greet")
+        await self.ask("qmp_capabilities")
+
+    async def give(self, name: str, fd: int) -> None:
+        """Hands over a descriptor under a name. Raises `QmpError`."""
+        await self.ask("getfd", descriptor=fd, fdname=name)
+
+    async def ask(self, command: str, *, descriptor: int = -1, **arguments: Any) -> Any:
+        """What the command returns. Raises `QmpError`."""
+        async with self._turn:
+            said = {"execute": command, **({"arguments": arguments} if arguments else {})}
+            line = json.dumps(said).encode() + b"\n"
+            try:
+                if descriptor >= 0:
+                    # One byte carries it; the rest follows like any other line.
+                    socket.send_fds(self._sock, [line[:1]], [descriptor])
+                    line = line[1:]
+                await asyncio.get_running_loop().sock_sendall(self._sock, line)
+            except OSError as error:
+                raise QmpError("the hypervisor is gone") from error
+            while True:
+                answer = await self._line()
+                if "return" in answer:
+                    return answer["return"]
+                if "error" in answer:
+                    error_ = answer["error"]
+                    text = error_.get("desc") if isinstance(error_, dict) else None
+                    raise QmpError(f"{command}: {str(text)[:500]}")
+
+    async def _line(self) -> dict[str, Any]:
+        loop = asyncio.get_running_loop()
+        while b"\n" not in self._read:
+            if len(self._read) > _MAX_LINE:
+                raise QmpError("the hypervisor sent a line without an end")
+            try:
+                part = await loop.sock_recv(self._sock, 65536)
+            except OSError as error:
+                raise QmpError("the hypervisor is gone") from error
+            if not part:
+                raise QmpError("the hypervisor is gone")
+            self._read += part
+        line, _, self._read = self._read.partition(b"\n")
+        try:
+            found = json.loads(line)
+        except ValueError as error:
+            raise QmpError("the hypervisor sent no JSON") from error
+        if not isinstance(found, dict):
+            raise QmpError("the hypervisor sent no object")
+        return found
+
+    def close(self) -> None:
+        self._sock.close()

@@ -1,0 +1,195 @@
+"""The root image of a machine: what a run in name spaces would be shown, as a read-only file system.
+
+Rules
+- It holds what `contents` says, path by path. Nothing else of the host is in it.
+- What the run's user could not read in name spaces is not in it either: started by root, files that
+  not everybody may read are left out; started by a user, the files are that user's own inside.
+- It is found by what it was made of (paths, kinds, sizes, times and numbers of every file), so a
+  changed file makes another image; what changes while it is read makes none.
+- Owners, times and the file system's own number are fixed and names are sorted: the same files give
+  the same bytes.
+- The file system is made by `mkfs.erofs` in name spaces of its own, without network, where the
+  files lie as they will in the image; nothing is copied for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from authority.isolation import Host, IsolationRefused, Plan
+from authority.isolation.plan import Runtime
+from authority.isolation.refusal import shown
+from authority.vm import cache, contents
+from authority.vm.cache import Stored
+from authority.vm.kernel import need
+
+FORMAT: Final = 1
+RUN_ID: Final = 1_900_000_000
+"""The run's user inside the machine, outside the user name space that it lives in."""
+MAX_BYTES: Final = 2 << 30
+KEPT: Final = 8
+"""Root images that stay in the folder; the longest unused go first."""
+
+_UUID: Final = "00000000-0000-4000-8000-000000000000"
+_FOLDERS: Final = ("/dev", "/proc", "/tmp")  # noqa: S108
+_STAGE, _OUT = "/tmp/root", "/tmp/out"  # noqa: S108
+_SECONDS: Final = 600
+_TRIES: Final = 3
+
+
+class Walked:
+    """What the image is made of, walked: its key, its size, what is left out."""
+
+    def __init__(self, runtime: Runtime, *, root: bool) -> None:
+        self.bytes = 0
+        self.left_out: list[str] = []
+        self._readable_by_all = root
+        digest = hashlib.sha256()
+        for line in self._lines(runtime):
+            digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
+        self.key = digest.hexdigest()
+
+    def _lines(self, runtime: Runtime) -> Iterator[str]:
+        yield json.dumps([FORMAT, self._readable_by_all, os.geteuid() if os.geteuid() else 0])
+        for path, target in runtime.links:
+            yield json.dumps(["link", path, target])
+        for path in runtime.files:
+            yield from self._one(path, os.stat(path))
+        for path in runtime.trees:
+            yield from self._tree(path)
+
+    def _tree(self, path: str) -> Iterator[str]:
+        found = os.stat(path)
+        yield from self._one(path, found)
+        if path in self.left_out:
+            return
+        with os.scandir(path) as entries:
+            for entry in sorted(entries, key=lambda one: one.name):
+                if entry.is_dir(follow_symlinks=False):
+                    yield from self._tree(entry.path)
+                else:
+                    yield from self._one(entry.path, entry.stat(follow_symlinks=False))
+
+    def _one(self, path: str, found: os.stat_result) -> Iterator[str]:
+        kind = stat.S_IFMT(found.st_mode)
+        if not self._shown(path, found):
+            self.left_out.append(path)
+            yield json.dumps(["left out", path])
+            return
+        facts: list[object] = [path, found.st_mode]
+        if kind == stat.S_IFREG:
+            self.bytes += found.st_size
+            facts += [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+        elif kind == stat.S_IFLNK:
+            facts.append(os.readlink(path))
+        yield json.dumps(facts)
+
+    def _shown(self, path: str, found: os.stat_result) -> bool:
+        kind = stat.S_IFMT(found.st_mode)
+        if kind == stat.S_IFLNK:
+            return True
+        if kind not in (stat.S_IFREG, stat.S_IFDIR):
+            return False
+        wanted = os.R_OK if kind == stat.S_IFREG else os.R_OK | os.X_OK
+        if self._readable_by_all:
+            return found.st_mode & wanted == wanted
+        return os.access(path, wanted)
+
+
+def ready(plan: Plan, host: Host) -> Stored:
+    """The root image for a plan: found, or built now. Raises `IsolationRefused`."""
+    runtime = contents.of(plan, host)
+    walked = _walked(runtime, host)
+    for _ in range(_TRIES):
+        name = f"root-{walked.key[:32]}"
+        found = cache.find(name)
+        if found is not None:
+            os.utime(found.path)
+            return found
+        need("mkfs.erofs", "erofs-utils")
+        with cache.building() as folder:
+            found = cache.find(name)
+            if found is not None:
+                return found
+            made = cache.aside(folder)
+            _make(runtime, walked, host, made)
+            again = _walked(runtime, host)
+            if again.key == walked.key:
+                facts = {"bytes": walked.bytes, "key": walked.key}
+                stored = cache.keep(folder, name, made, facts)
+                cache.keep_few(folder, "root-*", KEPT)
+                return stored
+            made.unlink()
+            walked = again
+    raise IsolationRefused("the runtime kept changing while its image was made", "start it again")
+
+
+def _walked(runtime: Runtime, host: Host) -> Walked:
+    try:
+        walked = Walked(runtime, root=host.root)
+    except OSError as error:
+        raise IsolationRefused(f"the runtime could not be read: {shown(str(error))}") from error
+    if walked.bytes > MAX_BYTES:
+        raise IsolationRefused(
+            f"the program's runtime has {walked.bytes >> 20} MiB, and an image at most "
+            f"{MAX_BYTES >> 20}",
+            "list fewer programs (a shell brings all of /usr/lib along), or --isolation namespace",
+        )
+    return walked
+
+
+def _make(runtime: Runtime, walked: Walked, host: Host, made: Path) -> None:
+    owner = "0" if host.root else str(RUN_ID)
+    command = [*_stage(runtime, host, made.parent), "--", need("mkfs.erofs", "erofs-utils")]
+    command += ["--quiet", "-T0", f"-U{_UUID}", "-x-1", f"--force-uid={owner}"]
+    command += [f"--force-gid={owner}"]
+    command += [f"--exclude-path={path.lstrip('/')}" for path in walked.left_out]
+    command += [f"{_OUT}/{made.name}", _STAGE]
+    try:
+        done = subprocess.run(
+            command, env={}, capture_output=True, timeout=_SECONDS, check=False, close_fds=True
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise IsolationRefused(f"the root image was not made: {shown(str(error))}") from error
+    if done.returncode:
+        made.unlink(missing_ok=True)
+        said = shown((done.stderr or done.stdout).strip()[-500:])
+        full = "No space left" in said
+        raise IsolationRefused(
+            f"mkfs.erofs failed: {said or 'it said nothing'}",
+            f"make room in {shown(str(made.parent))}" if full else "",
+        )
+
+
+def _stage(runtime: Runtime, host: Host, out: Path) -> list[str]:
+    """bubblewrap's arguments: the files as they will lie in the image, below a folder of its own."""
+    command = [host.bwrap, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
+    command += ["--die-with-parent", "--cap-drop", "ALL"]
+    if host.root:
+        command += ["--cap-add", "CAP_DAC_READ_SEARCH"]
+    else:
+        command += ["--unshare-user"]
+    command += ["--ro-bind", "/", "/", "--perms", "0755", "--tmpfs", "/tmp"]  # noqa: S108
+    folders = {_STAGE, *(_STAGE + path for path in _FOLDERS)}
+    paths = [*runtime.trees, *runtime.files, *(path for path, _ in runtime.links)]
+    for path in paths:
+        parent = os.path.dirname(_STAGE + path)
+        while parent not in folders:
+            folders.add(parent)
+            parent = os.path.dirname(parent)
+    inner = {_STAGE + tree for tree in runtime.trees}
+    for folder in sorted(folders, key=lambda one: (len(one), one)):
+        if not any(folder == tree or folder.startswith(tree + "/") for tree in inner):
+            command += ["--perms", "0755", "--dir", folder]
+    for path in sorted([*runtime.trees, *runtime.files], key=lambda one: (len(one), one)):
+        command += ["--ro-bind", path, _STAGE + path]
+    for path, target in runtime.links:
+        command += ["--symlink", target, _STAGE + path]
+    return [*command, "--bind", str(out), _OUT]

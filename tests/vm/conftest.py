@@ -1,0 +1,91 @@
+"""One house for each tier, and the images that all tests boot.
+
+Machines are emulated here: a start takes seconds, on a busy computer many. So deadlines are long, the
+tests are few, and the interpreter is the plain one, whose image is small.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from authority.gate.client import GateError, ensure
+from authority.isolation import IsolationRefused, SandboxSpec, probe
+from authority.vm import Images, images
+from gate import lab as gate_lab
+from gate.lab import OPEN, Lab, Ran, lab_at
+
+SECONDS = 150.0
+DEADLINE = 400
+PYTHON = os.path.realpath(sys.executable)
+TIERS = ("namespace", "vm")
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(gate_lab, "SECONDS", SECONDS)
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"the test took longer than {DEADLINE} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(DEADLINE)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="session")
+def built() -> Images:
+    """Images for a plain Python; what is missing to build them skips what needs a machine."""
+    spec = SandboxSpec((PYTHON, "-c", "pass"), "/", memory=128 << 20)
+    try:
+        return images(spec, probe(), emulate=True)
+    except IsolationRefused as error:
+        pytest.skip(f"no machine here: {error}")
+
+
+@dataclass
+class House:
+    """A lab whose runs live in one tier."""
+
+    tier: str
+    lab: Lab
+
+    def start(self, program: str | Sequence[str], policy: str | Path = OPEN, **more: Any) -> Ran:
+        ensure(self.lab.directory)
+        argv = [PYTHON, "-c", program] if isinstance(program, str) else list(program)
+        body = self.lab.body(argv, policy)
+        body |= {"isolation": self.tier, "emulate": self.tier == "vm", **more}
+        return Ran(self.lab, "/v1/runs", body)
+
+    def run(self, program: str | Sequence[str], policy: str | Path = OPEN, **more: Any) -> Ran:
+        """Without standard input, to its end."""
+        ran = self.start(program, policy, **more).started()
+        try:
+            self.lab.input(ran, b"", eof=True)
+        except GateError:
+            assert ran.events[-1]["event"] == "end"  # it had ended by itself
+        return ran.end()
+
+
+@pytest.fixture(scope="module", params=TIERS)
+def house(request: pytest.FixtureRequest) -> Iterator[House]:
+    if request.param == "vm":
+        request.getfixturevalue("built")
+    with lab_at() as lab:
+        yield House(request.param, lab)
+
+
+@pytest.fixture(scope="module")
+def machines(built: Images) -> Iterator[House]:
+    """Machines alone."""
+    with lab_at() as lab:
+        yield House("vm", lab)

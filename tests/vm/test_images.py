@@ -1,0 +1,219 @@
+"""Images: the same from the same files, refused when they were changed, never half there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from authority.isolation import Host, IsolationRefused, Plan, SandboxSpec, plan, probe
+from authority.vm import Images, architectures, cache, contents, kernel, root
+
+pytestmark = pytest.mark.usefixtures("folder")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for images, and nothing held in memory."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "_held", {})
+    return cache.folder()
+
+
+@pytest.fixture(scope="module")
+def small(built: Images) -> Iterator[tuple[Plan, Host, Path]]:
+    """A plan that shows a small program, started by everybody, and the folder that it lies in."""
+    place = Path("/var/tmp") / f"authority-image-test-{os.getpid()}"
+    place.mkdir(mode=0o755)
+    shutil.copy("/bin/true", place / "true")
+    (place / "true").chmod(0o755)
+    host = probe()
+    yield plan(SandboxSpec((str(place / "true"),), str(place)), host), host, place
+    shutil.rmtree(place)
+
+
+def kept(digest: str = "") -> cache.Stored:
+    with cache.building() as where:
+        made = cache.aside(where)
+        made.write_bytes(b"an image" * 1000)
+        return cache.keep(where, "image", made, {"of": digest})
+
+
+def test_an_image_is_found_and_loaded_as_it_was_made() -> None:
+    stored = kept("x")
+    assert cache.find("image") == stored
+    held = cache.load(stored)
+    assert held.digest == hashlib.sha256(b"an image" * 1000).hexdigest() == stored.digest
+    assert os.pread(held.fd, 8, 0) == b"an image"
+    with pytest.raises(PermissionError):
+        os.pwrite(held.fd, b"X", 0)
+
+
+@pytest.mark.parametrize("change", ["a byte", "longer", "shorter", "the record"])
+def test_what_was_changed_is_refused(change: str) -> None:
+    stored = kept()
+    stored.path.chmod(0o600)
+    data = bytearray(stored.path.read_bytes())
+    if change == "a byte":
+        data[4321] ^= 1
+    elif change == "longer":
+        data += b"x"
+    elif change == "shorter":
+        del data[-1]
+    stored.path.write_bytes(data)
+    if change == "the record":
+        record = stored.path.with_name("image.json")
+        record.chmod(0o600)
+        record.write_text(record.read_text().replace(stored.digest, "0" * 64))
+    found = cache.find("image")
+    assert found is not None
+    with pytest.raises(IsolationRefused, match="not what was built"):
+        cache.load(found)
+
+
+def test_a_large_image_is_compared_before_each_boot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "MOST_IN_MEMORY", 100)
+    stored = kept()
+    assert cache.load(stored).digest == stored.digest
+    assert cache.load(stored).digest == stored.digest
+    stored.path.chmod(0o600)
+    stored.path.write_bytes(b"An image" * 1000)
+    with pytest.raises(IsolationRefused, match="not what was built"):
+        cache.load(stored)
+
+
+def test_a_sparse_image_has_a_digest_over_what_it_holds() -> None:
+    fd = cache.memory_file()
+    os.ftruncate(fd, 256 << 20)
+    os.pwrite(fd, b"here", 100 << 20)
+    with cache.building() as where:
+        made = cache.aside(where)
+        cache.store(fd, made)
+        stored = cache.keep(where, "memory", made, {}, sparse=True)
+    assert stored.path.stat().st_blocks * 512 < 4 << 20
+    held = cache.load(stored)
+    assert os.pread(held.fd, 4, 100 << 20) == b"here"
+    stored.path.chmod(0o600)
+    with open(stored.path, "r+b") as file:
+        file.seek(200 << 20)
+        file.write(b"there")
+    cache._held.clear()
+    with pytest.raises(IsolationRefused, match="not what was built"):
+        cache.load(stored)
+
+
+def interrupted_build() -> None:
+    with cache.building() as where:
+        cache.aside(where).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+
+def test_there_is_no_half_image(folder: Path) -> None:
+    kept("first")
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_build()
+    found = cache.find("image")
+    assert found is not None
+    assert found.facts == {"of": "first"}
+    # A process that dies between the two renames leaves a file without a record.
+    (folder / "image.json").unlink()
+    assert cache.find("image") is None
+    with cache.building():
+        assert list(folder.glob(".new-*")) == []
+
+
+def test_a_folder_that_others_may_change_is_refused(folder: Path) -> None:
+    folder.chmod(0o770)
+    with pytest.raises(IsolationRefused, match="not yours alone"):
+        cache.find("image")
+    folder.chmod(0o700)
+    assert cache.find("image") is None
+
+
+def test_the_same_files_give_the_same_image(
+    small: tuple[Plan, Host, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned, host, place = small
+    first = root.ready(planned, host)
+    assert root.ready(planned, host) == first
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    os.utime(place / "true", (1, 1))  # another time, another number: the same content
+    shutil.copy(place / "true", place / "copy")
+    os.replace(place / "copy", place / "true")
+    (place / "true").chmod(0o755)
+    second = root.ready(planned, host)
+    assert second.path.name != first.path.name
+    assert second.digest == first.digest
+    with open(place / "true", "ab") as file:
+        file.write(b"x")
+    assert root.ready(planned, host).digest != first.digest
+
+
+def test_an_image_holds_what_is_shown_and_nothing_else(small: tuple[Plan, Host, Path]) -> None:
+    planned, host, place = small
+    (place / "secret").write_text("not for the run")
+    found = contents.of(planned, host)
+    assert str(place / "true") in found.files
+    assert str(place) not in found.trees
+    assert "/usr/lib" not in found.trees
+    assert not any("secret" in path for path in found.files)
+    loaders = [path for path in found.files if "/ld-linux" in path]
+    assert loaders
+
+
+def test_init_is_compiled_to_the_same_bytes(tmp_path: Path) -> None:
+    made = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        made.append(kernel._compiled(tmp_path / name))
+    assert made[0] == made[1]
+    archive = kernel._initramfs(made[0], [("a.ko", b"abc")])
+    assert archive == kernel._initramfs(made[1], [("a.ko", b"abc")])
+    done = subprocess.run(
+        ["cpio", "-it", "--quiet"], input=archive, capture_output=True, check=True
+    )
+    assert done.stdout.split() == [b"dev", b"root", b"init", b"modules", b"a.ko"]
+
+
+def test_a_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "_TOOLS", "/nowhere")
+    with pytest.raises(IsolationRefused, match="gcc is not installed") as refused:
+        kernel.build(architectures.of(probe().architecture))
+    assert "apt-get install -y gcc" in refused.value.fix
+
+
+FULL = """
+import sys
+from authority.isolation import IsolationRefused
+from authority.vm import cache
+try:
+    with cache.building() as where:
+        made = cache.aside(where)
+        made.write_bytes(bytes(8 << 20))
+except IsolationRefused as refused:
+    print(refused.reason, "|", refused.fix)
+with cache.building() as where:
+    print(sorted(path.name for path in where.iterdir()))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small disk takes root to mount")
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    mounted = f"mount -t tmpfs -o size=2m tmpfs {tmp_path} && exec {sys.executable} -c '{FULL}'"
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mounted],
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unshare failed" in done.stderr:
+        pytest.skip("no mounts here")
+    assert "No space left on device | make room in" in done.stdout, done
+    assert done.stdout.splitlines()[-1] == "['lock']"
