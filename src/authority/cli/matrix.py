@@ -25,10 +25,19 @@ def main(arguments: Sequence[str]) -> int:
         "--against", action="append", metavar="NAME", default=[],
         help="attack another sandbox instead (repeatable; 'all', or a wrong name for the list)",
     )  # fmt: skip
+    made.add_argument(
+        "--isolation", choices=("namespace", "vm"), default="namespace",
+        help="where the attacked runs live",
+    )  # fmt: skip
+    made.add_argument("--emulate", action="store_true", help="with --isolation vm: without KVM")
     options = made.parse_args(arguments)
+    if options.emulate and options.isolation != "vm":
+        made.error("--emulate belongs to --isolation vm")
     if options.against:
+        if options.isolation != "namespace":
+            made.error("--against compares name spaces")
         return _against(options.against, as_json=options.json)
-    return _thirteen(as_json=options.json)
+    return _thirteen(options.isolation, emulate=options.emulate, as_json=options.json)
 
 
 def _progress(name: str, result: Result | None) -> None:
@@ -41,10 +50,11 @@ def _progress(name: str, result: Result | None) -> None:
     sys.stderr.flush()
 
 
-def _thirteen(*, as_json: bool) -> int:
+def _thirteen(isolation: str, *, emulate: bool, as_json: bool) -> int:
+    from authority.matrix.live import House
     from authority.matrix.runner import perform
 
-    results = perform(_progress)
+    results = perform(_progress, house=House(isolation, emulate))
     if as_json:
         print_json([result.to_json() for result in results])
     else:

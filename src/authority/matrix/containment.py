@@ -24,6 +24,8 @@ WITH_NETWORK = POLICY + '[network]\nallow = ["example.com:443"]\n'
 LISTED = "/bin/echo"
 WITH_PROGRAM = POLICY + f'[process]\nexec = ["{LISTED}"]\n'
 
+HYPERVISOR = "qemu-system-x86"
+"""What the host calls a machine's process, in the 15 characters that it keeps."""
 LOOPBACK_ONLY = frozenset({"socket INET STREAM", "socket INET6 STREAM", "socket INET DGRAM"})
 """With a network section these exist, in a namespace that holds `lo` alone."""
 LOADER = "ld.so FILE"
@@ -121,11 +123,24 @@ def namespace_escape(live: Live) -> Result:
     given = {"word": word, "secret": str(secret), "host_net": own}
     by_root = os.geteuid() == 0
     inside, plain = seen.Seen(f"in-{word[:12]}"), seen.Seen(f"out-{word[:11]}")
-    ran = live.run("leave_namespaces", {**given, "mark": inside.mark}, watch=inside.wait)
+    mark = inside.mark
+    hidden: list[Attempt] = []
+    if live.house.machine:
+        # The host sees no process of the run, and the hypervisor in its place.
+        inside = seen.Seen(HYPERVISOR, live.pid)
+
+    def watch() -> None:
+        inside.wait()
+        if live.house.machine:
+            there = seen.find(mark)
+            hidden.append(Attempt("be a process of the host", bool(there), f"{len(there)} seen"))
+
+    ran = live.run("leave_namespaces", {**given, "mark": mark}, watch=watch)
     control = from_lines(
         outside("leave_namespaces", {**given, "mark": plain.mark}, watch=plain.wait)
     )
     attempts = from_lines(ran.said) + seen.judged(inside, by_root=by_root, own_network=own)
+    attempts += hidden
     wanted = [
         "the host's network namespace", "unshare NEWUSER", "clone NEWUSER+NEWNET",
         "read the secret by /proc/self/root", "read the secret by climbing",

@@ -53,6 +53,30 @@ wall_time = "2m"
 """
 
 
+@dataclass(frozen=True)
+class House:
+    """Where the attacked runs live. An emulated machine takes its time."""
+
+    isolation: str = "namespace"
+    emulate: bool = False
+
+    @property
+    def machine(self) -> bool:
+        return self.isolation == "vm"
+
+    @property
+    def seconds(self) -> float:
+        return RUN_SECONDS * (10 if self.emulate else 1)
+
+    @property
+    def python(self) -> str:
+        """For a machine the plain one: its image is small."""
+        return os.path.realpath(sys.executable) if self.machine else sys.executable
+
+
+NAMESPACES = House()
+
+
 @dataclass
 class Ran:
     """A contained run: its end event, and the JSON lines that the program printed."""
@@ -71,8 +95,9 @@ class Ran:
 class Live:
     """One gate on a temporary state directory, and a workspace for programs."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, house: House = NAMESPACES) -> None:
         self.root = root
+        self.house = house
         self.workspace = root / "work"
         self._policies = 0
         for name in ("data", "out"):
@@ -87,6 +112,7 @@ class Live:
         made = cls.__new__(cls)
         made.root, made.workspace, made.programs = other.root, other.workspace, other.programs
         made._policies = other._policies
+        made.house = other.house
         made.directory = directory
         return made
 
@@ -102,7 +128,8 @@ class Live:
         """The body of a call that starts a run under `policy` (TOML text)."""
         self._policies += 1
         path = self.file(f"policy-{self._policies}.toml", policy)
-        return start_request(path, program, str(self.workspace))
+        asked = {"isolation": self.house.isolation, "emulate": self.house.emulate}
+        return start_request(path, program, str(self.workspace)) | asked
 
     def run(
         self,
@@ -115,7 +142,7 @@ class Live:
         """Run one of the attacking programs inside. `watch` is called once while it runs, from
         another thread; when it returns, the program's standard input is closed."""
         path = self.programs / f"{program}.py"
-        return self.run_argv([sys.executable, str(path), json.dumps(given)], policy, watch)
+        return self.run_argv([self.house.python, str(path), json.dumps(given)], policy, watch)
 
     def run_argv(
         self, argv: Sequence[str], policy: str, watch: Callable[[], None] | None = None
@@ -191,17 +218,22 @@ class Live:
                 raise GateError("the gate does not stop")
             time.sleep(0.02)
 
+    def pid(self) -> int:
+        """The gate's process; 0 when there was none yet."""
+        starts = [e for e in self.entries() if e["kind"] == "gate.start"]
+        return int(starts[-1]["identity"]["pid"]) if starts else 0
+
     def kill(self) -> None:
         """End a gate that no longer answers."""
-        starts = [e for e in self.entries() if e["kind"] == "gate.start"]
-        if starts and is_locked(str(self.directory.log / LOCK)):
+        pid = self.pid()
+        if pid and is_locked(str(self.directory.log / LOCK)):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(starts[-1]["identity"]["pid"]), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
 
     @contextmanager
-    def deadline(self, seconds: float = RUN_SECONDS) -> Iterator[None]:
+    def deadline(self, seconds: float = 0.0) -> Iterator[None]:
         """Kill the gate if the block takes longer: whoever waits for it then gets an error."""
-        timer = threading.Timer(seconds, self.kill)
+        timer = threading.Timer(seconds or self.house.seconds, self.kill)
         timer.daemon = True
         timer.start()
         try:
@@ -232,13 +264,13 @@ class Attached:
 
 
 @contextmanager
-def live() -> Iterator[Live]:
+def live(house: House = NAMESPACES) -> Iterator[Live]:
     """A live gate, gone at the end."""
     root = Path(os.path.realpath(tempfile.mkdtemp(prefix="authority-matrix-")))
     root.chmod(0o755)
     made: Live | None = None
     try:
-        made = Live(root)
+        made = Live(root, house)
         yield made
     finally:
         try:

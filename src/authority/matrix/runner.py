@@ -18,7 +18,7 @@ from authority.matrix import (
     log_attacks,
     sync_attacks,
 )
-from authority.matrix.live import Live, live
+from authority.matrix.live import NAMESPACES, House, Live, live
 from authority.matrix.verdict import Result, Row
 
 Progress = Callable[[str, Result | None], None]
@@ -63,19 +63,21 @@ PREPARE = {log_attacks.FLIP.name: log_attacks.prepare}
 
 
 def perform(
-    progress: Progress | None = None, groups: Sequence[Sequence[Step]] = GROUPS
+    progress: Progress | None = None,
+    groups: Sequence[Sequence[Step]] = GROUPS,
+    house: House = NAMESPACES,
 ) -> list[Result]:
     """Do them all; a result each, whatever happens. Takes some twenty seconds."""
     results: list[Result] = []
     for group in groups:
-        results += _group(group, progress or (lambda _name, _result: None))
+        results += _group(group, progress or (lambda _name, _result: None), house)
     return results
 
 
-def _group(group: Sequence[Step], progress: Progress) -> list[Result]:
+def _group(group: Sequence[Step], progress: Progress, house: House) -> list[Result]:
     results: list[Result] = []
     try:
-        with live() as gate:
+        with live(house) as gate:
             prepare = PREPARE.get(group[0][0].name)
             if prepare is not None:
                 with gate.deadline():

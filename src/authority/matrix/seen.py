@@ -10,10 +10,11 @@ import os
 import pwd
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from authority.isolation.processes import tree
 from authority.matrix.verdict import Attempt
 
 FIND_SECONDS = 10.0
@@ -33,10 +34,10 @@ class Process:
     network: str
 
 
-def find(mark: str) -> list[Process]:
-    """The processes that are named `mark` (15 characters at most)."""
+def find(mark: str, below: int = 0) -> list[Process]:
+    """The processes that are named `mark` (15 characters at most), all or those below one."""
     found = []
-    for name in os.listdir("/proc"):
+    for name in map(str, tree(below)) if below else os.listdir("/proc"):
         if not name.isdigit():
             continue
         with contextlib.suppress(OSError, KeyError, ValueError):  # it ended meanwhile
@@ -73,11 +74,12 @@ class Seen:
     """All processes that were seen, by pid: the last look at each."""
 
     mark: str
+    below: Callable[[], int] = lambda: 0
     processes: dict[int, Process] = field(default_factory=dict)
 
     def look(self) -> bool:
         """One look; whether anything was there."""
-        found = find(self.mark)
+        found = find(self.mark, self.below())
         self.processes.update({p.pid: p for p in found})
         return bool(found)
 

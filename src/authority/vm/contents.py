@@ -7,8 +7,9 @@ Rules
   that they name in turn, what the plan wants executed, Python's own folders, and a few that the C
   library opens by itself. What a program opens there by name alone is missing, as it would be on a
   smaller machine.
-- Where the policy lists programs nobody can say what they will need: then the folders are in the
-  image as a whole, and if that is too large the start is refused.
+- Where the run is shown all of the system's data (a shell or something that builds is listed) nobody
+  can say what it will need: then the folders are in the image as a whole, and if that is too large
+  the start is refused.
 - bubblewrap is in the image beside the run's own files; it lays the run out inside, as it does on a
   host, and the run does not see it.
 """
@@ -36,6 +37,8 @@ _ALWAYS: Final = (
     *("/usr/lib/*-linux-gnu/ossl-modules", "/usr/lib/*-linux-gnu/engines-3"),
     *("/usr/lib64/libgcc_s.so.1", "/usr/lib64/libnss_*.so.2", "/usr/lib64/ossl-modules"),
 )
+_ALL_DATA: Final = "/usr/share"
+"""Shown as a whole where all of the system's data is: for a shell, a compiler, a build."""
 _PYTHON: Final = re.compile(r"python(\d+(\.\d+)?)?t?")
 _LIBRARY: Final = re.compile(r".*\.so(\.\d+)*")
 _NODE: Final = ("/usr/lib/node_modules", "/usr/lib/nodejs")
@@ -44,7 +47,7 @@ _NODE: Final = ("/usr/lib/node_modules", "/usr/lib/nodejs")
 def of(plan: Plan, host: Host) -> Runtime:
     """Folders and files of the image, and its links, without overlaps. Raises `IsolationRefused`."""
     runtime = plan.runtime
-    whole = bool(plan.spec.exec_allowed)
+    whole = _ALL_DATA in runtime.trees
     view = View(cwd="/", home="/", root=False)
     view.links = dict(runtime.links)
     for tree in runtime.trees:
@@ -102,7 +105,7 @@ def _used(view: View, plan: Plan, runtime: Runtime) -> None:
 def _libraries(view: View, architecture: str) -> None:
     """The libraries that compiled modules name, wherever in the shown folders they lie."""
     seen: set[str] = set()
-    for module in _modules(list(view.trees)):
+    for module in [*view.files, *_modules(list(view.trees))]:
         try:
             found = elf.read(module)
         except (elf.ElfError, OSError, ValueError):

@@ -140,7 +140,7 @@ def _walked(runtime: Runtime, host: Host) -> Walked:
         raise IsolationRefused(
             f"the program's runtime has {walked.bytes >> 20} MiB, and an image at most "
             f"{MAX_BYTES >> 20}",
-            "list fewer programs (a shell brings all of /usr/lib along), or --isolation namespace",
+            "list no shell or compiler (they bring all of /usr/lib along), or --isolation namespace",
         )
     return walked
 
