@@ -93,6 +93,7 @@ def _machine(host: Host) -> list[Row]:
         found = jail.qemu(architecture)
         base = kernel.find(architecture)
         roots = len(list(cache.folder().glob("root-*.json")))
+        states = len(list(cache.folder().glob("template-*.state.json")))
     except IsolationRefused as error:
         return [("hypervisor", "weaker", error.reason, error.fix)]
     rows: list[Row] = [("hypervisor", "ok", found, "")]
@@ -100,6 +101,8 @@ def _machine(host: Host) -> list[Row]:
         image = ("machine image", "weaker", "not built", "authority image build")
         return [*rows, image]
     rows.append(("machine image", "ok", f"Linux {base.version}, {roots} root images", ""))
+    kept = f"{states} kept; a run without one boots first" if states else "none yet"
+    rows.append(("saved states", "ok", kept, ""))
     known = acceleration.known(architecture, base)
     if known:
         rows.append(("acceleration", "ok", "KVM boots a guest", ""))

@@ -86,6 +86,6 @@ async def begin(
     return await start(chosen.plan, channel=channel, calls=calls)
 
 
-def as_seen(host: Host, house: House) -> Host:
+def as_seen(host: Host, *, machine: bool) -> Host:
     """The host as far as files are concerned: a machine brings FUSE along."""
-    return host if house.images is None else dataclasses.replace(host, fuse_problem=("", ""))
+    return dataclasses.replace(host, fuse_problem=("", "")) if machine else host

@@ -208,11 +208,11 @@ class Runs:
                 "'authority resume --reason ...' comes first",
             )
 
-    def _reach(self, spec: Start, *, served: bool) -> Reach:
+    def _reach(self, spec: Start, *, served: bool, machine: bool) -> Reach:
         return reach(
             spec.policy,
             spec.cwd,
-            houses.as_seen(self._host, spec.house),
+            houses.as_seen(self._host, machine=machine),
             self._home(spec.policy.process.home),
             served=served,
             asked=spec.files,
@@ -221,7 +221,11 @@ class Runs:
 
     async def housed(self, spec: Start) -> Start:
         """The same with a place to live, found or built now. Raises `IsolationRefused`."""
-        sketch = sketch_of(spec, self._reach(spec, served=True), self._forbidden)
+        sketch = sketch_of(
+            spec,
+            self._reach(spec, served=True, machine=spec.isolation != "namespace"),
+            self._forbidden,
+        )
         house = await houses.choose(spec.isolation, sketch, self._host, emulate=spec.emulate)
         return replace(spec, house=house)
 
@@ -234,7 +238,8 @@ class Runs:
         run.seed = spec.seed or seed_of(spec.environment)
         ends = self._endpoints(run)
         given = Given(spec, ends.keyring.environment)
-        reached = self._reach(spec, served=ends.answers_mounts)
+        machine = spec.house.images is not None
+        reached = self._reach(spec, served=ends.answers_mounts, machine=machine)
         if spec.dry and reached.way != "mount":
             raise StartRefused(
                 "a dry run keeps what its mounts are told to write, and this run has no mounts",
