@@ -3,8 +3,8 @@
 Rules
 - `/dev/kvm` can be there, and open, and still not run a kernel. So the answer is a guest that has
   come as far as waiting for its order.
-- The answer is kept for this host's kernel, this guest kernel and this QEMU; anything else asks
-  again.
+- The answer is kept for this host's kernel, this guest kernel, this QEMU and the device's
+  permissions; anything else asks again.
 - Who only wants to know what is known (`auto`, `doctor`) asks `known`, which boots nothing.
 """
 
@@ -50,8 +50,9 @@ def obstacle() -> str:
 
 
 def _name(base: Base, program: str) -> str:
-    found = os.stat(program)
+    found, device = os.stat(program), os.stat(jail.KVM)
     text = f"{platform.release()} {base.kernel.digest} {base.initramfs.digest} {found.st_mtime_ns}"
+    text += f" {device.st_mode} {device.st_uid} {device.st_gid} {os.geteuid()}"
     return f"acceleration-{hashlib.sha256(text.encode()).hexdigest()[:32]}.known"
 
 

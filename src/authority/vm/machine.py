@@ -125,7 +125,7 @@ class Machine:
         """Gives back what the run held; the hypervisor is dead, and with it the guest."""
         self._kill_all()
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._outer, 0)
+            os.waitpid(self._outer, 0)  # bubblewrap ends when it has seen the hypervisor's end
         for fd in (self._outer_fd, self._pid_fd, self._diagnostics):
             if fd >= 0:
                 os.close(fd)
@@ -139,12 +139,11 @@ class Machine:
             leftovers.take(self._group)
 
     def _kill_all(self) -> None:
-        if self._pid_fd >= 0:
+        """The hypervisor, whose end bubblewrap waits for; bubblewrap, while there is none yet."""
+        fd = self._pid_fd if self._pid_fd >= 0 else self._outer_fd
+        if fd >= 0:
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pid_fd, signal.SIGKILL)
-        if self._outer_fd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._outer_fd, signal.SIGKILL)
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
 
     def _abandon(self) -> None:
         """A start that failed: nothing may be left of it."""

@@ -1,0 +1,128 @@
+"""The hypervisor in its jail, stopped, continued, killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+
+from authority import protocol
+from authority.isolation import processes
+from authority.matrix.seen import find
+from authority.vm import Images
+from gate.lab import OPEN, wait_for
+
+from .conftest import House
+from .guest import booted, order
+
+
+def test_the_hypervisor_holds_nothing(built: Images) -> None:
+    async def act() -> None:
+        machine, ours = await booted(built)
+        try:
+            status = processes.status(machine.pid)
+            assert status["CapEff"] == status["CapPrm"] == status["CapBnd"] == "0" * 16 or (
+                os.geteuid() != 0 and status["CapEff"] == status["CapPrm"] == "0" * 16
+            )
+            assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
+            assert machine.host_ids() == {machine.uid}
+            assert machine.uid == os.geteuid() if os.geteuid() else machine.uid >= 1_900_000_000
+            if not os.geteuid():
+                assert status["Groups"] == ""
+            for space in ("net", "mnt", "pid", "ipc", "uts"):
+                assert os.readlink(f"/proc/{machine.pid}/ns/{space}") != os.readlink(
+                    f"/proc/self/ns/{space}"
+                )
+            assert set(os.listdir(f"/proc/{machine.pid}/root")) <= {
+                *("usr", "lib", "lib64", "lib32", "dev", "proc"),
+            }
+            assert set(os.listdir(f"/proc/{machine.pid}/root/usr/bin")) <= {
+                "qemu-system-x86_64", "setpriv",
+            }  # fmt: skip
+            names = {
+                os.readlink(f"/proc/{machine.pid}/fd/{fd}")
+                for fd in os.listdir(f"/proc/{machine.pid}/fd")
+            }
+            files = {name for name in names if name.startswith("/") and "/dev/" not in name}
+            assert {name for name in files if not name.startswith("/memfd:")} == set()
+            assert machine.usage()["memory"] > 0
+        finally:
+            machine.kill()
+            status_ = await machine.wait()
+            ours.close()
+        assert status_.killed
+        assert not os.path.exists(f"/proc/{machine.pid}")
+
+    asyncio.run(act())
+
+
+def test_a_frozen_machine_stands_still_and_goes_on(built: Images) -> None:
+    program = "import time\nfor n in range(10000): tell({'n': n}); time.sleep(0.05)"
+
+    async def act() -> None:
+        machine, ours = await booted(built)
+        loop = asyncio.get_running_loop()
+        decoder = protocol.FrameDecoder()
+
+        async def heard(seconds: float) -> list[int]:
+            found: list[int] = []
+            try:
+                async with asyncio.timeout(seconds):
+                    while True:
+                        data = await loop.sock_recv(ours, 65536)
+                        for _, payload in decoder.feed(data):
+                            message = protocol.decode_control(payload)
+                            if isinstance(message, protocol.Output):
+                                found.append(json.loads(message.data)["n"])
+                                if seconds > 10:
+                                    return found
+            except TimeoutError:
+                return found
+
+        try:
+            await loop.sock_sendall(
+                ours, protocol.encode_frame(0, protocol.encode_control(order(program)))
+            )
+            assert await heard(150)
+            assert await machine.freeze()
+            await heard(0.5)  # what was on its way
+            assert await heard(1.0) == []
+            machine.thaw()
+            assert await heard(60)
+        finally:
+            machine.kill()
+            await machine.wait()
+            ours.close()
+
+    asyncio.run(act())
+
+
+def test_a_killed_hypervisor_ends_the_run_and_its_entry_says_so(machines: House) -> None:
+    ran = machines.start("print('up', flush=True); import time; time.sleep(600)", OPEN).started()
+    ran.said("up")
+    (hypervisor,) = find("qemu-system-x86", machines.lab.pid())
+    os.kill(hypervisor.pid, signal.SIGKILL)
+    ran.end()
+    assert (ran.summary["code"], ran.summary["reason"]) == (137, "killed")
+    (entry,) = machines.lab.log(kind="run.end", run=ran.run)
+    assert entry["reason"] == "killed"
+    wait_for(lambda: not find("qemu-system-x86", machines.lab.pid()))
+
+
+def test_a_halt_ends_a_machine(machines: House) -> None:
+    ran = machines.start("print('up', flush=True); import time; time.sleep(600)", OPEN).started()
+    ran.said("up")
+    machines.lab.admin("POST", "/v1/halt", {"reason": "test"})
+    ran.end()
+    assert ran.summary["reason"] == "halted"
+    assert not find("qemu-system-x86", machines.lab.pid())
+    machines.lab.resume()
+
+
+def test_what_a_machine_can_not_have_is_refused(machines: House) -> None:
+    bound = OPEN.replace("[filesystem]", '[filesystem]\nfiles = "bind"')
+    ran = machines.start("pass", bound)
+    wait_for(lambda: ran.error or ran.events)
+    assert "no shared folder" in str(ran.error or ran.events[0])
+    assert not find("qemu-system-x86", machines.lab.pid())
