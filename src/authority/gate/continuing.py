@@ -104,6 +104,10 @@ def started(spec: Start, recording: Recording, store: ContentStore, upto: int) -
                 f"entry {asked.seq} ({asked.verdict.effect}) did not come through the channel",
                 "such a run can be replayed, but not gone on with after that entry",
             )
+    if any(asked.verdict.handle and asked.seq <= upto for asked in recording.requests()):
+        raise ReplayRefused(
+            "it held handles, and those ended with it", "go on before its first handle"
+        )
     if start.parent or start.terminal:
         raise ReplayRefused("a child, or a run at a terminal, can't be gone on with")
     values = dict(spec.policy.process.env)

@@ -8,7 +8,7 @@ from authority.kernel.facts import Facts, Request
 
 
 class Now(Protocol):
-    """The request, its facts, and the canonical bytes of its arguments."""
+    """The request, its facts, its arguments as canonical bytes, and whether it waits for a person."""
 
     request: Request
     facts: Facts
