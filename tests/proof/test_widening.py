@@ -184,3 +184,36 @@ def test_two_hundred_rules_are_compared_in_seconds() -> None:
     assert list(widened(old, new)) == []
     assert list(widened(new, old))
     assert time.monotonic() - began < 10  # the target for one is 5 s; it takes less than one
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('effect = "write"', 'effect = "read"'),
+        ("", 'receives = ["mail"]'),
+        ("", 'fields = { "/x" = "trusted" }'),
+        ("", 'issues = { "/x" = ["tool:t id"] }'),
+        ('secret = ["mail"]', ""),
+        ('control = ["a"]', ""),
+    ],
+)
+def test_a_tool_that_is_taken_at_its_word_is_wider(old: str, new: str) -> None:
+    base = '[tools.t]\ncommand = ["t"]\ncontent = ["b"]\n'
+    one, other = made(base + old), made(base + new)
+    assert list(widened(one, other))
+    assert not list(widened(one, one))
+    assert not list(widened(other, one))
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        'approve = ["tool:t"]',
+        "compute = true",
+        'endorse = { n = { from = ["tool:t"], type = "bool", to = ["tool:t a"], bits = 1 } }',
+    ],
+)
+def test_more_for_untrusted_words_is_wider(added: str) -> None:
+    base = '[tools.t]\ncommand = ["t"]\n[labels]\n'
+    assert list(widened(made(base), made(base + added)))
+    assert not list(widened(made(base + added), made(base)))

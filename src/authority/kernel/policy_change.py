@@ -5,7 +5,8 @@ can't be seen to be narrower is listed. It is a difference for people; that noth
 what a proof says.
 
 Rules
-- Something added to a list that allows, or taken from a list that denies or asks, is wider.
+- Something added to a list that allows, or taken from a list that denies, asks or holds back (a tool's
+  control arguments, secrets), is wider.
 - A larger number, or one that was taken out, is wider; so is anything else that changed.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_DENYING = frozenset({"deny", "require"})
+_DENYING = frozenset({"deny", "require", "control", "secret"})
 _LIMITING = frozenset({"budgets", "limits"})
 
 
@@ -34,7 +35,9 @@ def _compare(path: str, old: Any, new: Any, found: list[str]) -> None:
         return
     if isinstance(old, list | None) and isinstance(new, list | None) and _plain(old, new):
         before, after = set(old or ()), set(new or ())
-        if name in _DENYING:
+        if name == "content" and old is None and not after:
+            found.append(f"{path}: [] (was not set)")
+        if name in _DENYING or path.startswith("labels.secrets."):
             found += [f"{path}: no longer {item!r}" for item in sorted(before - after)]
         else:
             found += [f"{path}: {item!r}" for item in sorted(after - before)]

@@ -39,9 +39,10 @@ from authority.proof.automata import (
 )
 from authority.proof.space import Cell, schemes_of
 
-_SETTLED = frozenset({"tool", "agent", "output", "dns", "sys"})
+_SETTLED = frozenset({"tool", "agent", "output", "dns", "sys", "handle", "room"})
 _TALK = frozenset({"msg.send", "msg.receive", "agent.wait", "mcp.serve"})
 _SYSTEM = frozenset({"sys.time", "sys.random", "sys.uuid"})
+_VALUES = frozenset({"value.reveal", "value.compute"})
 _MCP = frozenset({"mcp.list", "mcp.read", "mcp.prompt"})
 _SEEN = frozenset({"fs.look", "fs.show", "fs.mount"})
 _FILES = _SEEN | {"fs.read", "fs.list", "fs.stat", "fs.open", "fs.write", "fs.append", "fs.mkdir"}
@@ -51,6 +52,7 @@ _KNOWN = (
     _FILES
     | _TALK
     | _SYSTEM
+    | _VALUES
     | _MCP
     | MODEL_EFFECTS
     | {"http.request", "net.connect", "net.resolve", "tool.call", "agent.spawn", "output"}
@@ -127,6 +129,8 @@ class Encoded:
 
     def secret(self, name: str, cell: Cell) -> Formula:
         """Whether `Policy.secrets` holds the name."""
+        if cell.scheme == "tool":
+            return truth(name in self.policy.secrets(settled(cell)))
         return either(
             *(
                 self.find(layer.secrets[name], cell)
@@ -137,11 +141,15 @@ class Encoded:
 
     def releases(self, secret: str, cell: Cell) -> Formula:
         """`Policy.releases`."""
+        if cell.scheme == "tool":
+            rules = self.policy.tool_rules(settled(cell))
+            if rules is not None and secret in rules.receives:
+                return TRUE
         needed = []
         for layer in self.policy.layers:
-            rules = layer.release.get(secret)
-            if rules is not None:
-                needed.append(self.find(rules, cell))
+            released = layer.release.get(secret)
+            if released is not None:
+                needed.append(self.find(released, cell))
             elif secret in layer.secrets and not layer.inherits:
                 return FALSE
         return both(*needed) if needed else FALSE
@@ -160,7 +168,11 @@ class Encoded:
         if effect in ("mcp.list", "mcp.read"):
             return TRUE
         if cell.scheme in _SETTLED:
-            return truth(self.policy.content(effect, settled(cell), cell.verb) is not None)
+            place = settled(cell)
+            rules = self.policy.tool_rules(place) if effect == "tool.call" else None
+            content = self.policy.content(effect, place, cell.verb)
+            changes = rules is not None and rules.changes
+            return truth(content is not None and ("*" in content or not changes))
         return self._all_say(cell, lambda layer: layer.content)
 
     def lets_out(self, secret: str, effect: str, cell: Cell) -> Formula:
@@ -308,7 +320,7 @@ def lists(layer: Rules) -> Iterator[RuleList]:
     """Every list of rules of a policy file."""
     yield from (layer.read, layer.write, layer.deny, layer.http, layer.tunnel, layer.net_deny)
     yield from (layer.model_allow, layer.model_deny)
-    yield from (layer.content, layer.approvals, layer.trusted)
+    yield from (layer.content, layer.approvals, layer.trusted, layer.approve)
     yield from layer.secrets.values()
     yield from layer.release.values()
 

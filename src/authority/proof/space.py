@@ -44,12 +44,15 @@ FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     "model": ("model",),
     "mcp": ("mcp",),
     "sys": ("sys",),
+    "value": ("handle", "room"),
 }
 _SPECIAL: Final[dict[str, tuple[str, ...]]] = {
     "agent.spawn": ("agent",),
     "agent.wait": ("run",),
     "mcp.serve": ("run",),
     "net.connect": ("tcp",),
+    "value.reveal": ("handle",),
+    "value.compute": ("room",),
     "net.resolve": ("dns",),
 }
 
@@ -131,6 +134,9 @@ def cells(scheme: str, patterns: Iterable[Pattern], names: Iterable[str] = ()) -
         yield from (Cell(scheme, name=name) for name in ("stdout", "stderr"))
     elif scheme == "sys":
         yield from (Cell(scheme, name=name) for name in ("time", "random", "uuid"))
+    elif scheme in ("handle", "room"):
+        # No rule names one: all handles are alike, and there is one room.
+        yield Cell(scheme, name={"handle": "h1", "room": "python"}[scheme])
     elif scheme in ("tool", "agent"):
         yield from (Cell(scheme, name=name) for name in sorted(set(names)))
     else:

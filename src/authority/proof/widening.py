@@ -21,10 +21,13 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
+import msgspec
+
 from authority.kernel import flows
 from authority.kernel.policy import Policy
 from authority.kernel.requests import EFFECTS
 from authority.kernel.resources import Resource
+from authority.kernel.tool_rules import ToolRules
 from authority.proof.automata import FALSE, Formula, Undecided, both, either, negated
 from authority.proof.claims import in_scope, is_in_scope, prover_for, takes
 from authority.proof.encoding import Encoded
@@ -177,9 +180,28 @@ def _wider_tool(old: Policy, new: Policy, name: str) -> str:
         return "is passed more variables"
     if now.reads == "trusted" != was.reads:
         return "has results that are newly trusted"
+    if why := _wider_rules(was.rules, now.rules):
+        return why
     one, other = (_content(policy, name) for policy in (old, new))
     if other is not None and (one is None or not ("*" in one or other <= one)):
         return "takes more untrusted arguments"
+    return ""
+
+
+def _wider_rules(was: ToolRules, now: ToolRules) -> str:
+    """What is newly taken of a tool's word, or newly given to it."""
+    if was.changes and not now.changes:
+        return "is no longer said to change something"
+    if not set(was.secret) <= set(now.secret):
+        return "has results that are no longer secret"
+    if not set(now.receives) <= set(was.receives):
+        return "may newly be given a secret"
+    if not set(now.fields) <= set(was.fields):
+        return "has fields that are newly trusted"
+    for pattern, issue in now.issues.items():
+        before = was.issues.get(pattern)
+        if before is None or before.kind != issue.kind or not set(issue.to) <= set(before.to):
+            return "issues names that it did not"
     return ""
 
 
@@ -253,5 +275,16 @@ def _sections(old: Policy, new: Policy) -> Iterator[Witness]:
         yield wider("explain", "newly tells the agent which rule refused")
     if new.trusts_user and not old.trusts_user:
         yield wider("labels.trusted", "newly trusts the user")
+    approve = {text for layer in old.layers for text in layer.approve.texts}
+    for text in sorted({t for layer in new.layers for t in layer.approve.texts} - approve):
+        yield wider("labels.approve", f"newly lets a person decide about {text}")
+    for name, rule in sorted(new.labels.endorse.items()):
+        before = old.labels.endorse.get(name)
+        if before is None or rule != msgspec.structs.replace(
+            before, bits=min(before.bits, rule.bits)
+        ):
+            yield wider(f"labels.endorse.{name}", "lets more untrusted words steer")
+    if new.labels.compute and not old.labels.compute:
+        yield wider("labels.compute", "newly has rooms for programs")
     if new.needs_network and not old.needs_network:
         yield wider("network", "newly lets the run use TCP on its own loopback")
