@@ -44,6 +44,11 @@ NAMED = {
     "agent": ("run:x", ""),
     "msg": ("run:x", ""),
     "output": ("output:stdout", ""),
+    "sys.time": ("sys:time", ""),
+    "sys.random": ("sys:random", ""),
+    "sys.uuid": ("sys:uuid", ""),
+    "value.reveal": ("handle:h1", ""),
+    "value.compute": ("", "room:python"),
 }
 
 
