@@ -154,6 +154,10 @@ def _bound(policy: Policy, found: Wanted, home: str) -> Reach:
     notes = [
         f"{printable(path)} is no folder, and is not bound" for path in paths if path not in there
     ]
+    if binds:
+        notes.append(
+            "sockets in bound folders can be reached: whoever listens there is asked directly"
+        )
     return Reach("bind", binds=binds, notes=(*found.left_out, *notes))
 
 
