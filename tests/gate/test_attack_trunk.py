@@ -18,7 +18,11 @@ from typing import Any
 import pytest
 
 from authority import protocol
-from authority.compat.base import Stream
+from authority.compat.base import Folder, Places, Stream
+from authority.compat.credentials import Keyring
+from authority.compat.mount import Mounts
+from authority.compat.names import Names
+from authority.compat.proxy import Proxy
 from authority.gate.channel import Channel
 from authority.gate.client import Client, ensure, token_of
 from authority.gate.run import TROUBLES
@@ -166,6 +170,99 @@ def test_answers_that_nobody_reads_are_not_made(service: Service) -> None:
         assert large.answered < 4
         # The control: whoever reads gets all of them.
         await rogue.read(lambda: sum(stream == 1 for stream, _ in rogue.frames) == 100)
+
+    attack(body)
+
+
+ENDS = {
+    "a number that was given before": [(CONNECT, "00000001 01"), (CONNECT, "00000001 01")],
+    "a number that falls": [(CONNECT, "00000005 01"), (CONNECT, "00000004 01")],
+    "a client by a number of a stream": [(CONNECT, "00000001 01"), (b"\x01", "00000001")],
+    "stream 0": [(CONNECT, "00000000 01")],
+    "more after the end": [(CONNECT, "00000001 07"), (b"\x0c", "00000001"), (b"", "00000001 78")],
+    "more than was granted": [(CONNECT, "00000001 07"), (b"", "00000001" + "78" * 262_145)],
+    "more granted than was sent": [(CONNECT, "00000001 07"), (b"\x0d", "00000001 00000001")],
+    "room of four billion": [(CONNECT, "00000001 07"), (b"\x0d", "00000001 ffffffff")],
+    "room on a stream of messages": [(CONNECT, "00000001 04"), (b"\x0d", "00000001 00000001")],
+    "a listener for the gate": [(b"\x0e", "7f000001 0050")],
+    "input for the gate": [(b"\x05", "78")],
+    "an acknowledgement for the gate": [(b"\x09", "00000001")],
+    "a detail that is too long": [(CONNECT, "00000001 01" + "00" * 65)],
+    "a stream that nobody began": [(b"", "00000009 78")],
+    "an unknown opcode": [(b"\x10", "00000001")],
+}
+
+
+class Silent:
+    """A service that reads nothing."""
+
+    async def serve(self, stream: Stream) -> None:
+        await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_what_no_supervisor_sends_ends_the_run(name: str) -> None:
+    async def body(rogue: Rogue) -> None:
+        rogue.seat.run.services = {1: Silent(), 4: Silent(), 7: Silent()}
+        for opcode, text in ENDS[name]:
+            data = bytes.fromhex(text)
+            if opcode:
+                await rogue.tell(opcode, data)
+            else:
+                await rogue.send(int.from_bytes(data[:4], "big"), data[4:])
+        assert "malformed" in await rogue.ended()
+        denied = await rogue.seat.log(kind="denied", layer="frame")
+        assert len(denied) == 1
+
+    attack(body)
+
+
+def test_what_comes_late_or_leads_nowhere_ends_only_itself() -> None:
+    async def body(rogue: Rogue) -> None:
+        seat = rogue.seat
+        places = Places((Folder(str(seat.work), str(seat.work)),))
+        door = seat.gate.door(seat.run)
+        names = Names(door)
+        proxy = Proxy(door, Keyring(seat.run.spec.policy, {}, lambda: "x"), None, b"", names)
+        seat.run.services = {1: Silent(), 4: names, 5: proxy, 6: Mounts(door, places)}
+        closed = [
+            (99, b""),  # no such service
+            (6, b"\0\1"),  # a mount that the run has not
+            (6, b"\0"),
+            (6, b"\0\0\0"),
+            (5, b"\x7f\x40\0\1\x01\xbb"),  # an address that no name was given
+            (5, b"\x0a\0\0\1\x01\xbb"),
+            (5, b""),
+        ]
+        for number, (service, detail) in enumerate(closed, 1):
+            await rogue.connect(number, service, detail)
+        await rogue.read(lambda: len(rogue.frames) >= len(closed))
+        assert sorted(rogue.frames) == [(0, b"\x02" + struct.pack(">I", n)) for n in range(1, 8)]
+        # A mount that is there answers; a second stream for it does not.
+        await rogue.connect(10, 6, b"\0\0")
+        await rogue.connect(11, 6, b"\0\0")
+        init = struct.pack("<IIII", 7, 41, 0, 0).ljust(64, b"\0")
+        head = struct.pack("<IIQQIIIHH", 40 + len(init), 26, 1, 0, 0, 0, 1, 0, 0)
+        await rogue.send(10, head + init)
+        await rogue.read(lambda: {10, 0} <= {n for n, _ in rogue.frames[7:]})
+        assert (0, b"\x02" + struct.pack(">I", 11)) in rogue.frames
+        # Names: what is no query gets no answer, and the next one does.
+        await rogue.connect(12, 4)
+        for message in (b"x", b"", b"x" * 6, b"x" * 17, b"\x7f\0\0\1\0\x35" + b"\xff" * 600):
+            if message:
+                await rogue.send(12, message)
+        query = b"\0\1\1\0\0\1\0\0\0\0\0\0\x09localhost\0\0\1\0\1"
+        await rogue.send(12, b"\x7f\0\0\1\0\x35" + query)
+        await rogue.read(lambda: any(n == 12 and b"localhost" in d for n, d in rogue.frames))
+        # After its end nothing of a stream is listened to, and nothing of it ends the run.
+        await rogue.tell(b"\x02", struct.pack(">I", 12))
+        await rogue.send(12, b"late")
+        await rogue.tell(b"\x0c", struct.pack(">I", 12))
+        await rogue.tell(b"\x0d", struct.pack(">II", 12, 1))
+        await rogue.tell(b"\x02", struct.pack(">I", 999_999))
+        await rogue.tell(EXIT, struct.pack(">ii", 0, 0))  # nor does an end that is only said
+        await rogue.connect(1_000_000, 99)
+        await rogue.read(lambda: (0, b"\x02" + struct.pack(">I", 1_000_000)) in rogue.frames)
 
     attack(body)
 
