@@ -57,7 +57,8 @@ _KID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _METHOD = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)*(?:\.\*)?")
 _PATTERN = re.compile(
-    r"fs:/[^\x00]*|(?:[A-Z]{1,16}(?:,[A-Z]{1,16})* )?https?://.+|tcp://.+|(?:tool|agent|run|model|gate|output):.+",
+    r"fs:/[^\x00]*|(?:[A-Z]{1,16}(?:,[A-Z]{1,16})* )?https?://.+|tcp://.+"
+    r"|(?:tool|agent|run|model|gate|output|sys|handle|room|mcp):.+",
     re.DOTALL,
 )
 _IPAD = bytes(i ^ 0x36 for i in range(256))

@@ -101,6 +101,11 @@ def add_options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--accept-policy", action="store_true", help="a policy wider than the last one is accepted"
     )
+    made.add_argument(
+        "--grant", action="append", default=[], metavar="RESOURCE",
+        help="the run may do this alone, within the policy (tool:NAME, ./out/**, "
+        '"GET https://host/**"); may be repeated',
+    )  # fmt: skip
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -133,7 +138,17 @@ def request(options: argparse.Namespace, program: list[str]) -> dict[str, Any]:
         raise AuthorityError(
             "no policy was named", "name one with --policy; 'authority init' writes a starter"
         )
-    return policyfile.start_request(options.policy, program, os.getcwd())
+    body = policyfile.start_request(options.policy, program, os.getcwd())
+    if granted := getattr(options, "grant", None):
+        body["grant"] = [_absolute(text, body["cwd"]) for text in granted]
+    return body
+
+
+def _absolute(grant: str, cwd: str) -> str:
+    """A grant as the gate reads it: a path stands for the file."""
+    if grant.startswith(("/", "./", "../")) or grant == ".":
+        return f"fs:{os.path.normpath(os.path.join(cwd, grant))}"
+    return grant
 
 
 class Follower:

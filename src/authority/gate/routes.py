@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from authority import protocol
 from authority.gate import clock, continuing, figures, opening, proofs
 from authority.gate.control import Asking, Control, ControlRefused
+from authority.gate.grants import granted
 from authority.gate.houses import KINDS
 from authority.gate.places import WAYS
 from authority.gate.run import Run, Start
@@ -125,6 +126,7 @@ class Routes:
             policy=policy,
             environment=passed,
             budgets=dict(policy.budgets),
+            restriction=granted(body.get("grant")),
             policy_path=str(body.get("policy_path", "")),
             caller=caller,
             terminal=terminal,

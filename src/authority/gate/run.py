@@ -67,7 +67,8 @@ class Tally:
 
 @dataclass(frozen=True)
 class Start:
-    """What somebody asked to be started. `environment` holds what the policy let through.
+    """What somebody asked to be started. `environment` holds what the policy let through, `restriction`
+    what its capability is narrowed to.
 
     `own`: a deputy that the policy names (an MCP server), with a capability of its own and no servers;
     its standard output goes to `printed`, which grants room for more. `serves`: the command of the

@@ -145,7 +145,7 @@ class Runs:
                 if id_ not in known
             ]
         else:
-            restriction = Restriction(methods=tuple(METHODS))
+            restriction = spec.restriction or Restriction(methods=tuple(METHODS))
             token = capabilities.mint(
                 self._minting(), id=secrets.token_hex(16), run=run_id, restriction=restriction
             )
