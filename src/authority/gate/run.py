@@ -366,5 +366,14 @@ class Run:
         self._frame = loop.time()
         return fd, bytes(picture)
 
+    async def until_over(self) -> None:
+        """Wait until the channel is closed, or stop the run when its time is up."""
+        limit = self.spec.budgets.get("wall_time")
+        try:
+            async with asyncio.timeout(limit / 1_000_000 if limit else None):
+                await self.closed()
+        except TimeoutError:
+            self.stop("wall_time")
+
     async def closed(self) -> None:
         await self._closed.wait()

@@ -327,7 +327,7 @@ class Runs:
     async def _supervise(self, run: Run) -> None:
         assert run.sandbox is not None
         output = asyncio.get_running_loop().create_task(run.carry_output())
-        await _over(run)
+        await run.until_over()
         run.sandbox.kill()
         await run.sandbox.wait()
         try:
@@ -340,7 +340,7 @@ class Runs:
         await self._end(run, code, reason)
 
     async def _supervise_attached(self, run: Run) -> None:
-        await _over(run)
+        await run.until_over()
         await self._end(run, 0, run.stop_reason or "disconnected")
 
     async def _end(self, run: Run, code: int, reason: str, detail: str = "") -> None:
@@ -441,13 +441,3 @@ class Runs:
         for each in pending:
             each.cancel()
         return [r.id for r in waiting if not r.ended.is_set()]
-
-
-async def _over(run: Run) -> None:
-    """Wait until the run's channel is closed, or stop it when its time is up."""
-    limit = run.spec.budgets.get("wall_time")
-    try:
-        async with asyncio.timeout(limit / 1_000_000 if limit else None):
-            await run.closed()
-    except TimeoutError:
-        run.stop("wall_time")
