@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tests.gate.lab
 from tests.gate.lab import Lab, lab_at
 
 from authority.isolation.notify import MEDIATED
@@ -59,6 +60,12 @@ GETDENTS, READLINKAT, UTIMENSAT = (217, 267, 280) if X86 else (61, 78, 88)
 MKDIRAT, RENAMEAT2, GETCWD = (258, 316, 79) if X86 else (34, 276, 17)
 P = ctypes.c_void_p
 """
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deadlines for a machine that is very busy."""
+    monkeypatch.setattr(tests.gate.lab, "SECONDS", 120.0)
 
 
 @pytest.fixture(scope="module")

@@ -129,7 +129,7 @@ class Openings:
         how = Create(flags, stat.S_IFREG | mode & 0o7777, 0, 0)
         body = await seat.ask(abi.CREATE, place.parent, how, place.name)
         seat.entry(case, body)
-        return await self._given(seat, body[_CREATED_AT:], flags)
+        return await self._given(seat, body[_CREATED_AT:], flags, made=True)
 
     async def _may(self, seat: Seat, place: Place, flags: int, writes: bool) -> None:
         """What this way of mediation can't do is refused, and recorded."""
@@ -154,12 +154,13 @@ class Openings:
             self._secrets |= found
         self._writes = self._writes or writes
 
-    async def _given(self, seat: Seat, body: bytes, flags: int) -> Answer:
+    async def _given(self, seat: Seat, body: bytes, flags: int, *, made: bool = False) -> Answer:
         """The descriptor of what the desk opened, for the program; the desk's own is let go."""
         desk, fh = seat.desk, int.from_bytes(body[:8], "little")
         handle = desk.bench.handles.file(fh)
         try:
-            return Descriptor(_copy(handle, flags), bool(flags & os.O_CLOEXEC))
+            anew = made and flags & os.O_ACCMODE == os.O_RDONLY
+            return Descriptor(_copy(handle, flags, anew=anew), bool(flags & os.O_CLOEXEC))
         finally:
             if handle.flow is not None:
                 desk.leases.settle(handle, {"written": "not counted"})
@@ -230,10 +231,11 @@ class Openings:
         return (int.from_bytes(digest, "big") >> 2) + 3
 
 
-def _copy(handle: Handle, flags: int) -> int:
-    """The open file for the program, with the flags that it asked for."""
+def _copy(handle: Handle, flags: int, *, anew: bool) -> int:
+    """The open file for the program, with the flags that it asked for. `anew`: made by it, and asked
+    for reading alone, while the desk makes files for writing."""
     with handle.use() as fd:
-        if flags & _SYNCS:
+        if anew or flags & _SYNCS:
             kept = flags & (os.O_ACCMODE | _SYNCS) | os.O_CLOEXEC
             copy = os.open(f"/proc/self/fd/{fd}", kept)
         else:
