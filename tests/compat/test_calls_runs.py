@@ -295,6 +295,65 @@ def test_a_new_secret_is_not_opened_beside_files_that_can_be_written(lab: Lab) -
     assert not any("unseen" in e["reason"] for e in lab.denials(run=twice.run))
 
 
+def test_what_is_open_for_writing_is_asked_for_when_the_label_rises(lab: Lab) -> None:
+    """Before the untrusted words are handed in: so the file keeps their label, for later runs. What was
+    closed before is not touched by it."""
+    lab.file("foreign/words", "somebody's words")
+    trusted = '["user", "fs:.", "fs:./*.txt", "fs:./*.toml"]'
+    policy = POLICY.replace('["user", "fs:./**"]', trusted)
+    ran = lab.run(
+        "import os\n"
+        "f = os.open('o.txt', os.O_WRONLY | os.O_CREAT)\n"
+        "with open('closed.txt', 'w') as g: g.write('ours')\n"
+        "os.rename('o.txt', 'renamed.txt')\n"
+        "words = open('foreign/words').read()\n"
+        "os.write(f, words.encode())\n",
+        policy,
+    )
+    assert ran.summary["code"] == 0, ran.err
+    admitted = [
+        (e["effect"], e["resource"].rpartition("/")[2])
+        for e in lab.log(kind="admit", run=ran.run)
+        if e["effect"] in ("fs.open", "fs.modify")
+    ]
+    assert admitted == [
+        ("fs.modify", "o.txt"),
+        ("fs.modify", "closed.txt"),
+        ("fs.open", "words"),
+        ("fs.modify", "renamed.txt"),
+    ]
+    for name, refused in (("renamed.txt", True), ("closed.txt", False)):
+        # Removing what it did not make is all control: a run that read untrusted words may not.
+        lab.file("old.txt", "x")
+        later = lab.run(
+            f"import os\nopen('{name}').read()\n"
+            "try: os.remove('old.txt')\n"
+            "except OSError as e: print(e.errno)\n",
+            policy,
+        )
+        assert later.out == ("13\n" if refused else ""), (name, later.err)
+
+
+def test_what_may_not_be_written_any_more_and_is_open_ends_the_run(lab: Lab) -> None:
+    """The secret comes by another way than a file that is handed in."""
+    lab.file("key", "secret")
+    policy = POLICY + '[labels.secrets]\nkey = ["fs:./key"]\n[labels.release]\nkey = []\n'
+    program = (
+        "import os, time\n"
+        "from authority.agent import connect\n"
+        "OPEN\n"
+        "connect().read(os.path.abspath('key'))\n"
+        "time.sleep(SECONDS)\n"
+    )
+    held = program.replace("OPEN", "f = open('carrier', 'w')").replace("SECONDS", "100")
+    ran = lab.run(held, policy)
+    assert "open for writing" in ran.summary["reason"], ran.err
+    assert (lab.work / "carrier").read_text() == ""
+    closed = program.replace("OPEN", "open('carrier', 'w').close()").replace("SECONDS", "0.5")
+    fine = lab.run(closed, policy)
+    assert fine.summary["reason"] == "exited", fine.err
+
+
 def test_a_program_that_may_start_none(lab: Lab) -> None:
     """The listener that answers for files lets the first program start, and no other."""
     lab.file("in.txt", "input")

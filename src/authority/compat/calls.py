@@ -17,7 +17,7 @@ Rules
 
 Parts: `calls_base`, `calls_memory`, `calls_wire` (the call, its process, its structures), `calls_walk`
 (paths), `calls_seat` (a folder), `calls_table` (which call is what), `calls_open`, `calls_looks`,
-`calls_changes`, `calls_targets` (what they do).
+`calls_changes`, `calls_targets` (what they do), `calls_writes` (what is open for writing).
 """
 
 from __future__ import annotations
@@ -25,10 +25,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import os
 import select
-import signal
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
@@ -41,6 +39,7 @@ from authority.compat.calls_seat import Seat, StandIn
 from authority.compat.calls_table import Table
 from authority.compat.calls_targets import Targets
 from authority.compat.calls_walk import Native, Walker
+from authority.compat.calls_writes import Writes, writers
 from authority.compat.mount import errno_of
 from authority.compat.mount_bench import Bench
 from authority.compat.mount_desk import Desk
@@ -50,7 +49,6 @@ from authority.compat.mount_locks import Stillness
 from authority.compat.mount_nodes import Nodes
 from authority.compat.mount_own import Own
 from authority.effects.beneath import Beneath, Untouchable
-from authority.effects.beneath import Handle as Looked
 from authority.effects.tree import Tree
 from authority.kernel.policy_protect import PathSet, path_text
 from authority.kernel.requests import Nothing
@@ -58,7 +56,6 @@ from authority.kernel.resources import parse_text
 
 AT_ONCE: Final = 64
 THREADS: Final = 4
-_F_SETSIG: Final = 10
 _AGAIN: Final = 3
 
 
@@ -75,6 +72,8 @@ class Calls:
         self._still = Stillness()
         self._threads = ThreadPoolExecutor(THREADS, "authority-calls")
         self._beneath = Beneath()
+        self._writes = Writes(door, self._beneath, end)
+        self._noting = False
         self._handed: Handed | None = None
         self._native: Native | None = None
         self._seats: dict[bytes, Seat] = {}
@@ -121,7 +120,7 @@ class Calls:
         assert self._native is not None
         walker = Walker(self._native, self._seats)
         targets = Targets(walker, self._native, trees, self._owner())
-        self._table = Table(walker, targets, handed.uid, handed.gid)
+        self._table = Table(walker, targets, self._writes, handed.uid, handed.gid)
         if not self._closed:
             self._read(True)
 
@@ -155,7 +154,7 @@ class Calls:
             home=folder.home,
             threads=self._threads,
             still=self._still,
-            writers=self._writers,
+            writers=lambda found: writers(self._beneath, found),
         )
         try:
             flow = await self._door.open("fs.mount", root, Nothing(), bench.verb)
@@ -167,19 +166,16 @@ class Calls:
         desk = Desk(bench, self._links)
         return Seat(desk, stand_in, os.fsencode(folder.path), over, handed.uid, handed.gid)
 
-    def _writers(self, found: Looked) -> bool:
-        """Whether anybody has the file open for writing: then the kernel gives no lease on it."""
-        fd = self._beneath.reopen(found, os.O_RDONLY)
-        try:
-            # Should it be broken right now, the signal is one that does nothing.
-            fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-        except OSError:
-            return True
-        finally:
-            os.close(fd)
-        return False
+    def noted(self) -> None:
+        """An entry of the run was made: its label may have risen."""
+        if self._writes and not self._noting and not self._closed:
+            self._noting = True
+            asyncio.get_running_loop().call_soon(self._look_again)
+
+    def _look_again(self) -> None:
+        self._noting = False
+        if not self._closed:
+            self._keep(self._writes.ask_again())
 
     def _stopped(self) -> None:
         self._handles.stop()
@@ -210,6 +206,7 @@ class Calls:
             tree.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._own.close()
+        self._writes.close()
         self._beneath.close()
 
     # --- answering ---

@@ -7,6 +7,8 @@ Rules
 - What is handed in can't be taken back, and what goes through it is not seen. So:
   - where `file_bytes` is limited nothing is opened for writing;
   - once a file was opened for writing, no file with a secret is opened that was not read before;
+  - what is open for writing is asked for again when the label rises (`calls_writes`), before a file
+    that raises it is handed in;
   - the outcome of an opening says that what is written is not counted.
 - A directory's descriptor is of its stand-in. What it lists is judged and given here; the position is
   the descriptor's own, so it is shared and moved as usual. A position is a name's own number, so what
@@ -33,6 +35,7 @@ from authority.compat.calls_memory import take_descriptor
 from authority.compat.calls_seat import Seat
 from authority.compat.calls_walk import Place, Walker
 from authority.compat.calls_wire import dirents
+from authority.compat.calls_writes import Writes
 from authority.compat.fuse_wire import Create, Open
 from authority.compat.mount_handles import Directory, Handle
 from authority.effects.tree import Row
@@ -55,8 +58,9 @@ def _error(number: int) -> OSError:
 class Openings:
     """The openings and listings of one run."""
 
-    def __init__(self, walker: Walker) -> None:
+    def __init__(self, walker: Walker, writes: Writes) -> None:
         self._walker = walker
+        self._open_writes = writes
         self._key = secrets.token_bytes(16)
         self._lists: OrderedDict[tuple[bytes, bytes], list[tuple[int, Row]]] = OrderedDict()
         self._writes = False
@@ -142,7 +146,10 @@ class Openings:
             reason = "without a mount what is written can't be counted, and file_bytes is limited"
             await bench.door.deny("fs.modify", resource.text, reason)
             raise _error(errno.EACCES)
+        if writes:
+            self._open_writes.room()
         if not writes or flags & os.O_ACCMODE == os.O_RDWR:
+            self._open_writes.forget_closed()
             found = bench.door.policy.secrets(resource)
             if self._writes and not found <= self._secrets:
                 reason = (
@@ -159,6 +166,11 @@ class Openings:
         desk, fh = seat.desk, int.from_bytes(body[:8], "little")
         handle = desk.bench.handles.file(fh)
         try:
+            if handle.flow is not None:
+                with handle.use() as fd:
+                    self._open_writes.opened(seat, fd, handle.verb, handle.label_at)
+            # Reading it may have raised the label: first for what is open for writing already.
+            await self._open_writes.ask_again()
             anew = made and flags & os.O_ACCMODE == os.O_RDONLY
             return Descriptor(_copy(handle, flags, anew=anew), bool(flags & os.O_CLOEXEC))
         finally:

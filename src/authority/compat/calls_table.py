@@ -25,6 +25,7 @@ from authority.compat.calls_looks import Looks
 from authority.compat.calls_open import Openings
 from authority.compat.calls_targets import Targets
 from authority.compat.calls_walk import Walker
+from authority.compat.calls_writes import Writes
 
 _CREAT: Final = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
 _UTIMBUF: Final = struct.Struct("<qq")
@@ -35,8 +36,10 @@ Work = Callable[[Case], Awaitable[Answer]]
 class Table:
     """One run's."""
 
-    def __init__(self, walker: Walker, targets: Targets, uid: int, gid: int) -> None:
-        self._opens = opens = Openings(walker)
+    def __init__(
+        self, walker: Walker, targets: Targets, writes: Writes, uid: int, gid: int
+    ) -> None:
+        self._opens = opens = Openings(walker, writes)
         self._looks = looks = Looks(walker, targets)
         self._changes = changes = CallChanges(walker, targets, uid, gid)
         no = AT_SYMLINK_NOFOLLOW

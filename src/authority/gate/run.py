@@ -153,6 +153,8 @@ class Run:
         self.tasks: set[asyncio.Task[None]] = set()
         self.services: Mapping[int, Service] = {}
         self.persistent: Callable[[], Mapping[str, str]] = dict
+        self.noted: Callable[[], None] | None = None
+        """Told of every entry of the run, by whoever has to know when its label rises."""
         self.over = False
         self._on_end: list[Callable[[], object]] = []
 

@@ -95,6 +95,8 @@ class Runs:
         run = self.running.get(entry.run)
         if run is None:
             return
+        if run.noted is not None:
+            run.noted()
         tally = run.tally
         if isinstance(entry, entries.Admit):
             tally.requests += 1
@@ -275,7 +277,7 @@ class Runs:
             if ends.mounts is not None:
                 run.persistent = ends.mounts.written_to_act_later
             elif calls is not None:
-                run.persistent = calls.written_to_act_later
+                run.persistent, run.noted = calls.written_to_act_later, calls.noted
                 run.on_end(calls.close)
             # Its start may ask already: entering a mounted folder is a question.
             takes = spec.begin(run, self.pipeline) if spec.begin else self.pipeline

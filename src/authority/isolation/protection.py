@@ -73,10 +73,11 @@ def statement(
         )
     if spec.calls and mounts:
         absent += [
-            "counting and bounding what is written to files, and asking again when the run has read a "
-            "secret: they are mediated call by call, a file that is open is the program's to use, and "
-            "where file_bytes is limited none is opened for writing",
-            "taking open files back: a halt or a revocation ends the run at once",
+            "counting and bounding what is written to files: they are mediated call by call, and a "
+            "file that is open is the program's to use; where file_bytes is limited none is opened "
+            "for writing",
+            "taking open files back: a halt, a revocation, or a secret that a file which is open may "
+            "not get, ends the run at once",
         ]
     if spec.binds:
         absent.append(
