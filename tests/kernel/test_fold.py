@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from authority.kernel import budgets, entries, resources
 from authority.kernel import decide as kernel
-from authority.kernel import entries, resources
 from authority.kernel.capabilities import MacKey, Restriction, attenuate, mint, parse, verify
 from authority.kernel.facts import Facts, Request, numbers, request_digest
 from authority.kernel.fold import apply
@@ -279,3 +279,14 @@ def test_in_doubt_is_spent() -> None:
     bench.gate()
     assert bench.state.accounts["state"].spent["requests"] == spent + 1
     assert not bench.state.accounts["state"].reserved
+
+
+def test_amounts_without_a_limit_never_outgrow_the_states_form() -> None:
+    accounts = {"unlimited": budgets.Account(), "limited": budgets.Account({"file_bytes": 10})}
+    for _ in range(2**11 + 1):  # beyond 2^64 together
+        budgets.settle(accounts, ["unlimited"], {}, {"file_bytes": budgets.MAX_AMOUNT})
+    budgets.settle(accounts, ["limited"], {}, {"file_bytes": 7})
+    state = State(accounts=accounts)
+    assert load_state(dump(state)) == state
+    assert accounts["unlimited"].spent == {"file_bytes": budgets.MAX_AMOUNT}
+    assert accounts["limited"].left("file_bytes") == 3

@@ -8,7 +8,8 @@ Rules
 - What was reserved and not settled when a gate died is in doubt, and in doubt means spent.
 - Amounts are non-negative integers: tokens, bytes, microseconds, micro-dollars, counts. Anything
   else is refused before it gets here, and raises `BudgetError` if it does.
-- A dimension without a limit is counted and never refused.
+- A dimension without a limit is counted and never refused. What is spent stays at the largest amount
+  when it gets there: a file can say that it has 2^62 bytes, and a state must always have a form.
 """
 
 from __future__ import annotations
@@ -124,4 +125,5 @@ def settle(
                     account.reserved.pop(dimension, None)
         for dimension, amount in spent.items():
             if amount:
-                account.spent[dimension] = account.spent.get(dimension, 0) + amount
+                whole = account.spent.get(dimension, 0) + amount
+                account.spent[dimension] = min(whole, MAX_AMOUNT)
