@@ -143,6 +143,10 @@ class McpServer(msgspec.Struct, frozen=True):
                 found = own if found is None else less(found, own)
         found = found or ToolRules(reads=self.reads)
         content = self.content(name)
+        if (
+            content is not None
+        ):  # what is said to be control of this tool is, whatever the server's is
+            content = content - frozenset(found.control)
         return msgspec.structs.replace(found, content=None if content is None else tuple(content))
 
     def unapproved(self, name: str, approved: str, found: Mapping[str, Any]) -> str:
