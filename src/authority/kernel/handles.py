@@ -12,8 +12,9 @@ Pure. Rules
   refused or failed. It is in the log, and the answer is a handle to an error.
 - A hidden refusal costs what the call would have cost, is no denial of the budget, and has no number.
   A call that is let through costs its whole reservation, which is made of bounds: lengths and counts
-  of what is behind handles are in no budget. Two are, and say so: the prompt of a model, in
-  `input_tokens` and `cost_usd`, and the time that things take.
+  of what is behind handles are in no budget. What is measured all the same, and said in the documents:
+  the prompt of a model (`input_tokens`, `cost_usd`), what an MCP server prints (`output_bytes`), and
+  the time that things take.
 - An answer's receipt (entry and hash) would count entries and commit to hidden bytes. From its first
   handle on a run, with its parents and children, gets none.
 - Quotas of a capability sum up what the program shows: an argument that is a handle has none, and a
