@@ -126,3 +126,12 @@ def test_what_a_machine_can_not_have_is_refused(machines: House) -> None:
     wait_for(lambda: ran.error or ran.events)
     assert "no shared folder" in str(ran.error or ran.events[0])
     assert not find("qemu-system-x86", machines.lab.pid())
+
+
+def test_a_killed_gate_takes_its_machines_with_it(machines: House) -> None:
+    ran = machines.start("print('up', flush=True); import time; time.sleep(600)", OPEN).started()
+    ran.said("up")
+    (hypervisor,) = find("qemu-system-x86", machines.lab.pid())
+    machines.lab.kill()
+    wait_for(lambda: processes.status(hypervisor.pid).get("State", "Z")[:1] == "Z")
+    assert machines.run("print('again')", OPEN).out == "again\n"

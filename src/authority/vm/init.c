@@ -45,7 +45,7 @@
 enum { CONFIGURE = 16, GUEST = 17 };
 enum { WAITING = 0, FAILED = 1, OVER = 2 };
 enum { CODE_FD = 3, CONTROL_FD = 4, CHANNEL_FD = 5, MASTER_FD = 6, ABOVE = 64 };
-enum { SEED_BYTES = 64, MAX_FRAME = 16 << 20, MAX_WORDS = 16384, MAX_TEXT = 2048 };
+enum { SEED_BYTES = 64, MAX_FRAME = 16 << 20, MAX_WORDS = 16384, MAX_TEXT = 2048, SECONDS = 20 };
 
 static int channel = -1;
 
@@ -65,8 +65,11 @@ static void end(void) {
     for (;;) pause();
 }
 
+static void on_alarm(int number) { (void)number; }
+
 /* One frame to the gate. A blocking write to the channel returns when the host has taken it, and with it
- * all that was written before. */
+ * all that was written before. It also waits for a host that is gone, so that is asked first, and whoever
+ * goes in between is waited for no longer than SECONDS. */
 static void say(int state, const char *text) {
     unsigned char frame[16 + MAX_TEXT];
     size_t size = strnlen(text, MAX_TEXT), sent = 0, total = 10 + size;
@@ -75,14 +78,19 @@ static void say(int state, const char *text) {
     frame[8] = GUEST;
     frame[9] = (unsigned char)state;
     memcpy(frame + 10, text, size);
-    if (channel < 0) return;
+    struct pollfd there = {channel, POLLOUT, 0};
+    if (channel < 0 || poll(&there, 1, 0) < 0 || there.revents & (POLLHUP | POLLERR)) return;
     int blocking = 0;
     ioctl(channel, FIONBIO, &blocking);
+    struct sigaction wake = {.sa_handler = on_alarm};
+    sigaction(SIGALRM, &wake, NULL);
+    alarm(SECONDS);
     while (sent < total) {
         ssize_t n = write(channel, frame + sent, total - sent);
         if (n <= 0) return;
         sent += (size_t)n;
     }
+    alarm(0);
 }
 
 static void fail(const char *format, ...) {

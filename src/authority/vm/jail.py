@@ -10,8 +10,9 @@ Rules
 - Its memory, processes and processor time are limited by control groups where they can be had: a
   shell of one line joins them, closes them and becomes bubblewrap.
 - On top QEMU denies itself, by seccomp, starting programs, changing ids and raising its limits.
-- It ends when the gate ends: by the parent-death signal, and because the guest ends with its
-  channel.
+- It ends when the gate ends. A parent-death signal would not reach it, because it is another
+  user's; so bubblewrap stays process 1 of its pid name space, dies with the gate, and the kernel
+  kills the rest.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def command(
     """bubblewrap and behind it QEMU. `uid` is the host user that it becomes, when root starts it."""
     program = qemu(architecture)
     made = [host.bwrap, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
-    made += ["--unshare-cgroup-try", "--die-with-parent", "--as-pid-1", "--hostname", "machine"]
+    made += ["--unshare-cgroup-try", "--die-with-parent", "--hostname", "machine"]
     made += ["--cap-drop", "ALL"]
     become: list[str] = []
     if host.root:
@@ -73,7 +74,7 @@ def command(
         group = kvm_group() if kvm else 0
         groups = f"--groups={group}" if group else "--clear-groups"
         become = [_SETPRIV, f"--reuid={uid}", f"--regid={uid}", groups]
-        become += ["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--pdeathsig=KILL"]
+        become += ["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]
     else:
         made += ["--unshare-user", "--uid", "1000", "--gid", "1000"]
     # bubblewrap makes missing parents private, and QEMU will not be their owner.

@@ -48,6 +48,8 @@ START_SECONDS: Final = 60.0
 EMULATED_SECONDS: Final = 180.0
 _FREEZE_SECONDS: Final = 2.0
 _THREADS: Final = 64
+_BUBBLEWRAPS: Final = 2
+"""The one that waits outside, and process 1 of the jail's pid name space; QEMU is its child."""
 
 
 class Line(Protocol):
@@ -89,10 +91,10 @@ class Machine:
             raise IsolationRefused(
                 f"the hypervisor did not start: {said or error}", "run `authority doctor`"
             ) from error
-        members = [pid for pid in processes.tree(self._outer) if pid != self._outer]
-        if len(members) != 1:
+        members = processes.tree(self._outer)
+        if len(members) != _BUBBLEWRAPS + 1:
             raise IsolationRefused("the hypervisor is not one process in its jail")
-        self.pid = members[0]
+        self.pid = members[-1]
         self._pid_fd = os.pidfd_open(self.pid)
         found = processes.status(self.pid)
         ids = set(found.get("Uid", "").split()) | set(found.get("Gid", "").split())
