@@ -57,6 +57,21 @@ def test_python_reads_writes_lists_and_removes(lab: Lab) -> None:
     assert lab.log(kind="admit", run=ran.run, effect="fs.open")
 
 
+def test_what_is_made_has_the_mode_that_was_asked_for(lab: Lab) -> None:
+    ran = lab.run(
+        "import os\n"
+        "os.umask(0o022); os.mkdir('d'); open('f', 'w').close()\n"
+        "os.umask(0); os.mkdir('wide', 0o777); os.close(os.open('x', os.O_CREAT | os.O_RDWR, 0o754))\n"
+        "os.umask(0o077); os.mkdir('own')\n",
+        POLICY,
+    )
+    assert ran.summary["code"] == 0, ran.err
+    modes = {
+        name: (lab.work / name).stat().st_mode & 0o7777 for name in ["d", "f", "wide", "x", "own"]
+    }
+    assert modes == {"d": 0o755, "f": 0o644, "wide": 0o777, "x": 0o754, "own": 0o700}
+
+
 def test_a_denial_is_eacces_and_an_entry(lab: Lab) -> None:
     lab.file("ro/x", "x")
     policy = POLICY.replace('write = ["./**"]', 'write = ["./out/**"]')

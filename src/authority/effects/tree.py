@@ -10,7 +10,8 @@ Runs in any thread. Rules
   was judged and what is used are the same thing.
 - A file with a set-id bit is never opened for writing, and no mode that is set has one. A file
   without any write bit is not opened for writing, for root too: its owner meant that.
-- What a gate that runs as root makes belongs to the owner of the folder that holds it.
+- What a gate that runs as root makes belongs to the owner of the folder that holds it. Its mode is
+  the one that was asked for, which the program's own umask shaped, never the gate's.
 - Nothing is synced here: a program that wants its bytes on the disk says so (fsync), and what a crash
   leaves in doubt is settled by looking at the file.
 """
@@ -27,6 +28,7 @@ from authority.effects.beneath import Beneath, Handle, Untouchable
 SET_ID = stat.S_ISUID | stat.S_ISGID
 LIST_LIMIT = 100_000
 """Names in one directory; more are an error, since half a listing would look like a whole one."""
+_MADE = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 Identity = tuple[int, int]
 _KINDS = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
 
@@ -143,6 +145,7 @@ class Tree:
             fd = self.beneath.create(parent, name, mode & 0o777, flags)
             try:
                 self._give(fd, parent.status)
+                os.fchmod(fd, mode & 0o777)
             except BaseException:
                 os.close(fd)
                 os.unlink(name, dir_fd=parent.fd)
@@ -166,8 +169,17 @@ class Tree:
     def mkdir(self, path: bytes, mode: int) -> os.stat_result:
         parent, name = self.parent(path)
         with parent:
-            os.mkdir(name, mode & 0o777, dir_fd=parent.fd)
-            return self._made(parent, name)
+            os.mkdir(name, 0o700, dir_fd=parent.fd)
+            fd = os.open(name, _MADE, dir_fd=parent.fd)
+            try:
+                if os.fstat(fd).st_uid != os.geteuid():
+                    # Somebody put another one in its place: nothing of that is changed.
+                    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+                self._give(fd, parent.status)
+                os.fchmod(fd, mode & 0o777)
+                return os.fstat(fd)
+            finally:
+                os.close(fd)
 
     def symlink(self, path: bytes, text: bytes) -> os.stat_result:
         parent, name = self.parent(path)
