@@ -304,7 +304,7 @@ class OpenFiles:
             more = end - handle.counted
             if more > 0:
                 resource = self._leases.resource(handle)
-                arguments = FsOpen(size=more, **identity_facts(status))
+                arguments = FsOpen(size=min(more, _MAX_INTEGER), **identity_facts(status))
                 flow = await self._bench.admit("fs.open", resource, arguments)
                 self._bench.door.glance("fs.open", resource, self._bench.verb)
                 flow.settle("done", facts={"size": status.st_size})

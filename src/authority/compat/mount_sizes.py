@@ -98,7 +98,7 @@ class Sizes:
             _KEEP_SIZE | _ZERO_RANGE,
         ):
             return out.error(request.unique, errno.EOPNOTSUPP)
-        if max(head.offset, head.length) > 2**62:
+        if max(head.offset, head.length) > _MAX_INTEGER:
             return out.error(request.unique, errno.EFBIG)
         await self._leases.take(handle, 0 if head.mode & _PUNCH_HOLE else head.length)
         handle.hasher = None

@@ -25,6 +25,7 @@ from authority.gate.pipeline import Pipeline
 from authority.gate.reader import Asked, short_body
 from authority.kernel import decide as kernel
 from authority.kernel import entries, flows
+from authority.kernel.canonical import MAX_INTEGER
 from authority.kernel.codes import SENTENCES, Code, Layer
 from authority.kernel.facts import Problem
 from authority.kernel.labels import CLEAN, Label
@@ -180,9 +181,14 @@ class Going:
             code=code,
             spent={k: v for k, v in used.items() if v},
             result=short_body(body) if body else self._result,
-            facts=dict(facts or {}),
+            facts={name: _told(value) for name, value in (facts or {}).items()},
         )
         return self._goings.pipeline.outcome(admit, outcome).seq
+
+
+def _told(value: Any) -> Any:
+    """A fact as an entry can hold it: a file may be larger than its numbers."""
+    return max(-MAX_INTEGER, min(value, MAX_INTEGER)) if isinstance(value, int) else value
 
 
 class Goings:

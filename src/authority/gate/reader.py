@@ -25,7 +25,7 @@ import msgspec
 from authority.errors import AuthorityError
 from authority.gate import clock
 from authority.kernel import capabilities, resources, values
-from authority.kernel.canonical import printable
+from authority.kernel.canonical import MAX_INTEGER, printable
 from authority.kernel.capabilities import MacKey, Token, TokenError
 from authority.kernel.codes import Code, Layer
 from authority.kernel.entries import Body
@@ -207,6 +207,8 @@ class Reader:
                 problem = _bad(f"{effect}: {error.message}")
         spec = EFFECTS.get(effect)
         data = _json(arguments) if arguments is not None else b""
+        if arguments is not None and not _writable(arguments):
+            problem, arguments = problem or _bad(f"{effect}: a number is out of range"), None
         token, mac_ok = self.token(capability)
         request = Request(
             run=run,
@@ -270,6 +272,12 @@ def _flags(flags: int, effect: str, refs: tuple[values.Ref, ...]) -> Problem | N
     if refs and not flags & FLAG_HANDLE:
         return _bad("a request with handles in it is answered with a handle: ask for one")
     return None
+
+
+def _writable(arguments: msgspec.Struct) -> bool:
+    """Whether an entry can hold every number of them; the kernel of a run may name larger ones."""
+    values = msgspec.structs.asdict(arguments).values()
+    return all(abs(value) <= MAX_INTEGER for value in values if isinstance(value, int))
 
 
 def _bad(reason: str) -> Problem:
