@@ -93,3 +93,10 @@ def test_control_frames_that_are_in_order_are_taken(built: Images) -> None:
     run, pipeline, _ = asyncio.run(hostile(built, program, until="closed"))
     assert pipeline.asked == []
     assert run.exit_code == (0, "exited")
+
+
+def test_a_guest_that_panics_ends_its_run(built: Images) -> None:
+    program = "open('/proc/sysrq-trigger', 'w').write('c')"
+    run, pipeline, _ = asyncio.run(hostile(built, program, until="closed"))
+    assert pipeline.asked == []
+    assert run.exit_code == (137, "killed")

@@ -119,6 +119,8 @@ def main(arguments: Sequence[str]) -> int:
         body["dry_run"] = True
     if options.files:
         body["files"] = options.files
+    if options.isolation == "vm" and not options.quiet:
+        _say_what_takes_long()
     wanted = not options.json and terminal.is_ours() if options.tty is None else options.tty
     if wanted:
         body["terminal"] = terminal.window()
@@ -130,6 +132,14 @@ def main(arguments: Sequence[str]) -> int:
 
         dry.closing(directory, str(follower.started["run"]), as_json=options.json)
     return code
+
+
+def _say_what_takes_long() -> None:
+    """The first machine of all has to be built."""
+    from authority.vm import architectures, kernel
+
+    if kernel.find(architectures.of(os.uname().machine)) is None:
+        print("authority: fetching a kernel and building a machine, once", file=sys.stderr)
 
 
 def request(options: argparse.Namespace, program: list[str]) -> dict[str, Any]:
