@@ -207,7 +207,18 @@ def test_other_calls_pieces_and_ends_move_nothing(server: Upstream) -> None:
         await worker.call("model.chunk", piece)
         assert door.flows[0].pieces == [("in", b"x")]
         end = {"flow": flow, "status": "done", "usage": {"input": 1, "output": 1, "complete": True}}
-        for change in ({"status": "free"}, {"http": -1}, {"usage": {"input": "1"}}, {"spent": {}}):
+        for change in (
+            {"status": "free"},
+            {"http": -1},
+            {"usage": {"input": "1"}},
+            {"usage": {"input": -2}},
+            {"usage": {"input": 2**53}},
+            {"usage": {"output": 2**62}},
+            {"usage": {"cached": -(10**9)}},  # it would give money back
+            {"usage": {"written": -1}},
+            {"usage": {"text": -1}},
+            {"spent": {}},
+        ):
             assert await refused(worker, "model.finish", {**end, **change}) == "E_SCHEMA_INVALID"
         await worker.call("model.finish", end)
         await worker.call("model.finish", end)

@@ -18,7 +18,7 @@ import msgspec
 
 from authority.compat.base import Flow, Refused
 from authority.dialects.demand import Demand
-from authority.dialects.usage import Usage
+from authority.kernel.budgets import MAX_AMOUNT
 from authority.kernel.models import WHOLE_ANSWER, Ask
 from authority.protocol.packets import CallError
 
@@ -47,10 +47,25 @@ class Chunk(_Message, frozen=True):
     data: Annotated[bytes, msgspec.Meta(max_length=128 * 1024)]
 
 
+_Said = Annotated[int, msgspec.Meta(ge=-1, le=MAX_AMOUNT)]
+_Counted = Annotated[int, msgspec.Meta(ge=0, le=MAX_AMOUNT)]
+
+
+class Used(_Message, frozen=True):
+    """`dialects.usage.Usage`, as the worker says it."""
+
+    input: _Said = -1
+    output: _Said = -1
+    cached: _Counted = 0
+    written: _Counted = 0
+    text: _Counted = 0
+    complete: bool = False
+
+
 class Finish(_Message, frozen=True):
     flow: int
     status: Literal["done", "failed"]
-    usage: Usage
+    usage: Used
     http: Annotated[int, msgspec.Meta(ge=0, le=999)] = 0
 
 
