@@ -305,3 +305,39 @@ def test_words_that_were_read_are_traced_too(lab: Lab, run: Attached) -> None:
     assert steps[0]["text"] == "eve@evil.example"
     assert steps[0]["argument"] == "to"
     assert steps[0]["source"] == "tool:mail"
+
+
+def test_a_handle_stands_where_values_may_and_nowhere_else(run: Attached) -> None:
+    wire, token = run.wire(), run.token
+    assert wire.ask("tool.call", "tool:mail", {"arguments": {}}, token=token, flags=1) == (
+        "", {"handle": "h1"},
+    )  # fmt: skip
+    ref = {"$handle": "h1", "path": "/0/body"}
+    bad: list[tuple[str, str, dict[str, object], int]] = [
+        ("tool.call", "tool:send", {"arguments": {"body": ref}}, 0),
+        ("tool.call", "tool:send", {"arguments": ref}, 1),
+        ("tool.call", "tool:send", {"arguments": {"body": {**ref, "x": 1}}}, 1),
+        ("tool.call", "tool:send", {"arguments": {"body": {"$handle": "h77"}}}, 1),
+        ("fs.write", "out/x", {"data": b"x", "create_only": ref}, 1),
+        ("fs.rename", "out/x", {"to": ref}, 1),
+        ("fs.mkdir", "out/x", {}, 1),
+        ("agent.spawn", "agent:x", {"arguments": [ref]}, 1),
+        ("value.reveal", "handle:h1", {}, 1),
+        ("value.reveal", "handle:h77", {}, 0),
+        ("value.reveal", "handle:x", {}, 0),
+        ("value.reveal", "handle:h1", {"path": "x"}, 0),
+    ]
+    for effect, resource, arguments, flags in bad:
+        code, _ = wire.ask(effect, resource, arguments, token=token, flags=flags)
+        assert code in {"E_SCHEMA_INVALID", "E_EFFECT_FAILED"}, (effect, arguments)
+    good = wire.ask("tool.call", "tool:bare", {"arguments": {"x": {"$other": 1}}}, token=token)
+    assert good[0] in {"", "E_TAINT"}
+
+
+def test_a_handle_is_its_runs_own(lab: Lab, run: Attached) -> None:
+    run.gate().tool("mail", {}, handle=True)
+    with lab.attached(POLICY) as other:
+        assert code_of(lambda: other.gate().reveal(Handle("h1"))) == "E_SCHEMA_INVALID"
+        assert code_of(lambda: other.gate().tool("send", {"body": Handle("h1")})) == (
+            "E_SCHEMA_INVALID"
+        )
