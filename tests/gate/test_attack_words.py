@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from .lab import Lab, lab_at
+from authority.gate.client import GateError
+
+from .lab import Lab, Ran, lab_at
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b1A\u202eevil\u2066\u200b\r\nFAKE: all is well\x00"
 _BAD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
@@ -122,3 +124,22 @@ def test_no_word_of_a_run_steers_a_terminal(lab: Lab, more: list[str]) -> None:
     if "--dry-run" in more:
         kept = harmless(lab, "dry", "list").split()[0]
         assert "evil" in harmless(lab, "dry", "show", kept)
+
+
+def test_an_argument_that_is_not_unicode_stops_nobody(lab: Lab) -> None:
+    policy = lab.policy(POLICY)
+    running = lab.start("print(1, flush=True); input(); print(2, flush=True)", policy).said("1")
+    program = [sys.executable, "-c", "print('ran')"]
+    for bad in ("a\udcff", "\ud800b"):
+        for body in (
+            {**lab.body([*program, bad], policy)},
+            {**lab.body(program, policy), "environment": {"TERM": bad}},
+            {**lab.body(program, policy), "policy_path": bad},
+        ):
+            with pytest.raises(GateError, match="not UTF-8"):
+                Ran(lab, "/v1/runs", body).started()
+        with pytest.raises(GateError, match="not UTF-8"):
+            lab.admin("POST", "/v1/halt", {"reason": bad})
+    lab.input(running, b"\n")
+    running.said("2")  # the control: whoever ran runs on, and plain words in any script pass
+    assert lab.run([*program, "größer \U0001f600"], policy).out == "ran\n"

@@ -154,6 +154,7 @@ class Control:
                 raise ControlRefused(400, "the body is not JSON") from error
             if not isinstance(body, dict):
                 raise ControlRefused(400, "the body is not a JSON object")
+            _check_text(body)
             asking = Asking(
                 route.action,
                 names,
@@ -195,6 +196,17 @@ class Control:
             ]
         )
         return receipt.seq
+
+
+def _check_text(body: dict[str, Any]) -> None:
+    """No entry holds a text that is not Unicode (half a surrogate pair, which stands for a byte that
+    was not UTF-8). Raises `ControlRefused`."""
+    try:
+        json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ControlRefused(
+            400, "a name or an argument is not UTF-8", "rename what has it, or pass it on otherwise"
+        ) from None
 
 
 class _Connection(asyncio.Protocol):
