@@ -96,6 +96,20 @@ def test_room_that_nobody_has(length: int, mode: int) -> None:
     sit(body)
 
 
+def test_a_place_before_the_beginning_is_no_defect() -> None:
+    """The kernel passes on what a program says: lseek(fd, -1, SEEK_DATA)."""
+
+    async def body(seat: Seat) -> None:
+        kernel = seat.kernel
+        seat.file("f", "x")
+        node = (await kernel.walk("f")).node
+        fh = await kernel.open(node)
+        assert await number(kernel.lseek(node, fh, 2**64 - 1, os.SEEK_DATA)) == "ENXIO"
+        assert await kernel.lseek(node, fh, 0, os.SEEK_DATA) == 0  # the control
+
+    sit(body)
+
+
 def test_a_number_that_no_entry_holds_is_a_denial() -> None:
     async def body(seat: Seat) -> None:
         door = seat.gate.door(seat.run)

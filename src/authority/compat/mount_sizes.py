@@ -111,6 +111,8 @@ class Sizes:
         head = request.head
         if head.whence not in (os.SEEK_DATA, os.SEEK_HOLE):
             return out.error(request.unique, errno.EINVAL)
+        if head.offset > 2**63 - 1:  # less than nothing, as the program said it
+            return out.error(request.unique, errno.ENXIO)
         handle = self._handles.file(head.fh)
         with handle.use() as fd:
             found = await self._bench.thread(lambda: os.lseek(fd, head.offset, head.whence))
