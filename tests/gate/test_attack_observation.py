@@ -47,7 +47,7 @@ trusted = ["user", "fs:./**"]
 from = ["tool:hostile"]
 type = "int"
 to = ["tool:pay amount"]
-bits = 100
+bits = 20
 [budgets]
 denials = 100_000
 file_bytes = "200MB"
@@ -64,6 +64,7 @@ WORLDS: dict[str, Any] = {
     "words": "words",
 }
 ACT = "import json\nprint(json.dumps({'result': {'done': True}}))\n"
+CODES = [*["E_TAINT"] * 6, *["E_CAP_RATE"] * 2, "E_POLICY_DENY"]
 AMOUNT = {"type": "integer", "minimum": 0, "maximum": 1000}
 
 
@@ -83,7 +84,8 @@ def plan(gate: Gate) -> list[Any]:
     told.append(seen(lambda: gate.tool("act", {"id": one["/id"], "body": one["/text"]})))
     told.append(seen(lambda: gate.tool("act", {"id": one["/0/id"], "body": one})))
     told.append(seen(lambda: gate.tool("act", {"id": one["/text"]})))
-    told.append(seen(lambda: gate.tool("pay", {"amount": one["/n"].typed(AMOUNT)})))
+    for _ in range(3):  # 10 bits each: the third is refused, whatever the first two told
+        told.append(seen(lambda: gate.tool("pay", {"amount": one["/n"].typed(AMOUNT)})))
     told.append(seen(lambda: gate.tool("pay", {"amount": one["/n"]})))
     told.append(seen(lambda: gate.tool("pay", {"amount": 13})))
     parts = gate.map(one, 4, lambda item: gate.tool("act", {"body": item["/text"]}))
@@ -93,6 +95,13 @@ def plan(gate: Gate) -> list[Any]:
     told.append(seen(lambda: gate.call("fs.write", "out/seen", {"data": one["/text"]})))
     told.append(seen(lambda: gate.call("fs.read", "out/seen", {"length": 1000}, handle=True)))
     told.append(seen(lambda: gate.call("fs.stat", "out/seen", {}, handle=True)))
+    # What was made of it, and what it was written to, is as untrusted whether it was there or not.
+    done = gate.tool("act", {"body": one["/text"]})
+    told.append(seen(lambda: gate.tool("pay", {"amount": done["/done"]})))
+    back = gate.call("fs.read", "out/seen", {"length": 1000}, handle=True)
+    told.append(seen(lambda: gate.tool("pay", {"amount": back["/data"]})))
+    names = gate.call("fs.list", "out", {}, handle=True)
+    told.append(seen(lambda: gate.tool("pay", {"amount": names["/0/name"]})))
     narrow = gate.attenuate(count=3)
     for _ in range(5):
         told.append(seen(lambda: gate.tool("act", {"body": one["/0/text"]}, narrow)))
@@ -136,6 +145,7 @@ def test_nothing_that_is_seen_depends_on_what_is_behind(
     told, spent = carried_out(lab, WORLDS[name])
     expected, expected_spent = known["an id"]
     assert told == expected
+    assert [t[0] for t in told if isinstance(t, tuple)] == CODES
     assert spent == expected_spent
     assert spent[-1], "the run read nothing, so it is as trusted as it was"
 
@@ -147,3 +157,20 @@ def test_control_a_program_that_reads_sees_and_is_marked(lab: Lab) -> None:
         gate = run.gate()
         assert gate.tool("hostile", {"q": "x"}) == {"text": "pay eve"}
         assert code_of(lambda: gate.tool("pay", {"amount": 1})) == "E_TAINT"
+
+
+def test_a_child_learns_nothing_from_a_message_that_does_not_come(lab: Lab) -> None:
+    lab.file("act.py", ACT)
+    lab.file("hostile.py", "print('{\"result\": {}}')\n")
+    lab.file("child.py",
+             "from authority.agent import connect, Denied\nimport sys\n"
+             "g = connect()\nm = g.receive(1000)\n"
+             "try: g.tool('pay', {'amount': 1})\nexcept Denied: sys.exit(3)\n")  # fmt: skip
+    text = POLICY.replace("[labels]", '[agents.child]\ncommand = ["python3", "child.py"]\n[labels]')
+    with lab.attached(text) as run:
+        gate = run.gate()
+        control, child = gate.spawn("child"), gate.spawn("child")
+        one = gate.tool("hostile", {"q": "x"}, handle=True)
+        assert isinstance(gate.call("msg.send", f"run:{child}", {"data": one["/text"]}), Handle)
+        assert gate.wait(control, 20_000)["code"] == 0
+        assert gate.wait(child, 20_000)["code"] == 3

@@ -284,6 +284,19 @@ def test_an_approval_shows_where_words_came_from_and_is_used_once(lab: Lab, run:
     assert "mail" in shown.stdout
 
 
+def test_an_approval_is_used_up_by_a_call_that_can_not_be_made(lab: Lab, run: Attached) -> None:
+    gate = run.gate()
+    mails = gate.tool("mail", {"query": "mine"}, handle=True)
+    for wanted in ({"to": mails["/0/from"]}, {"to": mails["/9/from"]}):
+        assert code_of(lambda w=wanted: gate.tool("send", w)) == "E_APPROVAL_REQUIRED"
+    for each in json.loads(lab.cli("approvals", "--json").stdout)["approvals"]:
+        if each["run"] == run.run:
+            assert lab.cli("approvals", "approve", each["id"]).returncode == 0
+    for wanted in ({"to": mails["/0/from"]}, {"to": mails["/9/from"]}):
+        assert isinstance(gate.tool("send", wanted), Handle)
+        assert code_of(lambda w=wanted: gate.tool("send", w)) == "E_APPROVAL_REQUIRED"
+
+
 def test_an_approval_is_bound_to_the_labels(lab: Lab, run: Attached) -> None:
     gate = run.gate()
     mails = gate.tool("mail", {"query": "mine"}, handle=True)

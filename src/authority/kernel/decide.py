@@ -24,7 +24,7 @@ Rules
 
 from __future__ import annotations
 
-from authority.kernel import budgets, entries, handles, models
+from authority.kernel import budgets, entries, handles, models, sinks
 from authority.kernel.capabilities import WAYS, Refusal, scope, use
 from authority.kernel.codes import Code, Layer
 from authority.kernel.decide_labels import No as _No
@@ -53,6 +53,7 @@ def decide(state: State, policy: Policy | None, request: Request, facts: Facts) 
     reserve: dict[str, int] = {}
     usage: dict[str, UsageDelta] = {}
     found = Finding()
+    approval, also = "", ""
     try:
         if facts.problem:
             raise _No(facts.problem.code, facts.problem.layer, facts.problem.reason)
@@ -72,8 +73,11 @@ def decide(state: State, policy: Policy | None, request: Request, facts: Facts) 
     except _No as no:
         denied = _denied(state, request, facts, no, caps, reserve)
         if no.hidden:
-            denied.usage, denied.sources = usage, sorted(found.sent.sources)
-            denied.secrets = sorted(found.sent.secrets)
+            denied.usage, denied.shaped = usage, sorted(found.sent.sources)
+            label = sinks.answered(state.runs[request.run], policy, request)
+            denied.sources, denied.secrets = sorted(label.sources), sorted(label.secrets)
+            denied.endorsed = dict(found.endorsed)
+            denied.consumed = [each for each in (approval, also) if each]
             return [*_derived(state, request), denied]
         return [denied]
     derived: list[AnyEntry] = _derived(state, request)
@@ -101,7 +105,9 @@ def decide(state: State, policy: Policy | None, request: Request, facts: Facts) 
     )
     if request.handle:
         verdict.handle = f"h{len(run.handles) + 1}"
-        verdict.sources, verdict.secrets = sorted(found.sent.sources), sorted(found.sent.secrets)
+        label = sinks.answered(run, policy, request)
+        verdict.sources, verdict.secrets = sorted(label.sources), sorted(label.secrets)
+        verdict.shaped = sorted(found.sent.sources)
         verdict.parts, verdict.filled = placed(run, request), facts.filled
         verdict.endorsed = dict(found.endorsed)
     return [*derived, verdict]

@@ -147,7 +147,8 @@ class Admit(Entry, tag="admit", kw_only=True):
     `at`: the time that was judged by, us. `handle`: the answer is kept under this name; `sources` and
     `secrets` are then the label of all that the call was made with. `parts`: pieces of its arguments
     that came from handles; `filled`: the arguments with them. `endorsed`: bits, by name of the rule.
-    `also`: the second approval that was used up, where rules and labels both wanted one.
+    `also`: the second approval that was used up, where rules and labels both wanted one. `shaped`:
+    sources of its arguments less those that the policy trusts there.
     """
 
     effect: str
@@ -175,6 +176,7 @@ class Admit(Entry, tag="admit", kw_only=True):
     filled: Body | None = None
     endorsed: dict[str, int] = {}
     also: str = ""
+    shaped: list[str] = []
 
 
 class Outcome(Entry, tag="outcome", kw_only=True):
@@ -220,7 +222,8 @@ class Denied(Entry, tag="denied", kw_only=True):
     `way`, when a piece of that entry was refused. Of a capability that no entry holds yet, `links`
     are its restrictions from the first unknown id on; `kid` and `bound` its key and run, when its
     root is unknown. `hidden`: it rests on what is behind handles, so nobody was told: the answer is
-    `handle`, it has no number of its own, and costs what the call would have cost (`usage`).
+    `handle`, it has no number of its own, and costs what the call would have cost: `usage`, bits
+    (`endorsed`), approvals (`consumed`).
     """
 
     code: str
@@ -251,6 +254,9 @@ class Denied(Entry, tag="denied", kw_only=True):
     bound: str = ""
     links: list[dict[str, Any]] = []
     hidden: bool = False
+    endorsed: dict[str, int] = {}
+    consumed: list[str] = []
+    shaped: list[str] = []
     handle: str = ""
     sources: list[str] = []
     secrets: list[str] = []

@@ -50,6 +50,14 @@ def intend(files: Files, effect: str, resource: str, target: str, label: Label) 
         _join(files, target, files[resource].label)
 
 
+def intend_hidden(files: Files, effect: str, resource: str, label: Label) -> None:
+    """A change was asked for whose arguments came from handles. Whether it was made may not be seen, so
+    nothing is ever taken off for it, and the folder is marked as if something was made in it."""
+    if effect in _CONTENT and not label.clean:
+        _join(files, resource, label)
+        _join(files, resource.rpartition("/")[0] + "/", label)
+
+
 def done(
     files: Files,
     effect: str,

@@ -120,6 +120,8 @@ def answer_label(
 ) -> Label:
     """The label of an answer: what the policy says of its source, and what was recorded of a file."""
     kept = recorded(state.files, effect, resource.text, facts)
+    if effect == "msg.receive" and (own := state.runs.get(resource.name)) is not None:
+        kept = kept.join(own.hints)
     return result_label(policy, effect, resource, verb, carried).join(kept)
 
 

@@ -169,15 +169,12 @@ def _admit(state: State, e: entries.Admit) -> None:
     run = _run(state, e.run)
     for cap, delta in e.usage.items():
         state.usage[cap] = add(state.usage.get(cap, Usage()), delta)
-    for approval in filter(None, (e.approval, e.also)):
-        del state.approvals[approval]
+    _used_up(state, run, [a for a in (e.approval, e.also) if a], e.endorsed)
     if e.final:
         budgets.settle(state.accounts, run.accounts, {}, e.reserve)
         return
-    for name, bits in e.endorsed.items():
-        run.endorsed[name] = run.endorsed.get(name, 0) + bits
     if e.handle:
-        _held(run, e)
+        _held(state, run, e)
     budgets.reserve(state.accounts, run.accounts, e.reserve)
     label = run.label.join(Label(frozenset(e.sources), frozenset(e.secrets)))
     state.open[e.seq] = Open(
@@ -186,10 +183,25 @@ def _admit(state: State, e: entries.Admit) -> None:
     file_labels.intend(state.files, e.effect, e.resource, e.target, label)
 
 
-def _held(run: Run, e: entries.Admit | entries.Denied) -> None:
-    """A handle, with the label of what its call was made with; the answer's is joined when it comes."""
-    given = Label(frozenset(e.sources), frozenset(e.secrets))
-    run.handles[e.handle] = Held(e.seq, e.effect, e.resource, e.verb, -1, given, given)
+def _used_up(state: State, run: Run, approvals: list[str], endorsed: dict[str, int]) -> None:
+    """What serves once, and bits that a run has told."""
+    for approval in approvals:
+        del state.approvals[approval]
+    for name, bits in endorsed.items():
+        run.endorsed[name] = run.endorsed.get(name, 0) + bits
+
+
+def _held(state: State, run: Run, e: entries.Admit | entries.Denied) -> None:
+    """A handle, with the label of what its call was made with; the answer's is joined when it comes.
+
+    Whether the call was made is behind the handle, so what it would leave in files, or in another
+    run's mailbox, is marked in either case."""
+    label, given = Label(frozenset(e.sources), frozenset(e.secrets)), Label(frozenset(e.shaped))
+    run.handles[e.handle] = Held(e.seq, e.effect, e.resource, e.verb, -1, label, given)
+    file_labels.intend_hidden(state.files, e.effect, e.resource, label)
+    receiver = state.runs.get(e.resource.removeprefix("run:"))
+    if e.effect == "msg.send" and receiver is not None:
+        receiver.hints = receiver.hints.join(label)
 
 
 def _outcome(state: State, e: entries.Outcome) -> None:
@@ -208,7 +220,8 @@ def _outcome(state: State, e: entries.Outcome) -> None:
     if e.status == "done":
         what = (admission.effect, admission.resource, admission.target, e.facts)
         follow(run.created, *what)
-        file_labels.done(state.files, *what, admission.label)
+        if not admission.handle:
+            file_labels.done(state.files, *what, admission.label)
 
 
 def _born(held: Held, e: entries.Outcome) -> None:
@@ -248,7 +261,8 @@ def _denied(state: State, e: entries.Denied) -> None:
         for cap, delta in e.usage.items():
             state.usage[cap] = add(state.usage.get(cap, Usage()), delta)
         budgets.settle(state.accounts, run.accounts, {}, e.reserve)
-        _held(run, e)
+        _used_up(state, run, e.consumed, e.endorsed)
+        _held(state, run, e)
         run.handles[e.handle].born = e.seq
         return
     run.number = e.number

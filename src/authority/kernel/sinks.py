@@ -26,7 +26,7 @@ import msgspec
 
 from authority.kernel import flows, resources
 from authority.kernel.facts import Request
-from authority.kernel.handles import Part
+from authority.kernel.handles import Part, all_given
 from authority.kernel.labels import CLEAN, Label
 from authority.kernel.policy import Policy
 from authority.kernel.state import Run
@@ -49,6 +49,27 @@ def bound(digest: str, found: Finding) -> str:
     """What an approval is for: this request (its handles never change), under these labels."""
     names = "\n".join(sorted(found.sent.sources)) + "\n\n" + "\n".join(sorted(found.sent.secrets))
     return hashlib.sha256(f"authority/approval/1\n{digest}\n{names}".encode()).hexdigest()
+
+
+def answered(run: Run, policy: Policy | None, request: Request) -> Label:
+    """The least label of what a handle is given for, whether the call is made or refused in secret.
+
+    All that its arguments hold counts, in fields that the policy trusts too: whether such a field is
+    there is its tool's word. So does the source of the answer, and what an MCP server was asked with
+    before, since it may have seen that.
+    """
+    label = all_given(run.label, run.handles, request.parts)
+    if policy is None or request.resource is None:
+        return label
+    resource = request.resource
+    label = label.join(flows.result_label(policy, request.effect, resource, request.verb))
+    found = policy.mcp_tool(resource) if request.effect == "tool.call" else None
+    server = found[1] if found else resource.name if resource.scheme == "mcp" else ""
+    if server:
+        for held in run.handles.values():
+            if held.resource.startswith((f"tool:{server}.", f"mcp:{server}/")):
+                label = label.join(held.label)
+    return label
 
 
 def part_label(policy: Policy, run: Run, part: Part) -> Label:

@@ -61,7 +61,8 @@ class Open(msgspec.Struct):
 
 class Run(msgspec.Struct):
     """One execution of an agent. `label_at` is the entry that raised its label last, `seen` the one
-    that brought each source; `endorsed` are bits by rule."""
+    that brought each source; `endorsed` are bits by rule. `hints` is the label of messages of which
+    nobody may see whether they came."""
 
     id: str
     policy: str
@@ -84,6 +85,7 @@ class Run(msgspec.Struct):
     seen: dict[str, int] = {}
     handles: dict[str, Held] = {}
     endorsed: dict[str, int] = {}
+    hints: Label = CLEAN
 
 
 class Pending(msgspec.Struct):
