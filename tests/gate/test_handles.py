@@ -79,6 +79,11 @@ from = ["tool:mail"]
 type = "int"
 to = ["tool:pay amount"]
 bits = 8
+[labels.endorse.choices]
+from = ["tool:mail"]
+type = "enum"
+to = ["tool:pay amount"]
+bits = 1
 [budgets]
 denials = 100_000
 """
@@ -125,6 +130,16 @@ def test_a_control_argument_takes_no_untrusted_handle(run: Attached) -> None:
     assert code_of(lambda: gate.tool("pay", pay)) == "E_TAINT"
     assert code_of(lambda: gate.tool("bare", {"x": mails["/0/id"]})) == "E_TAINT"
     assert code_of(lambda: gate.tool("send", {"to": mails["/0/from"]})) == "E_APPROVAL_REQUIRED"
+
+
+@pytest.mark.parametrize(("amount", "done"), [(5, 1), (6, 0)])
+def test_a_choice_of_one_value_is_that_value_or_none(
+    lab: Lab, run: Attached, amount: int, done: int
+) -> None:
+    gate = run.gate()
+    mails = gate.tool("mail", {"query": "all"}, handle=True)
+    gate.tool("pay", {"to": "bob", "amount": mails["/0/amount"].typed({"enum": [amount]})})
+    assert len(lab.log(kind="admit", run=run.run, resource="tool:pay")) == done
 
 
 @pytest.mark.parametrize("path", ["/7/body", "/0/nothing", "/x", ""])
@@ -192,7 +207,7 @@ def test_a_narrow_type_is_metered(lab: Lab, run: Attached) -> None:
     for _ in range(2):
         assert code_of(lambda: gate.tool("pay", {"to": "bob", "amount": amount})) == ""
     assert code_of(lambda: gate.tool("pay", {"to": "bob", "amount": amount})) == "E_TAINT"
-    assert [e["endorsed"] for e in lab.log(kind="admit", resource="tool:pay")] == [
+    assert [e["endorsed"] for e in lab.log(kind="admit", run=run.run, resource="tool:pay")] == [
         {"amounts": 4}, {"amounts": 4},
     ]  # fmt: skip
     assert code_of(lambda: gate.tool("pay", {"to": amount, "amount": 1})) == "E_TAINT"

@@ -115,15 +115,15 @@ def judge(policy: Policy, run: Run, request: Request) -> Finding:
         if "*" in content or part.argument in content or not label.sources:
             continue
         kind = _issued(policy, run, part, request)
-        bits = 0
+        rule = ""
         if not kind:
-            kind, name, bits = _endorsed(policy, run, part, label, request, endorsed)
-            if kind:
-                endorsed[name] = endorsed.get(name, 0) + bits
+            kind, rule, bits = _endorsed(policy, run, part, label, request, endorsed)
+            if kind:  # that the value is of its type was seen to when it was put in its place
+                endorsed[rule] = endorsed.get(rule, 0) + bits
         if not kind:
             shaped = sink_words(label)
             return Finding(f"argument {part.argument} is {shaped}", sent, approvable=True)
-        if not bits and kind not in part.fits:
+        if not rule and kind not in part.fits:
             hidden = hidden or f"argument {part.argument} is no {kind}"
     return Finding("", sent, hidden=hidden, endorsed=endorsed)
 
