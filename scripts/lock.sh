@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Rewrites requirements/*.txt from pyproject.toml: exact versions with the hashes of every platform's
-# files, and nothing about where they were fetched from. Needs pip-tools beside the interpreter:
+# Rewrites requirements/*.txt from pyproject.toml, and agentdojo.txt from agentdojo.in: exact versions
+# with the hashes of every platform's files, and nothing about where they were fetched from. Needs
+# pip-tools beside the interpreter:
 #   .venv/bin/pip install pip-tools && scripts/lock.sh [--upgrade]
 #
 # The lock is made with the oldest Python that we support; set-up installs it with --no-deps, so a
@@ -16,8 +17,9 @@ if [ "$have" != "$oldest" ]; then
 fi
 
 compile() { # NAME EXTRAS...
-    local name=$1 body extras=() extra
+    local name=$1 source=pyproject.toml body extras=() extra
     shift
+    [ ! -e "requirements/$name.in" ] || source=requirements/$name.in
     for extra in "$@"; do
         if [[ $extra == -* ]]; then extras+=("$extra"); else extras+=(--extra "$extra"); fi
     done
@@ -25,9 +27,9 @@ compile() { # NAME EXTRAS...
     cp "requirements/$name.txt" "$body" 2>/dev/null || true
     "$python" -m piptools compile --quiet --generate-hashes --allow-unsafe --strip-extras \
         --no-header --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-        --no-emit-options --output-file "$body" "${extras[@]}" pyproject.toml
+        --no-emit-options --output-file "$body" "${extras[@]}" "$source"
     {
-        echo "# Written by scripts/lock.sh from pyproject.toml; do not edit."
+        echo "# Written by scripts/lock.sh from $source; do not edit."
         cat "$body"
     } >"requirements/$name.txt"
     rm -f "$body"
@@ -39,3 +41,4 @@ upgrade=()
 compile runtime "${upgrade[@]}"
 compile dev "${upgrade[@]}" build test
 compile bench "${upgrade[@]}" build test bench
+compile agentdojo "${upgrade[@]}"

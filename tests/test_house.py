@@ -57,6 +57,7 @@ SKIPPED_FOLDERS = frozenset(
     [
         ".git",
         ".venv",
+        ".venv-agentdojo",
         "build",
         "dist",
         "__pycache__",
