@@ -4,11 +4,12 @@
 # make lint    lint and types alone
 # make prove   the kernel searched exhaustively, and each of its mutants killed
 # make bench   the table of benchmarks (QUICK=1, ONLY=name)
+# make bench-agentdojo   injected instructions against the gate: AgentDojo (QUICK=1)
 # make clean   everything that the above made in this folder
 #
 # Each sets up what it needs first (scripts/setup.sh); the second time that takes no time.
 
-.PHONY: help demo test lint prove bench clean setup setup-bench
+.PHONY: help demo test lint prove bench bench-agentdojo clean setup setup-bench
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -16,7 +17,7 @@ AS_OWNER := scripts/as-owner.sh
 BIN := $(AS_OWNER) .venv/bin
 
 help:
-	@sed -n 's/^# //p' Makefile | head -7
+	@sed -n 's/^# //p' Makefile | head -8
 
 setup:
 	@scripts/setup.sh
@@ -41,6 +42,10 @@ prove: setup
 bench: setup-bench
 	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
+bench-agentdojo: setup
+	@scripts/setup-agentdojo.sh
+	@$(BIN)/python -m benchmarks.agentdojo $(if $(QUICK),--quick)
+
 clean:
-	@rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv .venv-agentdojo build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
