@@ -92,7 +92,8 @@ class Kernel:
                 future.set_result(data[16:])
         self.ended.set()
         for future in self._waiting.values():
-            future.set_exception(ConnectionResetError("the mount ended"))
+            if not future.done():
+                future.set_exception(ConnectionResetError("the mount ended"))
 
     def stop(self) -> None:
         self.stream.abort()
