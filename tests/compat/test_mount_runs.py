@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -116,6 +117,7 @@ def test_an_environment_is_made_and_filled_in_a_folder_with_execution(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tests.gate.lab, "SECONDS", 300.0)  # pip itself is installed, file by file
+    signal.alarm(300)
     wheel = lab.work / "made_here-1-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as file:
         file.writestr("made_here.py", "def main(): print('from the environment')\n")
