@@ -294,11 +294,8 @@ class Sandbox:
         """Bytes of memory, processes, and where it is counted the peak; the supervisor included."""
         if self._first_fd < 0:
             return {}
-        found = self._group.usage() if self._group is not None else {}
-        members = processes.tree(self.pid)
-        found.setdefault("memory", processes.resident_bytes(members))
-        found.setdefault("processes", len(members))
-        return found
+        counted = self._group.usage() if self._group is not None else {}
+        return processes.usage(self.pid, counted)
 
 
 def _signal_all(pids: Iterable[int], number: int) -> None:

@@ -198,11 +198,8 @@ class Machine:
         """Bytes of memory and processes of the hypervisor; the guest's are within."""
         if self._pid_fd < 0:
             return {}
-        found = self._group.usage() if self._group is not None else {}
-        members = processes.tree(self.pid)
-        found.setdefault("memory", processes.resident_bytes(members))
-        found.setdefault("processes", len(members))
-        return found
+        counted = self._group.usage() if self._group is not None else {}
+        return processes.usage(self.pid, counted)
 
 
 def _group_for(prepared: Prepared) -> cgroups.Group | None:
