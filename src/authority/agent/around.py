@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
-from authority.agent.fields import as_bytes as _bytes
 from authority.agent.fields import field as _field
+from authority.agent.fields import map_of
+from authority.agent.filing import Capability, Given, given
+from authority.agent.handles import Handle, Made, is_handle
 from authority.agent.values import Message
 
 
@@ -14,6 +16,17 @@ class Around:
     """The part of `Gate` about what is around a run."""
 
     run: str
+
+    def call(
+        self,
+        effect: str,
+        resource: str | bytes,
+        arguments: Mapping[str, Any] | None = None,
+        capability: Capability = None,
+        handle: bool = False,
+    ) -> Any:
+        """See `Gate.call`."""
+        raise NotImplementedError
 
     def _map(
         self,
@@ -41,19 +54,70 @@ class Around:
         }
         return _field(self._map("agent.spawn", f"agent:{name}", body, capability), "run", str)
 
+    @overload
     def wait(
-        self, run: str, timeout_ms: int = 0, capability: str | bytes | None = None
-    ) -> dict[str, Any]:
+        self,
+        run: str,
+        timeout_ms: int = 0,
+        capability: Capability = None,
+        handle: Literal[False] = False,
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def wait(
+        self,
+        run: str,
+        timeout_ms: int = 0,
+        capability: Capability = None,
+        *,
+        handle: Literal[True],
+    ) -> Handle: ...
+
+    def wait(
+        self,
+        run: str,
+        timeout_ms: int = 0,
+        capability: Capability = None,
+        handle: bool = False,
+    ) -> dict[str, Any] | Handle:
         """Whether a child has `ended`, and its `code`; waits for that up to `timeout_ms`."""
-        return self._map("agent.wait", f"run:{run}", {"timeout_ms": timeout_ms}, capability)
+        body = {"timeout_ms": timeout_ms}
+        value = self.call("agent.wait", f"run:{run}", body, capability, handle)
+        return is_handle(value) if handle else map_of("agent.wait", value)
 
-    def send(self, run: str, data: bytes | str, capability: str | bytes | None = None) -> None:
-        """Send a message to the parent or to a child."""
-        self._map("msg.send", f"run:{run}", {"data": _bytes(data)}, capability)
+    @overload
+    def send(self, run: str, data: bytes | str, capability: Capability = None) -> None: ...
 
-    def receive(self, timeout_ms: int = 0, capability: str | bytes | None = None) -> Message | None:
-        """The next message for this run, or None when none came within `timeout_ms`."""
-        value = self._map("msg.receive", f"run:{self.run}", {"timeout_ms": timeout_ms}, capability)
+    @overload
+    def send(self, run: str, data: Handle | Made, capability: Capability = None) -> Handle: ...
+
+    def send(self, run: str, data: Given, capability: Capability = None) -> Handle | None:
+        """Send a message to the parent or to a child. With handles in it, a handle to how it went."""
+        value = self.call("msg.send", f"run:{run}", {"data": given(data)}, capability)
+        return value if isinstance(value, Handle) else None
+
+    @overload
+    def receive(
+        self, timeout_ms: int = 0, capability: Capability = None, handle: Literal[False] = False
+    ) -> Message | None: ...
+
+    @overload
+    def receive(
+        self, timeout_ms: int = 0, capability: Capability = None, *, handle: Literal[True]
+    ) -> Handle: ...
+
+    def receive(
+        self, timeout_ms: int = 0, capability: Capability = None, handle: bool = False
+    ) -> Message | Handle | None:
+        """The next message for this run, or None when none came within `timeout_ms`.
+
+        As a handle (`/from`, `/data`) nothing of it was read, not even whether it came.
+        """
+        body = {"timeout_ms": timeout_ms}
+        value = self.call("msg.receive", f"run:{self.run}", body, capability, handle)
+        if handle:
+            return is_handle(value)
+        value = map_of("msg.receive", value)
         if not value:
             return None
         return Message(_field(value, "from", str), _field(value, "data", bytes))

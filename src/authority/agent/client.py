@@ -19,25 +19,26 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, overload
 
 import msgspec
 
 from authority import protocol
 from authority.agent.around import Around
 from authority.agent.channel import Channel, Draft, Pending
-from authority.agent.errors import BadReply, BadRequest, Denied, NoChannel, Receipt
-from authority.agent.fields import as_bytes as _bytes
+from authority.agent.errors import BadReply, BadRequest, Denied, NoChannel, Receipt, Wait
 from authority.agent.fields import field as _field
+from authority.agent.fields import map_of
 from authority.agent.fields import receipt_of as _receipt
 from authority.agent.fields import token_bytes as _token_bytes
 from authority.agent.fields import utf8_or_bytes as _utf8_or_bytes
-from authority.agent.handles import Handle, handle_of, plain
+from authority.agent.filing import Capability, Filing, Given, given
+from authority.agent.handles import Handle, Made, handle_of, is_handle, plain
 from authority.agent.planned import Planned
 from authority.agent.values import HttpResponse, ModelAnswer
 
-READ_CHUNK = 8 * 1024 * 1024
-_T = TypeVar("_T")
+Headers = Mapping[str, str] | Sequence[tuple[str, str]]
+MAX_BYTES = 1024 * 1024
 _NO_ARGUMENTS = msgspec.Raw(b"\x80")
 
 
@@ -119,7 +120,7 @@ class Batch:
             self._gate._note(channel.wait(pending))
 
 
-class Gate(Around, Planned):
+class Gate(Around, Filing, Planned):
     """A connection to the gate, for one run. `run` is its id, `cwd` where relative paths begin."""
 
     def __init__(self, channel: Channel, capability: bytes | None) -> None:
@@ -147,15 +148,23 @@ class Gate(Around, Planned):
         arguments: Mapping[str, Any] | None = None,
         capability: str | bytes | None = None,
         handle: bool = False,
-        wait: bool = False,
+        wait: Wait = False,
     ) -> Any:
         """Ask for one effect and return its value.
 
         `capability` (text or bytes, as `attenuate` gives) stands in place of the run's own. `handle`
         asks for a handle in place of the value; a call with handles in its arguments gets one
-        anyway. `wait`: where a person has to approve, wait until they have.
+        anyway. `wait`: where a person has to approve, wait until they have answered; a function is
+        called first, with the refusal, and may raise in place of waiting.
         """
-        draft = self._draft(effect, resource, arguments, capability, handle, wait)
+        if callable(wait):
+            try:
+                return self.call(effect, resource, arguments, capability, handle)
+            except Denied as denied:
+                if denied.code != "E_APPROVAL_REQUIRED":
+                    raise
+                wait(denied)
+        draft = self._draft(effect, resource, arguments, capability, handle, bool(wait))
         (pending,) = self._channel.submit((draft,))
         reply = self._channel.wait(pending)
         self._note(reply)
@@ -181,106 +190,76 @@ class Gate(Around, Planned):
         nonce = os.urandom(tokens.NONCE_SIZE)
         return tokens.to_text(tokens.attenuate(token, narrower, nonce=nonce))
 
-    # Files
-
-    def read(
-        self,
-        path: str | bytes,
-        offset: int = 0,
-        length: int | None = None,
-        capability: str | bytes | None = None,
-    ) -> bytes:
-        """The file's bytes from `offset`, all of them or `length`.
-
-        More than 8 MiB are read in several requests: a file that changes meanwhile is seen so.
-        """
-        parts: list[bytes] = []
-        while length is None or length > 0:
-            arguments = {"offset": offset} if offset else {}
-            if length is not None:
-                arguments["length"] = min(length, READ_CHUNK)
-            value = self._map("fs.read", path, arguments, capability)
-            data = _field(value, "data", bytes)
-            parts.append(data)
-            offset += len(data)
-            if length is not None:
-                length -= len(data)
-            if value.get("eof", True) or not data:
-                break
-        return b"".join(parts)
-
-    def read_text(
-        self, path: str | bytes, encoding: str = "utf-8", capability: str | bytes | None = None
-    ) -> str:
-        """The file as text. Raises UnicodeDecodeError."""
-        return self.read(path, capability=capability).decode(encoding)
-
-    def write(
-        self,
-        path: str | bytes,
-        data: bytes | str,
-        create_only: bool = False,
-        capability: str | bytes | None = None,
-    ) -> int:
-        """Replace the file as a whole, or make it; its size in bytes. Text is written as UTF-8."""
-        arguments = {"data": _bytes(data), "create_only": create_only}
-        return _field(self._map("fs.write", path, arguments, capability), "size", int)
-
-    def append(
-        self, path: str | bytes, data: bytes | str, capability: str | bytes | None = None
-    ) -> int:
-        """Add to the end of the file; its size in bytes."""
-        value = self._map("fs.append", path, {"data": _bytes(data)}, capability)
-        return _field(value, "size", int)
-
-    def list(
-        self, path: str | bytes = ".", capability: str | bytes | None = None
-    ) -> list[dict[str, Any]]:
-        """The directory's entries: name, type, size."""
-        value = self.call("fs.list", path, None, capability)
-        if not isinstance(value, list):
-            raise BadReply("the gate answered fs.list with something else than a list")
-        return value
-
-    def stat(self, path: str | bytes, capability: str | bytes | None = None) -> dict[str, Any]:
-        """type (file, directory), size (bytes), mtime (us), mode."""
-        return self._map("fs.stat", path, None, capability)
-
-    def mkdir(
-        self, path: str | bytes, parents: bool = False, capability: str | bytes | None = None
-    ) -> None:
-        """Make a directory."""
-        self.call("fs.mkdir", path, {"parents": parents}, capability)
-
-    def rename(self, path: str | bytes, to: str, capability: str | bytes | None = None) -> None:
-        """Give the file another name."""
-        self.call("fs.rename", path, {"to": to}, capability)
-
-    def delete(self, path: str | bytes, capability: str | bytes | None = None) -> None:
-        """Delete a file or an empty directory."""
-        self.call("fs.delete", path, None, capability)
-
     # The world
+
+    @overload
+    def http(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Headers = (),
+        body: bytes | str = b"",
+        max_bytes: int = MAX_BYTES,
+        capability: Capability = None,
+        handle: Literal[False] = False,
+        wait: Wait = False,
+    ) -> HttpResponse: ...
+
+    @overload
+    def http(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Headers = (),
+        body: Handle | Made,
+        max_bytes: int = MAX_BYTES,
+        capability: Capability = None,
+        handle: bool = False,
+        wait: Wait = False,
+    ) -> Handle: ...
+
+    @overload
+    def http(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Headers = (),
+        body: Given = b"",
+        max_bytes: int = MAX_BYTES,
+        capability: Capability = None,
+        handle: Literal[True],
+        wait: Wait = False,
+    ) -> Handle: ...
 
     def http(
         self,
         method: str,
         url: str,
         *,
-        headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
-        body: bytes | str = b"",
-        max_bytes: int = 1024 * 1024,
-        capability: str | bytes | None = None,
-    ) -> HttpResponse:
-        """One HTTP exchange. Redirects are answers, to be followed by a request of their own."""
-        pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
+        headers: Headers = (),
+        body: Given = b"",
+        max_bytes: int = MAX_BYTES,
+        capability: Capability = None,
+        handle: bool = False,
+        wait: Wait = False,
+    ) -> HttpResponse | Handle:
+        """One HTTP exchange. Redirects are answers, to be followed by a request of their own.
+
+        With `handle`, or a handle as the body, a handle to the answer: `/status`, `/headers`,
+        `/body` and `/url`.
+        """
         arguments = {
             "method": method,
-            "headers": pairs,
-            "body": _bytes(body),
+            "headers": list(headers.items() if isinstance(headers, Mapping) else headers),
+            "body": given(body),
             "max_bytes": max_bytes,
         }
-        value = self.call("http.request", url, arguments, capability)
+        value = self.call("http.request", url, arguments, capability, handle, wait)
+        if isinstance(value, Handle):
+            return value
         try:
             return msgspec.convert(value, HttpResponse)
         except msgspec.ValidationError as error:
@@ -290,9 +269,9 @@ class Gate(Around, Planned):
         self,
         name: str,
         arguments: Mapping[str, Any] | None = None,
-        capability: str | bytes | None = None,
+        capability: Capability = None,
         handle: bool = False,
-        wait: bool = False,
+        wait: Wait = False,
     ) -> Any:
         """Call the tool; its result, or a handle to it. A tool of an MCP server is `SERVER/TOOL`."""
         name = name.replace("/", ".", 1)
@@ -300,26 +279,57 @@ class Gate(Around, Planned):
         value = self.call("tool.call", f"tool:{name}", body, capability, handle, wait)
         return value if isinstance(value, Handle) else _field(value, "result", object)
 
+    @overload
     def model(
         self,
         name: str,
         messages: Sequence[Mapping[str, Any]],
         *,
         api: str = "openai.chat",
-        capability: str | bytes | None = None,
+        capability: Capability = None,
+        handle: Literal[False] = False,
         **options: Any,
-    ) -> ModelAnswer:
+    ) -> ModelAnswer: ...
+
+    @overload
+    def model(
+        self,
+        name: str,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        api: str = "openai.chat",
+        capability: Capability = None,
+        handle: Literal[True],
+        **options: Any,
+    ) -> Handle: ...
+
+    def model(
+        self,
+        name: str,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        api: str = "openai.chat",
+        capability: Capability = None,
+        handle: bool = False,
+        **options: Any,
+    ) -> ModelAnswer | Handle:
         """Ask a model, in one piece. `api` may be `openai.responses` or `anthropic.messages` too.
 
         `options` are the API's own (`max_tokens`, `tools`, …). Raises Denied, also when the
         vendor could not be reached; an answer of the vendor's that is an error has its `status`.
+        With `handle` a handle to the answer: `/text`, `/status` and `/body`. Messages that hold
+        handles want it: whether they are read is for the caller to say.
         """
         key = "input" if api == "openai.responses" else "messages"
         request = {"model": name, key: [dict(one) for one in messages], **options}
-        value = self._map(
-            "model.chat", f"model:{name}", {"api": api, "request": request}, capability
-        )
-        return ModelAnswer(_field(value, "status", int), _field(value, "body", bytes), api)
+        body = {"api": api, "request": request}
+        if not handle and plain(request)[1]:
+            raise BadRequest("messages with handles are answered with one", "say handle=True")
+        value = self.call("model.chat", f"model:{name}", body, capability, handle)
+        if handle:
+            return is_handle(value)
+        found = map_of("model.chat", value)
+        return ModelAnswer(_field(found, "status", int), _field(found, "body", bytes), api)
 
     # How a call is made
 
@@ -360,10 +370,7 @@ class Gate(Around, Planned):
         arguments: Mapping[str, Any] | None,
         capability: str | bytes | None,
     ) -> dict[str, Any]:
-        value = self.call(effect, resource, arguments, capability)
-        if not isinstance(value, dict):
-            raise BadReply(f"the gate answered {effect} with something else than a map")
-        return value
+        return map_of(effect, self.call(effect, resource, arguments, capability))
 
     def _note(self, reply: protocol.Reply) -> None:
         self.last_receipt = _receipt(reply) or self.last_receipt

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from authority.errors import AuthorityError
@@ -49,6 +50,10 @@ class Denied(AuthorityError):
         where = "" if self.seq is None else f", entry {self.seq}"
         rule = f"; rule: {plain(self.rule)}" if self.rule else ""
         return f"{self.message} (refusal {self.number} by {plain(self.layer)}{where}{rule})"
+
+
+Wait = bool | Callable[[Denied], None]
+"""Whether a call waits where a person has to approve; or what is called first, with the refusal."""
 
 
 class GateError(AuthorityError):

@@ -39,6 +39,12 @@ def as_bytes(data: bytes | str) -> bytes:
     return data.encode() if isinstance(data, str) else bytes(data)
 
 
+def map_of(effect: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadReply(f"the gate answered {effect} with something else than a map")
+    return value
+
+
 def field(value: Mapping[str, Any], name: str, kind: type[_T]) -> _T:
     found = value.get(name)
     if not isinstance(found, kind):

@@ -99,6 +99,13 @@ def handle_of(value: Any) -> Handle:
     return Handle(name)
 
 
+def is_handle(value: Any) -> Handle:
+    """An answer that has to be a handle. Raises BadReply."""
+    if not isinstance(value, Handle):
+        raise BadReply("the gate answered with something else than a handle")
+    return value
+
+
 def question(text: str, schema: Mapping[str, Any], value: Any) -> list[dict[str, Any]]:
     """What a model is told that reads for us: it has no tools, and its answer is held to the type."""
     import json

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from authority.agent.errors import BadReply
-from authority.agent.handles import Handle, question
+from authority.agent.errors import Wait
+from authority.agent.handles import Handle, is_handle, question
 
 
 class Planned:
@@ -19,7 +19,7 @@ class Planned:
         arguments: Mapping[str, Any] | None = None,
         capability: str | bytes | None = None,
         handle: bool = False,
-        wait: bool = False,
+        wait: Wait = False,
     ) -> Any:
         """See `Gate.call`."""
         raise NotImplementedError
@@ -64,9 +64,7 @@ class Planned:
         answer = self.call(
             "model.chat", f"model:{model}", {"api": api, "request": request}, handle=True
         )
-        if not isinstance(answer, Handle):
-            raise BadReply("the gate answered with something else than a handle")
-        return answer["/text"].typed(schema)
+        return is_handle(answer)["/text"].typed(schema)
 
     def compute(self, program: str, *handles: Any) -> Handle:
         """Run a Python program on values in a room without authority; a handle to its answer.
@@ -74,7 +72,4 @@ class Planned:
         The program finds the list `values` and calls `answer(value)` once.
         """
         body = {"program": program, "values": list(handles)}
-        answer = self.call("value.compute", "room:python", body, handle=True)
-        if not isinstance(answer, Handle):
-            raise BadReply("the gate answered with something else than a handle")
-        return answer
+        return is_handle(self.call("value.compute", "room:python", body, handle=True))
