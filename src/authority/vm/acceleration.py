@@ -113,7 +113,9 @@ def _boot(host: Host, architecture: Architecture, base: Base) -> str:
     try:
         arguments = hardware.arguments(made)
         command = jail.command(host, architecture, arguments, uid=uid, kvm=True)
-        pid = jail.spawn(command, diagnostics, [theirs.fileno(), far.fileno(), *held], [])
+        own = [theirs.fileno(), far.fileno(), *held]
+        data = (made.memory_mib << 20) + hardware.DATA_BYTES
+        pid = jail.spawn(command, diagnostics, own, [], data=data)
         theirs.close()
         far.close()
         ours.settimeout(PROBE_SECONDS)

@@ -27,7 +27,11 @@ _OWN_MIB: Final = 96
 _LEAST_MIB, _DEFAULT_MIB, _STEP_MIB = 192, 1024, 64
 OVERHEAD_BYTES: Final = 512 << 20
 """What the hypervisor takes beside the machine's memory: translated code, its own heap."""
+DATA_BYTES: Final = 1 << 30
+"""The same with the stacks of all its threads: what its process may map, whatever else limits it."""
 _TRANSLATED_MIB: Final = 128
+_RANDOM_BYTES: Final = 64 << 10
+"""In a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,8 @@ def arguments(hardware: Hardware, *, memory: str = "", incoming: bool = False) -
     made += ["-device", "virtserialport,chardev=channel,name=channel,nr=1"]
     made += ["-drive", f"if=none,id=root,file={_file(ROOT)},format=raw,readonly=on"]
     made += ["-device", "virtio-blk-pci,drive=root"]
-    made += ["-object", "rng-builtin,id=rng", "-device", "virtio-rng-pci,rng=rng"]
+    made += ["-object", "rng-builtin,id=rng"]
+    # What a guest asks for at one time is kept by the hypervisor beside the machine's memory.
+    made += ["-device", f"virtio-rng-pci,rng=rng,max-bytes={_RANDOM_BYTES},period=1000"]
     made += ["-chardev", f"socket,id=control,fd={CONTROL}", "-mon", "chardev=control,mode=control"]
     return made + (["-incoming", "defer", "-S"] if incoming else [])

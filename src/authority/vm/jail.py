@@ -8,7 +8,8 @@ Rules
   id (one a run, in no passwd), because a mapped root would still be root, with the group that may
   use KVM where it is used; started by a user it is that user, mapped.
 - Its memory, processes and processor time are limited by control groups where they can be had: a
-  shell of one line joins them, closes them and becomes bubblewrap.
+  shell of one line joins them, closes them and becomes bubblewrap. Its memory has a limit of the
+  process too, which holds without any group: a guest can make the hypervisor ask for more.
 - On top QEMU denies itself, by seccomp, starting programs, changing ids and raising its limits.
 - It ends when the gate ends. A parent-death signal would not reach it, because it is another
   user's; so bubblewrap stays process 1 of its pid name space, dies with the gate, and the kernel
@@ -96,10 +97,17 @@ def command(
 
 
 def spawn(
-    made: Sequence[str], diagnostics: int, own: Sequence[int], entrances: Sequence[int]
+    made: Sequence[str],
+    diagnostics: int,
+    own: Sequence[int],
+    entrances: Sequence[int],
+    *,
+    data: int,
 ) -> int:
-    """Starts it; its pid. `own` go to `FIRST_FD` and on. A control group is joined before anything."""
+    """Starts it; its pid. `own` go to `FIRST_FD` and on. A control group is joined before anything,
+    and the process's own memory limited to `data` bytes."""
     join = "".join(f"echo 0 >&{_ENTRANCE + at}||exit 1;" for at in range(len(entrances)))
+    join += f"ulimit -d {data >> 10}||exit 1;"
     leave = "".join(f" {_ENTRANCE + at}>&-" for at in range(len(entrances)))
     moved: list[int] = []
     try:

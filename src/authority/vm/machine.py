@@ -294,7 +294,8 @@ async def boot(
         images = prepared.images
         held = [one.fd for one in (images.kernel, images.initramfs, images.root)]
         own = [channel.fileno(), theirs.fileno(), *held, *more]
-        outer = jail.spawn(made, diagnostics, own, entrances)
+        data = (prepared.hardware.memory_mib << 20) + hardware.DATA_BYTES
+        outer = jail.spawn(made, diagnostics, own, entrances, data=data)
         machine = Machine(prepared, outer, Qmp(ours), diagnostics)
         machine.uid, machine._group, machine._claim = uid, group, claim
         theirs.close()
