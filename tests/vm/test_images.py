@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from authority.isolation import Host, IsolationRefused, Plan, SandboxSpec, plan, probe
-from authority.vm import Images, architectures, cache, contents, kernel, root
+from authority.vm import Images, architectures, cache, contents, installed, kernel, root
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -165,6 +165,23 @@ def test_an_image_holds_what_is_shown_and_nothing_else(small: tuple[Plan, Host, 
     assert not any("secret" in path for path in found.files)
     loaders = [path for path in found.files if "/ld-linux" in path]
     assert loaders
+
+
+@pytest.mark.skipif(not installed.known(), reason="no packages are recorded here")
+def test_of_the_system_an_image_holds_what_the_listed_programs_need() -> None:
+    def holds(path: str, *programs: str) -> bool:
+        spec = SandboxSpec(("sh", "-c", "true"), "/", exec_allowed=programs)
+        found = contents.of(plan(spec, probe()), probe())
+        above = {path, *(str(one) for one in Path(path).parents)}
+        return not above.isdisjoint({*found.trees, *found.files})
+
+    needed = {"git": "/usr/share/git-core/templates", "gcc": "/usr/include/stdio.h"}
+    for program, path in needed.items():
+        if os.path.exists(path) and shutil.which(program):
+            assert holds(path, program), program
+            assert not holds(path), program
+    assert holds("/usr/share/zoneinfo/UTC")
+    assert not holds("/usr/share/doc/libc6/copyright")
 
 
 def test_init_is_compiled_to_the_same_bytes(tmp_path: Path) -> None:

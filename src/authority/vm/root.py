@@ -9,7 +9,7 @@ Rules
 - Owners, times and the file system's own number are fixed and names are sorted: the same files give
   the same bytes.
 - The file system is made by `mkfs.erofs` in name spaces of its own, without network, where the
-  files lie as they will in the image; nothing is copied for it.
+  files lie as they will in the image: folders are bound there, single files are copied.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -24,13 +25,13 @@ from pathlib import Path
 from typing import Final
 
 from authority.isolation import Host, IsolationRefused, Plan
-from authority.isolation.plan import Runtime
 from authority.isolation.refusal import shown
-from authority.vm import cache, contents
+from authority.vm import cache, contents, installed
 from authority.vm.cache import Stored
+from authority.vm.contents import Contents
 from authority.vm.kernel import need
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 RUN_ID: Final = 1_900_000_000
 """The run's user inside the machine, outside the user name space that it lives in."""
 MAX_BYTES: Final = 2 << 30
@@ -47,22 +48,24 @@ _TRIES: Final = 3
 class Walked:
     """What the image is made of, walked: its key, its size, what is left out."""
 
-    def __init__(self, runtime: Runtime, *, root: bool) -> None:
+    def __init__(self, made_of: Contents, *, root: bool) -> None:
         self.bytes = 0
         self.left_out: list[str] = []
         self._readable_by_all = root
         digest = hashlib.sha256()
-        for line in self._lines(runtime):
+        for line in self._lines(made_of):
             digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
         self.key = digest.hexdigest()
 
-    def _lines(self, runtime: Runtime) -> Iterator[str]:
+    def _lines(self, made_of: Contents) -> Iterator[str]:
         yield json.dumps([FORMAT, self._readable_by_all, os.geteuid() if os.geteuid() else 0])
-        for path, target in runtime.links:
+        for path in made_of.folders:
+            yield json.dumps(["folder", path])
+        for path, target in made_of.links:
             yield json.dumps(["link", path, target])
-        for path in runtime.files:
+        for path in made_of.files:
             yield from self._one(path, os.stat(path))
-        for path in runtime.trees:
+        for path in made_of.trees:
             yield from self._tree(path)
 
     def _tree(self, path: str) -> Iterator[str]:
@@ -105,8 +108,7 @@ class Walked:
 
 def ready(plan: Plan, host: Host) -> Stored:
     """The root image for a plan: found, or built now. Raises `IsolationRefused`."""
-    runtime = contents.of(plan, host)
-    walked = _walked(runtime, host)
+    made_of, walked = _walked(plan, host)
     for _ in range(_TRIES):
         name = f"root-{walked.key[:32]}"
         found = cache.find(name)
@@ -119,45 +121,53 @@ def ready(plan: Plan, host: Host) -> Stored:
             if found is not None:
                 return found
             made = cache.aside(folder)
-            _make(runtime, walked, host, made)
-            again = _walked(runtime, host)
+            _make(made_of, walked, host, made)
+            _, again = _walked(plan, host)
             if again.key == walked.key:
                 facts = {"bytes": walked.bytes, "key": walked.key}
                 stored = cache.keep(folder, name, made, facts)
                 cache.keep_few(folder, "root-*", KEPT)
                 return stored
             made.unlink()
-            walked = again
+        made_of, walked = _walked(plan, host)
     raise IsolationRefused("the runtime kept changing while its image was made", "start it again")
 
 
-def _walked(runtime: Runtime, host: Host) -> Walked:
+def _walked(plan: Plan, host: Host) -> tuple[Contents, Walked]:
     try:
-        walked = Walked(runtime, root=host.root)
+        made_of = contents.of(plan, host)
+        walked = Walked(made_of, root=host.root)
     except OSError as error:
         raise IsolationRefused(f"the runtime could not be read: {shown(str(error))}") from error
     if walked.bytes > MAX_BYTES:
+        cause = "the packages of what the policy lists need much"
+        if not installed.known():
+            cause = "which of the system's files are needed is known for Debian's packages alone"
         raise IsolationRefused(
             f"the program's runtime has {walked.bytes >> 20} MiB, and an image at most "
-            f"{MAX_BYTES >> 20}",
-            "list no shell or compiler (they bring all of /usr/lib along), or --isolation namespace",
+            f"{MAX_BYTES >> 20}: {cause}",
+            "list fewer programs, single ones in place of folders; or --isolation namespace",
         )
-    return walked
+    return made_of, walked
 
 
-def _make(runtime: Runtime, walked: Walked, host: Host, made: Path) -> None:
+def _make(made_of: Contents, walked: Walked, host: Host, made: Path) -> None:
     owner = "0" if host.root else str(RUN_ID)
-    command = [*_stage(runtime, host, made.parent), "--", need("mkfs.erofs", "erofs-utils")]
-    command += ["--quiet", "-T0", f"-U{_UUID}", "-x-1", f"--force-uid={owner}"]
-    command += [f"--force-gid={owner}"]
-    command += [f"--exclude-path={path.lstrip('/')}" for path in walked.left_out]
-    command += [f"{_OUT}/{made.name}", _STAGE]
+    copies = cache.aside(made.parent)
     try:
+        _copy(made_of, frozenset(walked.left_out), copies)
+        command = [*_stage(made_of, host, copies, made.parent), "--"]
+        command += [need("mkfs.erofs", "erofs-utils"), "--quiet", "-T0", f"-U{_UUID}", "-x-1"]
+        command += [f"--force-uid={owner}", f"--force-gid={owner}"]
+        command += [f"--exclude-path={path.lstrip('/')}" for path in walked.left_out]
+        command += [f"{_OUT}/{made.name}", _STAGE]
         done = subprocess.run(
             command, env={}, capture_output=True, timeout=_SECONDS, check=False, close_fds=True
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
         raise IsolationRefused(f"the root image was not made: {shown(str(error))}") from error
+    finally:
+        shutil.rmtree(copies, ignore_errors=True)
     if done.returncode:
         made.unlink(missing_ok=True)
         said = shown((done.stderr or done.stdout).strip()[-500:])
@@ -168,7 +178,33 @@ def _make(runtime: Runtime, walked: Walked, host: Host, made: Path) -> None:
         )
 
 
-def _stage(runtime: Runtime, host: Host, out: Path) -> list[str]:
+def _copy(made_of: Contents, left_out: frozenset[str], copies: Path) -> None:
+    """Single files and links, and every folder that something lies in, below a folder of their own.
+    Raises `OSError`."""
+    copies.mkdir(mode=0o755)
+    copies.chmod(0o755)
+    there = {"/"}
+
+    def folder(path: str) -> None:
+        if path not in there:
+            folder(os.path.dirname(path))
+            os.mkdir(f"{copies}{path}")
+            os.chmod(f"{copies}{path}", 0o755)  # noqa: S103 - a folder of the image
+            there.add(path)
+
+    for path in (*_FOLDERS, *made_of.folders, *made_of.trees):
+        folder(path)
+    for path in made_of.files:
+        if path not in left_out:
+            folder(os.path.dirname(path))
+            shutil.copyfile(path, f"{copies}{path}", follow_symlinks=False)
+            os.chmod(f"{copies}{path}", os.stat(path).st_mode & 0o777)
+    for path, target in made_of.links:
+        folder(os.path.dirname(path))
+        os.symlink(target, f"{copies}{path}")
+
+
+def _stage(made_of: Contents, host: Host, copies: Path, out: Path) -> list[str]:
     """bubblewrap's arguments: the files as they will lie in the image, below a folder of its own."""
     command = [host.bwrap, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     command += ["--die-with-parent", "--cap-drop", "ALL"]
@@ -177,19 +213,7 @@ def _stage(runtime: Runtime, host: Host, out: Path) -> list[str]:
     else:
         command += ["--unshare-user"]
     command += ["--ro-bind", "/", "/", "--perms", "0755", "--tmpfs", "/tmp"]  # noqa: S108
-    folders = {_STAGE, *(_STAGE + path for path in _FOLDERS)}
-    paths = [*runtime.trees, *runtime.files, *(path for path, _ in runtime.links)]
-    for path in paths:
-        parent = os.path.dirname(_STAGE + path)
-        while parent not in folders:
-            folders.add(parent)
-            parent = os.path.dirname(parent)
-    inner = {_STAGE + tree for tree in runtime.trees}
-    for folder in sorted(folders, key=lambda one: (len(one), one)):
-        if not any(folder == tree or folder.startswith(tree + "/") for tree in inner):
-            command += ["--perms", "0755", "--dir", folder]
-    for path in sorted([*runtime.trees, *runtime.files], key=lambda one: (len(one), one)):
+    command += ["--bind", str(copies), _STAGE]
+    for path in made_of.trees:
         command += ["--ro-bind", path, _STAGE + path]
-    for path, target in runtime.links:
-        command += ["--symlink", target, _STAGE + path]
     return [*command, "--bind", str(out), _OUT]
