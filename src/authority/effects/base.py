@@ -12,8 +12,9 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from authority.kernel.codes import Code
 from authority.kernel.labels import CLEAN, Label
@@ -21,8 +22,7 @@ from authority.kernel.policy import Policy
 from authority.kernel.resources import Resource
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One admitted request, as an effect sees it.
 
     `arguments` is the effect's argument Struct of `kernel.requests`; `target` the second resource
@@ -40,21 +40,20 @@ class Call:
     policy: Policy
     reserved: Mapping[str, int]
     target: Resource | None = None
-    looked_up: Mapping[str, Any] = field(default_factory=dict)
+    looked_up: Mapping[str, Any] = {}
     capability: bytes = b""
     given: Label = CLEAN
 
 
-@dataclass(frozen=True, slots=True)
-class Performed:
+class Performed(msgspec.Struct, frozen=True):
     """What came of it: the answer's value (MessagePack types), what was used, facts for the log.
 
     `carried` is the label that came with the value, where it has one of its own (a message).
     """
 
     value: Any
-    spent: Mapping[str, int] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    spent: Mapping[str, int] = {}
+    facts: Mapping[str, Any] = {}
     carried: Label | None = None
 
 

@@ -26,6 +26,7 @@ from authority.gate.statedir import StateDir
 from authority.kernel.canonical import decode, printable
 from authority.kernel.policy import Policy, for_agent, load
 from authority.kernel.policy_change import widened
+from authority.kernel.policy_remembered import Remembered
 from authority.kernel.policy_sections import Source
 from authority.kernel.policy_tree import SHIPPED_PRICES
 from authority.kernel.state import State
@@ -84,7 +85,7 @@ class Policies:
                     # Modules beside a tool's file are the tool's; the policy's folder is not.
                     fixed.append(path if folder == base else folder)
         fixed += [os.path.realpath(path) for path in policy.network.ca]
-        return policy.protect(nowhere, sorted(set(fixed)))
+        return Remembered(policy.protect(nowhere, sorted(set(fixed))))
 
     def _compare(self, policy: Policy, path: str, state: State, accepted: set[str]) -> None:
         before = state.policies.get(path)

@@ -40,6 +40,9 @@ MAX_DEPTH = 64
 """The most containers inside each other, the outermost counted."""
 
 _encode = msgspec.json.Encoder(order="sorted").encode
+_CONTAINERS = frozenset({dict, list, tuple, set, frozenset})
+_PLAIN = _CONTAINERS | {str, bytes, bool, int, type(None)}
+"""What needs no look inside when it is empty, zero, false or nothing."""
 _NOT_PRINTABLE = re.compile(r"[^\x20-\x7e]")
 _NOT_PLAIN = re.compile(r"[^\x20-\x5b\x5d-\x7e]")
 
@@ -118,7 +121,7 @@ def _check(values: Iterable[Any], depth: int) -> None:
         raise CanonicalError(f"more than {MAX_DEPTH} containers inside each other")
     for value in values:
         kind = type(value)
-        if kind is str or kind is bool or value is None or kind is bytes:
+        if kind is str or (not value and kind in _PLAIN and depth < MAX_DEPTH):
             continue
         if kind is int:
             if not -MAX_INTEGER <= value <= MAX_INTEGER:
@@ -126,8 +129,10 @@ def _check(values: Iterable[Any], depth: int) -> None:
         elif kind is dict:
             # msgspec refuses keys that are not strings when it sorts.
             _check(value.values(), depth + 1)
-        elif kind is list or kind is tuple or kind is set or kind is frozenset:
+        elif kind in _CONTAINERS:
             _check(value, depth + 1)
+        elif kind in _PLAIN:
+            continue
         elif isinstance(value, msgspec.Struct):
             _check(astuple(value), depth + 1)
         elif isinstance(value, enum.Enum):

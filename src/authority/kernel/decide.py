@@ -285,7 +285,7 @@ def _policy(state: State, policy: Policy | None, run: Run, request: Request) -> 
         ),
         "",
     )
-    if not required and request.token and any(r.approval for r in request.token.restrictions):
+    if not required and request.token and request.token.needs_approval:
         required = "capability"
     if not required:
         return rule, ""

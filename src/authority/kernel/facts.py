@@ -72,11 +72,10 @@ def request_digest(
     effect: str, resource: str, verb: str, arguments: bytes, target: str = ""
 ) -> str:
     """SHA-256 (hex) of a request's canonical form; every part is preceded by its length."""
-    h = hashlib.sha256(b"authority/request/1")
+    parts = [b"authority/request/1"]
     for part in (effect.encode(), resource.encode(), verb.encode(), target.encode(), arguments):
-        h.update(len(part).to_bytes(8, "big"))
-        h.update(part)
-    return h.hexdigest()
+        parts += (len(part).to_bytes(8, "big"), part)
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def numbers(spec: Spec, arguments: Any) -> dict[str, int]:

@@ -23,8 +23,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from authority.kernel.file_labels import recorded
 from authority.kernel.labels import ANY_SOURCE, CLEAN, Label, Sink
 from authority.kernel.mcp_rules import parts
@@ -58,7 +56,7 @@ def argument_names(effect: str, arguments: Any) -> frozenset[str]:
     """The names of the arguments that a request really gives."""
     if effect in {"tool.call", "mcp.prompt"}:
         return frozenset(arguments.arguments)
-    return frozenset(msgspec.structs.asdict(arguments))
+    return frozenset(arguments.__struct_fields__)
 
 
 def sink(

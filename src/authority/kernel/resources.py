@@ -21,6 +21,7 @@ is no second reading that could come to another result. Rules of each family sta
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -63,6 +64,8 @@ _MCP: Final = re.compile(r"([^/]*)/(tools|resources|prompts)(?:/(.+))?\Z")
 _URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!#-;=?-\[\]_a-z~|{}^]*\Z")
 _HIDDEN: Final = re.compile(r"%(?:2[ef]|5c|00)", re.IGNORECASE)
 MAX_URI: Final = 2048
+REMEMBERED: Final = 1024
+"""Texts, and judgements of a policy, that are remembered; a text has at most some thousand bytes."""
 _RUN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")
 _SYSTEM: Final = frozenset({"sys:time", "sys:random", "sys:uuid"})
@@ -111,11 +114,12 @@ class Resource(msgspec.Struct, frozen=True):
         return self.segments[0] if self.segments else ""
 
 
+@lru_cache(maxsize=REMEMBERED)
 def parse(effect: str, raw: str | bytes, *, cwd: str | bytes | None = None) -> Resource:
     """The resource that an effect names. Raises `ResourceError` for everything doubtful.
 
     `cwd` is the absolute directory against which relative file paths are read; without it they are
-    refused.
+    refused. What was read of late is remembered: the same text is the same resource.
     """
     family, _, action = effect.partition(".")
     if family == "fs":

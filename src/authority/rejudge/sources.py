@@ -16,40 +16,10 @@ from authority.audit.errors import BodyMissing, LogCorrupt
 from authority.audit.store import ContentStore
 from authority.kernel.entries import Body
 from authority.kernel.policy import Policy, PolicyError, from_canonical
-from authority.kernel.policy_sections import Judgement
-from authority.kernel.resources import Resource
+from authority.kernel.policy_remembered import Remembered
 
 REMEMBERED = 65_536
 """Judgements that are remembered for each policy."""
-
-
-class _Remembering(Policy):
-    """A policy that remembers what it said: `judge` and `approval` are pure functions of these."""
-
-    __slots__ = ("_approvals", "_judgements")
-
-    def __init__(self, policy: Policy) -> None:
-        super().__init__(policy._node, policy._protection)
-        self._judgements: dict[tuple[str, str, str], Judgement] = {}
-        self._approvals: dict[tuple[str, str], str] = {}
-
-    def judge(self, effect: str, resource: Resource, verb: str = "") -> Judgement:
-        key = (effect, resource.text, verb)
-        found = self._judgements.get(key)
-        if found is None:
-            if len(self._judgements) >= REMEMBERED:
-                self._judgements.clear()
-            found = self._judgements[key] = super().judge(effect, resource, verb)
-        return found
-
-    def approval(self, effect: str, resource: Resource, verb: str = "") -> str:
-        key = (resource.text, verb)
-        found = self._approvals.get(key)
-        if found is None:
-            if len(self._approvals) >= REMEMBERED:
-                self._approvals.clear()
-            found = self._approvals[key] = super().approval(effect, resource, verb)
-        return found
 
 
 class Sources:
@@ -65,7 +35,7 @@ class Sources:
         self._store = store
         self._sealed = sealed
         self._policies: dict[str, Policy | None] = {
-            digest: _Remembering(policy) for digest, policy in (policies or {}).items()
+            digest: Remembered(policy, REMEMBERED) for digest, policy in (policies or {}).items()
         }
 
     def policy(self, digest: str) -> Policy | None:
@@ -78,7 +48,7 @@ class Sources:
         if self._store is None:
             return None
         try:
-            return _Remembering(from_canonical(self._store.get(digest)))
+            return Remembered(from_canonical(self._store.get(digest)), REMEMBERED)
         except (BodyMissing, LogCorrupt, PolicyError):
             return None
 
