@@ -14,7 +14,7 @@ from mcp import ClientSession
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from authority.agent import Denied
-from authority.gate.policyfile import PolicyFileError
+from authority.gate.starting import PolicyFileError
 from gate.lab import CLI, OPEN, Lab, code_of
 
 from .mcp_lab import POLICY, approve, client, prepare, server, waiting

@@ -6,14 +6,17 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from authority.errors import AuthorityError
 from authority.gate import statedir
 from authority.gate.statedir import StateDir
-from authority.kernel.canonical import printable
+from authority.kernel.printing import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
 
 
 def parser(command: str, description: str) -> argparse.ArgumentParser:

@@ -19,15 +19,19 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from authority.cli import terminal
 from authority.errors import AuthorityError
-from authority.gate import policyfile, statedir
+from authority.gate import starting, statedir
 from authority.gate.client import Client, GateError, client, token_of
-from authority.gate.statedir import StateDir
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from authority.gate.statedir import StateDir
 
 REFUSED = 125
 _INPUT_CHUNK = 16 * 1024
@@ -143,12 +147,12 @@ def _say_what_takes_long() -> None:
 
 
 def request(options: argparse.Namespace, program: list[str]) -> dict[str, Any]:
-    """The body of a call that starts a run. Raises `PolicyError` and its like."""
+    """The body of a call that starts a run; the gate asks for more. Raises `PolicyFileError`."""
     if options.policy is None and not getattr(options, "suggest", False):
         raise AuthorityError(
             "no policy was named", "name one with --policy; 'authority init' writes a starter"
         )
-    body = policyfile.start_request(options.policy, program, os.getcwd())
+    body = starting.begin(options.policy, program, os.getcwd())
     if granted := getattr(options, "grant", None):
         body["grant"] = [_absolute(text, body["cwd"]) for text in granted]
     return body
@@ -188,6 +192,9 @@ class Follower:
             try:
                 return self._stream(connection, path, body)
             except GateError as error:
+                if wanted := error.answer.get("wanted"):
+                    starting.supply(body, wanted)
+                    continue
                 wider = error.answer.get("wider")
                 known = str(body.get("accept", "")).split()
                 if wider is None or error.answer["accept"] in known:

@@ -22,7 +22,7 @@ from authority.audit import query
 from authority.audit.store import ContentStore
 from authority.cli.common import parser, print_json, state_of, write_new
 from authority.errors import AuthorityError
-from authority.gate import policyfile
+from authority.gate import policyfile, starting
 from authority.gate.statedir import StateDir
 from authority.kernel import resources
 from authority.kernel.canonical import printable
@@ -76,9 +76,9 @@ def made_for(
     wishes += [wish for each in unseen if (wish := _looked(each)) is not None]
     if options.write is None:
         return _found(directory, start, wishes, None, options.exact), ""
-    path = start.get("policy_path") or os.path.join(start["cwd"], policyfile.NO_POLICY)
+    path = start.get("policy_path") or os.path.join(start["cwd"], starting.NO_POLICY)
     target = _target(options.write, path)
-    if os.path.basename(path) == policyfile.NO_POLICY:
+    if os.path.basename(path) == starting.NO_POLICY:
         text, policy = "version = 1\n", None
     else:
         read = policyfile.read(Path(path))

@@ -19,10 +19,11 @@ import sys
 import termios
 import threading
 import tty
-from collections.abc import Callable
-from typing import Any
 
-from authority.gate.screen import Screen
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 STOP_KEY = 0x1C
 STOP_TIMES = 3
@@ -69,6 +70,9 @@ class PersonsTerminal:
     """`take` it while the run has it, `give_back` afterwards; both may be called again."""
 
     def __init__(self, on_resize: Callable[[dict[str, int]], None]) -> None:
+        # Here alone: a run without a terminal does not load it.
+        from authority.gate.screen import Screen
+
         self._on_resize = on_resize
         self._screen = Screen()
         self._before: list[Any] | None = None

@@ -13,14 +13,17 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
 
 from authority.errors import AuthorityError
-from authority.gate.statedir import StateDir
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from authority.gate.statedir import StateDir
 
 START_SECONDS = 30.0
 
@@ -173,6 +176,8 @@ def ensure(directory: StateDir) -> None:
 
 
 def _start(directory: StateDir) -> str:
+    import subprocess
+
     readable, writable = os.pipe2(os.O_CLOEXEC)
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
     if os.path.isabs(cache := os.environ.get("XDG_CACHE_HOME", "")):

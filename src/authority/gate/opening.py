@@ -28,7 +28,7 @@ from authority.audit.opening import open_log
 from authority.audit.store import ContentStore
 from authority.audit.witness import DirectoryWitness
 from authority.errors import AuthorityError
-from authority.gate import build, clock, snapshots, statedir
+from authority.gate import build, clock, snapshots, statedir, statefiles
 from authority.gate.ledger import Ledger
 from authority.gate.statedir import StateDir
 from authority.kernel import capabilities, entries
@@ -83,7 +83,7 @@ def open_state(directory: StateDir, *, layer: FileLayer | None = None) -> Opened
     """
     signing = checkpoints.load_key(directory.signing_key)
     witnesses = [DirectoryWitness(directory.witness)]
-    witnesses += [DirectoryWitness(path) for path in statedir.witnesses(directory)]
+    witnesses += [DirectoryWitness(path) for path in statefiles.witnesses(directory)]
     try:
         log, checkpointer = open_log(directory.log, signing, layer=layer, witnesses=witnesses)
     except LogTampered as error:
@@ -95,7 +95,7 @@ def open_state(directory: StateDir, *, layer: FileLayer | None = None) -> Opened
     try:
         store = ContentStore(directory.store, keys=directory.keys / "sealed")
         folded = snapshots.fold(directory.log, store, checkpointer.size)
-        keys = statedir.mac_keys(directory)
+        keys = statefiles.mac_keys(directory)
         ledger = Ledger(log, folded.state)
         opened = Opened(directory, ledger, checkpointer, store, keys, signing)
         if folded.start >= 0:
@@ -136,9 +136,9 @@ def _first_entries(opened: Opened) -> None:
             boot_clock=clock.boot(),
             public_key=opened.signing.public.to_text(),
             identity={"uid": os.geteuid(), "gid": os.getegid(), "pid": os.getpid()},
-            limits=statedir.limits(opened.directory),
+            limits=statefiles.limits(opened.directory),
             build=build.digest(),
-            two_people=statedir.two_people(opened.directory),
+            two_people=statefiles.two_people(opened.directory),
         )
     )
     ledger.step(new)
@@ -152,7 +152,7 @@ def _first_entries(opened: Opened) -> None:
 
 def rotate(opened: Opened, until: int) -> str:
     """A fresh minting key; the one before verifies until `until` (us) and never mints again."""
-    key = statedir.new_mac_key(opened.directory)
+    key = statefiles.new_mac_key(opened.directory)
     opened.keys[key.kid] = key
     retired: list[entries.AnyEntry] = [
         entries.Key(kid=kid, action="retire", until=max(until, 1))

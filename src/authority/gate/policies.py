@@ -3,6 +3,8 @@
 Rules
 - The gate judges by the text that it parsed itself, never by a file that may change meanwhile. A policy
   that a run started under is kept in the content store under its digest, durable before the run.
+- A caller who does not parse policies is told what this one names: further files, variables. That is
+  asked before anything is recorded.
 - Authority's own places are protected in every policy: the state directory, the policy files of the
   chain, this installation; tools' commands and the folders of their files, and the certificates that
   `network.ca` trusts, may not be written.
@@ -21,7 +23,7 @@ from typing import Any
 from authority.audit.errors import BodyMissing, LogCorrupt
 from authority.audit.store import ContentStore
 from authority.gate.control import ControlRefused
-from authority.gate.policyfile import format_of, shipped_prices
+from authority.gate.policyfile import format_of, read_sent, shipped_prices, wanted
 from authority.gate.statedir import StateDir
 from authority.kernel.canonical import decode, printable
 from authority.kernel.policy import Policy, for_agent, load
@@ -49,7 +51,11 @@ class Policies:
         path = str(body.get("policy_path", ""))
         if path not in sources:
             raise ControlRefused(400, "the policy's text is missing")
-        policy = self._protected(_load(sources, path), sources)
+        if "looked_for" in body:
+            found = _complete(sources, path, body["looked_for"])
+        else:
+            found = _load(sources, path)
+        policy = self._protected(found, sources)
         accepted = set(str(body.get("accept", "")).split())
         self._compare(policy, path, state, accepted)
         for server in policy.mcp.values():
@@ -164,6 +170,21 @@ def _sources(body: Mapping[str, Any]) -> dict[str, Source]:
             text=text, format=format_of(path), base=os.path.dirname(path), name=path
         )
     return found
+
+
+def _complete(sources: Mapping[str, Source], path: str, looked_for: Any) -> Policy:
+    """The policy that a caller sent unread; what is missing is asked for. Raises `ControlRefused`."""
+    if not isinstance(looked_for, list) or not all(isinstance(n, str) for n in looked_for):
+        raise ControlRefused(400, "looked_for lists names of variables")
+    texts = {name: source.text for name, source in sources.items()}
+    if needed := wanted(texts, path, looked_for):
+        raise ControlRefused(
+            409,
+            "the policy names what was not sent with it",
+            "send the call again with what is wanted",
+            wanted=needed,
+        )
+    return read_sent(texts, path).policy
 
 
 def _reader(sources: Mapping[str, Source]) -> Callable[[str, str], Source]:

@@ -1,44 +1,23 @@
-"""Reading a policy and everything that it names: what is read here is what the gate parses.
+"""Reading a policy and everything that it names.
 
-Rules
-- Every file is read once. Its text, under its real path, goes to the gate; a change after that does
-  not matter to the run.
-- Only those variables of the caller's environment are passed that the policy names.
+What it names is found by one function, whoever provides the texts: the disk here, at the gate what a
+caller sent (`starting`). So both ask for the same files and the same variables.
 """
 
 from __future__ import annotations
 
+import functools
 import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from authority.errors import AuthorityError
-from authority.kernel.canonical import printable
+from authority.gate import starting
 from authority.kernel.policy import Policy, load
 from authority.kernel.policy_sections import Source
 from authority.kernel.policy_tree import SHIPPED_PRICES
-
-LOCALE = ("LANG", "LC_ALL", "TZ", "TERM")
-"""Variables that are passed without being named: how to write, and to what kind of terminal."""
-MAX_TEXT = 4 * 1024 * 1024
-NO_POLICY = "authority-none.toml"
-EMPTY = """\
-version = 1
-
-[filesystem]
-read = [
-    # Nothing is called so. With a rule in it the folder is mounted, and what is looked for there known.
-    "./.authority-nothing",
-]
-"""
-"""The policy of a run that was given none, and what it is called: it allows nothing that is there."""
-
-
-class PolicyFileError(AuthorityError):
-    """A policy file that can't be read."""
 
 
 @dataclass
@@ -50,8 +29,8 @@ class Read:
     sources: dict[str, str] = field(default_factory=dict)
     servers: list[Policy] = field(default_factory=list)
 
-    def environment(self) -> dict[str, str]:
-        """The named variables of this process's environment, where they are set."""
+    def variables(self) -> set[str]:
+        """The variables of the caller's environment that it names."""
         names = set(self.policy.process.pass_env)
         names.update(c.from_env for c in self.policy.credentials.values())
         names.update(u.from_env for u in self.policy.models.upstream.values() if u.from_env)
@@ -62,7 +41,11 @@ class Read:
         for other in self.servers:
             names.update(other.process.pass_env)
             names.update(c.from_env for c in other.credentials.values())
-        return {name: os.environ[name] for name in sorted(names) if name in os.environ}
+        return names
+
+
+class MissingText(AuthorityError):
+    """A text that a caller has not sent; the message is its path."""
 
 
 def format_of(path: str) -> Literal["toml", "json"]:
@@ -79,26 +62,60 @@ def shipped_prices() -> Source:
 
 def read(path: Path) -> Read:
     """Load a policy file with all that it extends. Raises `PolicyError`, `PolicyFileError`."""
+    return _gathered(os.path.realpath(path), starting.text_of)
+
+
+def wanted(
+    sources: Mapping[str, str], path: str, looked_for: Collection[str]
+) -> dict[str, list[str]]:
+    """What a caller who sent these texts has still to `supply`: a file, else variables, else nothing.
+
+    Raises `PolicyError`.
+    """
+    try:
+        names = read_sent(sources, path).variables() - set(looked_for)
+    except MissingText as missing:
+        return {"sources": [missing.message]}
+    return {"environment": sorted(names)} if names else {}
+
+
+def read_sent(sources: Mapping[str, str], path: str) -> Read:
+    """The policy at a path that a caller sent, with all that it extends. The same texts, read again,
+    are the same object. Raises `PolicyError`, `MissingText`."""
+    return _read_sent(path, tuple(sorted(sources.items())))
+
+
+@functools.lru_cache(maxsize=16)
+def _read_sent(path: str, texts: tuple[tuple[str, str], ...]) -> Read:
+    sources = dict(texts)
+
+    def text(name: str) -> str:
+        if name not in sources:
+            raise MissingText(name)
+        return sources[name]
+
+    return _gathered(path, text)
+
+
+def start_request(policy: Path | None, program: Sequence[str], cwd: str) -> dict[str, Any]:
+    """What `starting.begin` makes, with everything that the policy names. Raises `PolicyError` too."""
+    body = starting.begin(policy, program, cwd)
+    path, sources = body["policy_path"], body["policy_sources"]
+    while needed := wanted(sources, path, body["looked_for"]):
+        starting.supply(body, needed)
+    del body["looked_for"]  # with it the gate would ask the same
+    return body
+
+
+def _gathered(path: str, text: Callable[[str], str]) -> Read:
+    """The policy at a real path, and those of its agents and servers, from texts by real path."""
     sources: dict[str, str] = {}
 
     def source(name: str) -> Source:
         real = os.path.realpath(name)
-        try:
-            with open(real, "rb") as f:
-                raw = f.read(MAX_TEXT + 1)
-        except OSError as error:
-            raise PolicyFileError(
-                f"the policy {printable(str(name))} can't be read: {error.strerror}",
-                "'authority init' writes a starter",
-            ) from error
-        if len(raw) > MAX_TEXT:
-            raise PolicyFileError(f"the policy {printable(str(name))} is larger than 4 MiB")
-        try:
-            text = raw.decode()
-        except UnicodeDecodeError as error:
-            raise PolicyFileError(f"the policy {printable(str(name))} is not UTF-8") from error
-        sources[real] = text
-        return Source(text=text, format=format_of(real), base=os.path.dirname(real), name=real)
+        sources[real] = text(real)
+        base = os.path.dirname(real)
+        return Source(text=sources[real], format=format_of(real), base=base, name=real)
 
     def read_parent(base: str, name: str) -> Source:
         return shipped_prices() if name == SHIPPED_PRICES else source(os.path.join(base, name))
@@ -113,7 +130,7 @@ def read(path: Path) -> Read:
             read_parent=read_parent,
         )
 
-    policy = parse(str(path))
+    policy = parse(path)
     for agent in policy.agents.values():
         if agent.policy:
             parse(os.path.join(agent.base, agent.policy))
@@ -122,46 +139,4 @@ def read(path: Path) -> Read:
         for server in policy.mcp.values()
         if server.policy
     ]
-    return Read(os.path.realpath(path), policy, sources, servers)
-
-
-def empty(folder: str) -> Read:
-    """The policy that allows nothing, as if it lay in this folder."""
-    path = os.path.join(os.path.realpath(folder), NO_POLICY)
-
-    def read_parent(_base: str, name: str) -> Source:
-        raise PolicyFileError(f"the empty policy extends {name}")
-
-    policy = load(
-        EMPTY, format="toml", base=os.path.dirname(path), name=path, read_parent=read_parent
-    )
-    return Read(path, policy, {path: EMPTY})
-
-
-def start_request(policy: Path | None, program: Sequence[str], cwd: str) -> dict[str, Any]:
-    """The body of a control call that starts `program` under `policy` (none: one that allows nothing).
-
-    Without a program it attaches.
-
-    The program is looked for in this process's PATH. Raises `PolicyError`, `PolicyFileError`.
-    """
-    found = empty(cwd) if policy is None else read(policy)
-    argv = list(program)
-    if argv:
-        place = shutil.which(argv[0])
-        if place is None:
-            raise PolicyFileError(
-                f"there is no program {printable(argv[0])} in PATH", "check its name"
-            )
-        argv[0] = os.path.abspath(place)
-    return {
-        "argv": argv,
-        "cwd": os.path.realpath(cwd),
-        "policy_path": found.path,
-        "policy_sources": found.sources,
-        "environment": {
-            **{name: os.environ[name] for name in LOCALE if name in os.environ},
-            **found.environment(),
-        },
-        "path": os.environ.get("PATH", os.defpath),
-    }
+    return Read(path, policy, sources, servers)

@@ -18,29 +18,24 @@ Rules
 from __future__ import annotations
 
 import os
-import secrets
 import stat
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from authority.errors import AuthorityError
-from authority.kernel import budgets, canonical
-from authority.kernel.canonical import printable
-from authority.kernel.capabilities import MacKey
-
-KEY_BYTES = 32
+from authority.kernel.printing import printable
 
 
 class StateDirError(AuthorityError):
     """The state directory can't be used as it is."""
 
 
-@dataclass(frozen=True, slots=True)
 class StateDir:
     """Paths below one state directory."""
 
-    root: Path
+    __slots__ = ("root",)
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
 
     @property
     def log(self) -> Path:
@@ -126,7 +121,7 @@ def check_private(path: Path) -> None:
 
 def write_private(path: Path, data: bytes) -> None:
     """Write a 0600 file so that a crash leaves all of it or nothing."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         view = memoryview(data)
@@ -163,7 +158,7 @@ def create(root: Path) -> StateDir:
         for each in (state.log, state.store, state.keys):
             each.mkdir(exist_ok=True)
         (state.keys / "mac").mkdir(exist_ok=True)
-        create_key(state.signing_key, origin_of(secrets.token_hex(8)))
+        create_key(state.signing_key, origin_of(os.urandom(8).hex()))
         DirectoryWitness.create(state.witness, "local")
     finally:
         os.umask(old)
@@ -180,67 +175,3 @@ def open_existing(root: Path) -> StateDir:
     for each in (root, state.keys, state.log):
         check_private(each)
     return state
-
-
-def new_mac_key(state: StateDir) -> MacKey:
-    """Make and keep a fresh key for capabilities."""
-    kid = secrets.token_hex(4)
-    secret = secrets.token_bytes(KEY_BYTES)
-    write_private(state.keys / "mac" / kid, secret)
-    return MacKey(kid, secret)
-
-
-def mac_keys(state: StateDir) -> dict[str, MacKey]:
-    """All keys that are kept, by kid. Which of them still verifies is for the log to say."""
-    found: dict[str, MacKey] = {}
-    for path in sorted((state.keys / "mac").iterdir()):
-        if path.name.startswith("."):
-            continue
-        secret = path.read_bytes()
-        if len(secret) != KEY_BYTES:
-            raise StateDirError(f"keys/mac/{printable(path.name)} is damaged")
-        found[path.name] = MacKey(path.name, secret)
-    return found
-
-
-def _settings(state: StateDir) -> dict[str, Any]:
-    """`gate.json`; empty when there is no such file. Raises `StateDirError` for anything odd."""
-    path = state.root / "gate.json"
-    if not path.exists():
-        return {}
-    try:
-        document = canonical.decode(path.read_bytes())
-    except AuthorityError as error:
-        raise StateDirError(f"gate.json: {error.message}") from error
-    if not isinstance(document, dict) or set(document) - _SETTINGS:
-        raise StateDirError(f"gate.json may hold only {', '.join(sorted(_SETTINGS))}")
-    return document
-
-
-_SETTINGS = frozenset({"budgets", "two_people", "witnesses"})
-
-
-def limits(state: StateDir) -> dict[str, int]:
-    """Budgets of the whole directory, from `gate.json`."""
-    amounts = _settings(state).get("budgets", {})
-    try:
-        budgets.check(amounts)
-    except (budgets.BudgetError, AttributeError) as error:
-        raise StateDirError(f"gate.json: {error}") from error
-    return dict(amounts)
-
-
-def two_people(state: StateDir) -> bool:
-    """Whether an incident is closed by another person than the one who deployed its patch."""
-    wanted = _settings(state).get("two_people", False)
-    if type(wanted) is not bool:
-        raise StateDirError("gate.json: 'two_people' is true or false")
-    return wanted
-
-
-def witnesses(state: StateDir) -> list[Path]:
-    """Folders of further witnesses, from `gate.json`."""
-    paths = _settings(state).get("witnesses", [])
-    if not isinstance(paths, list) or not all(isinstance(p, str) for p in paths):
-        raise StateDirError("gate.json: 'witnesses' is a list of folders")
-    return [Path(p) for p in paths]

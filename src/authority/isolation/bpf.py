@@ -24,6 +24,7 @@ Sources: linux/Documentation/userspace-api/seccomp_filter.rst, seccomp(2), secco
 from __future__ import annotations
 
 import errno
+import functools
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -323,6 +324,7 @@ def _tree(ranges: Sequence[Range]) -> Code:
     return [*jump, *below, *above]
 
 
+@functools.cache
 def build(
     architecture: str,
     execution: Exec,

@@ -12,7 +12,6 @@ Rules
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -32,14 +31,8 @@ CERTIFICATES: Final = (
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
 )
-_PYTHON_BUNDLES: Final = tuple(
-    f"{folder}{vendor}certifi/cacert.pem"
-    for folder in (
-        *("", "site-packages/", "dist-packages/", "python3/dist-packages/"),
-        *("python3*/site-packages/", "lib/python3*/site-packages/"),
-    )
-    for vendor in ("", "pip/_vendor/")
-)
+_PACKAGES: Final = ("", "site-packages/", "dist-packages/", "python3/dist-packages/")
+_BUNDLES: Final = ("certifi/cacert.pem", "pip/_vendor/certifi/cacert.pem")
 _FEW: Final = 8
 DEFAULT_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 _SHEBANG_BYTES: Final = 512
@@ -66,9 +59,18 @@ def certificate_bundles(view: View) -> list[str]:
     found = {path for path in CERTIFICATES if path in view.files or view.covered(path)}
     found |= {path for path in view.files if path.endswith("/certifi/cacert.pem")}
     for tree in view.trees:
-        for pattern in _PYTHON_BUNDLES:
-            found.update(glob.glob(f"{glob.escape(tree)}/{pattern}"))
-    return sorted(path for path in found if os.path.realpath(path) == path and os.path.isfile(path))
+        pythons = [f"{name}/site-packages/" for name in _pythons(tree)]
+        pythons += [f"lib/{name}/site-packages/" for name in _pythons(f"{tree}/lib")]
+        for packages in (*_PACKAGES, *pythons):
+            found.update(f"{tree}/{packages}{bundle}" for bundle in _BUNDLES)
+    return sorted(path for path in found if os.path.isfile(path) and os.path.realpath(path) == path)
+
+
+def _pythons(folder: str) -> list[str]:
+    try:
+        return [name for name in os.listdir(folder) if name.startswith("python3")]
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
 
 
 def show_system(view: View) -> None:

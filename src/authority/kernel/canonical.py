@@ -32,6 +32,9 @@ import msgspec
 from msgspec.structs import astuple
 
 from authority.errors import AuthorityError
+from authority.kernel.printing import printable
+
+__all__ = ["MAX_DEPTH", "MAX_INTEGER", "CanonicalError", "decode", "digest", "encode", "printable"]
 
 MAX_INTEGER = 2**53 - 1
 """The largest magnitude of an integer."""
@@ -44,7 +47,6 @@ _CONTAINERS = frozenset({dict, list, tuple, set, frozenset})
 _PLAIN = _CONTAINERS | {str, bytes, bool, int, type(None)}
 """What needs no look inside when it is empty, zero, false or nothing."""
 _NOT_PRINTABLE = re.compile(r"[^\x20-\x7e]")
-_NOT_PLAIN = re.compile(r"[^\x20-\x5b\x5d-\x7e]")
 
 
 class CanonicalError(AuthorityError):
@@ -83,36 +85,12 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def printable(text: str | bytes, limit: int | None = None) -> str:
-    """`text` from outside, made harmless and unambiguous for a terminal, a message or a log.
-
-    Everything but printable ASCII is escaped: `\\\\` for a backslash, `\\uXXXX` or `\\UXXXXXXXX`
-    for a character, `\\xXX` for a byte that is not UTF-8. `limit` cuts the result to that many
-    characters, the last three being `...`.
-    """
-    if isinstance(text, bytes):
-        text = text.decode("utf-8", "surrogateescape")
-    out = _NOT_PLAIN.sub(_escape_text, text)
-    if limit is not None and len(out) > limit:
-        out = out[: max(0, limit - 3)] + "..."
-    return out
-
-
 def _escape_json(match: re.Match[str]) -> str:
     point = ord(match[0])
     if point > 0xFFFF:
         point -= 0x10000
         return f"\\u{0xD800 + (point >> 10):04x}\\u{0xDC00 + (point & 0x3FF):04x}"
     return f"\\u{point:04x}"
-
-
-def _escape_text(match: re.Match[str]) -> str:
-    point = ord(match[0])
-    if point == 0x5C:
-        return "\\\\"
-    if 0xDC80 <= point <= 0xDCFF:  # a byte that surrogateescape kept
-        return f"\\x{point - 0xDC00:02x}"
-    return f"\\u{point:04x}" if point <= 0xFFFF else f"\\U{point:08x}"
 
 
 def _check(values: Iterable[Any], depth: int) -> None:
