@@ -7,6 +7,8 @@ Rules
 - The ports are fixed: the run's network is its own, so nobody else can be there first.
 - What is made for a run (its certificate authority, its placeholders) lives here, in the gate's memory,
   and is gone with it. The program gets it as variables and small files.
+- What answers is loaded when the first run needs it: a gate that was started for a run which reaches no
+  host and mediates no calls does not wait for the code that would.
 """
 
 from __future__ import annotations
@@ -14,20 +16,21 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Mapping
 from secrets import token_hex
+from typing import TYPE_CHECKING
 
 from authority.compat import environment, trust
 from authority.compat.base import Door, Folder, Places, Service
-from authority.compat.ca import RunCA
-from authority.compat.calls import Calls
 from authority.compat.credentials import Keyring
 from authority.compat.models import ModelService
 from authority.compat.models import environment as model_environment
 from authority.compat.mount import Mounts
-from authority.compat.names import Names
-from authority.compat.proxy import Proxy
 from authority.effects.tree import Files
 from authority.kernel.policy import Policy
 from authority.protocol import Service as Kind
+
+if TYPE_CHECKING:
+    from authority.compat.ca import RunCA
+    from authority.compat.calls import Calls
 
 PROXY_PORT = 48101
 MODEL_PORT = 48102
@@ -94,6 +97,8 @@ class Endpoints:
         what the proxy says."""
         self.anchors = trust.system_bundle() + trust.extra_certificates(policy.network.ca)
         if hosts := policy.reach.judged_hosts():
+            from authority.compat.ca import RunCA
+
             now = datetime.datetime.now(datetime.UTC)
             self.ca = RunCA(hosts, now=now, lifetime_us=policy.budgets["wall_time"])
             self.bundle = self.ca.bundle(self.anchors)
@@ -108,6 +113,9 @@ class Endpoints:
         """What answers, by kind of raw stream; each asks at the run's door."""
         found: dict[int, Service] = {}
         if any(service == Kind.NAMES for service, _, _ in self.listeners):
+            from authority.compat.names import Names
+            from authority.compat.proxy import Proxy
+
             names = Names(door)
             proxy = Proxy(door, self.keyring, self.ca, self.anchors, names)
             found |= {int(Kind.NAMES): names, int(Kind.PROXY): proxy, int(Kind.DIRECT): proxy}
@@ -122,4 +130,8 @@ class Endpoints:
 
     def mediation(self, door: Door, end: Callable[[str], None]) -> Calls | None:
         """What answers the calls about files of a run without mounts; `end` ends the run."""
-        return Calls(door, self.places, end) if self.by_call and self.places.folders else None
+        if not (self.by_call and self.places.folders):
+            return None
+        from authority.compat.calls import Calls
+
+        return Calls(door, self.places, end)

@@ -16,9 +16,6 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from authority.errors import AuthorityError
 from authority.kernel.addresses import shown
 
@@ -49,6 +46,12 @@ def system_bundle() -> bytes:
 
 def extra_certificates(paths: Sequence[str]) -> bytes:
     """The certificates of `network.ca`, as PEM. Raises `TrustError`."""
+    if not paths:
+        return b""
+    # Here alone: a gate without such a policy starts without it.
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
     out = b""
     for path in paths:
         try:
