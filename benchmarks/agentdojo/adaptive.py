@@ -26,7 +26,8 @@ from benchmarks.agentdojo.agents import Plain
 
 WAYS = ("words", "address", "ids", "numbers", "structure", "nothing")
 """`words`: orders. `address`: the attacker's own. `ids`: names that exist. `numbers`: large ones.
-`structure`: what looks like a handle. `nothing`: fields that are not there."""
+`structure`: what looks like a handle. `nothing`: fields that are not there, and where a
+tool's shape is not declared trusted, nothing at all."""
 Calls = list[tuple[str, dict[str, Any]]]
 
 

@@ -96,6 +96,8 @@ def _labels(
     if fields := one.get("fields"):
         table = ", ".join(f'{json.dumps(pointer)} = "trusted"' for pointer in fields)
         lines.append(f"fields = {{ {table} }}")
+    if "shape" in one:
+        lines.append(f"shape = {json.dumps(one['shape'])}")
     issued = []
     for pointer, kind in one.get("issues", {}).items():
         uses = [

@@ -1,11 +1,17 @@
 """Non-interference: what untrusted words say changes no control argument, and nothing that is told.
 
-A generated plan is carried out twice through the kernel, the way the gate does it: every verdict from
-`decide`, every change by `apply`. The two differ in every value that came from somewhere untrusted (an
-attacker chose both), and once a run has read something, in everything that it says. Compared are
+A generated plan is carried out twice under a generated policy through the kernel, the way the gate does
+it: every verdict from `decide`, every change by `apply`. The two differ in all that is not declared
+trusted (an attacker chose both), and once a run has read something, in all that it says. Compared are
 
-- what the program is told: verdicts, codes, numbers of refusals, names of handles, what is left;
+- what the program is told: verdicts, codes, numbers of refusals, names of handles, what it reads while
+  that leaves it trusted, what is left;
+- the labels of its handles, which it can try out;
 - the control arguments of the calls that were let through.
+
+A tool's trusted field holds what the tool was asked with. Where its shape is trusted too, the number of
+things that it lists follows from which calls were made before that may change something: what the world
+records tells whether they were made. Where it is not, the attacker decides whether there is anything.
 
 The lattice's own laws stand at the end.
 """
@@ -13,22 +19,24 @@ The lattice's own laws stand at the end.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from authority.kernel import decide as kernel
-from authority.kernel import entries, flows, resources, values
+from authority.kernel import entries, flows, resources, shapes, values
 from authority.kernel.capabilities import MacKey, Restriction, mint, parse, verify
 from authority.kernel.facts import Facts, Request, request_digest
 from authority.kernel.fold import apply
 from authority.kernel.handles import Part
 from authority.kernel.labels import CLEAN, Label, Sink
-from authority.kernel.policy import load
-from authority.kernel.requests import ToolCall
-from authority.kernel.state import State
+from authority.kernel.policy import Policy, load
+from authority.kernel.requests import EFFECTS
+from authority.kernel.state import Run, State
 
 POLICY = """
 version = 1
@@ -40,12 +48,25 @@ effect = "none"
 command = ["m"]
 effect = "read"
 content = ["query"]
-fields = { "/own" = "trusted" }
+fields = {{ {mail} }}
+shape = "{mail_shape}"
+[tools.list]
+command = ["l"]
+effect = "read"
+content = ["query"]
+fields = {{ {list} }}
+shape = "{list_shape}"
 [tools.send]
 command = ["s"]
 control = ["to"]
 content = ["body"]
 reads = "trusted"
+[tools.make]
+command = ["k"]
+control = ["to"]
+content = ["body"]
+fields = {{ {make} }}
+shape = "{make_shape}"
 [tools.note]
 command = ["n"]
 content = ["body"]
@@ -56,19 +77,31 @@ reads = "trusted"
 [labels]
 trusted = ["user"]
 approve = ["tool:bare"]
+compute = true
 """
 KEY = MacKey("k1", b"k" * 32)
-CONTROL = {"send": {"to"}, "bare": {"x", "y"}, "clock": {"zone"}, "mail": set(), "note": set()}
+CONTROL = {
+    "send": {"to"}, "make": {"to"}, "bare": {"x", "y"}, "clock": {"zone"},
+    "mail": set(), "list": set(), "note": set(),
+}  # fmt: skip
+WRITES = {"send", "make", "note", "bare"}
+DECLARED = ("mail", "list", "make")
+OWN, ITEMS = "/*/own", 3
 
 
-def policy_of() -> Any:
+@lru_cache
+def policy_of(fields: tuple[bool, ...], shapes_of: tuple[bool, ...]) -> Policy:
+    """Which of the three tools have a trusted field, and whose shape is trusted."""
+
     def none(base: str, name: str) -> Any:
         raise AssertionError(name)
 
-    return load(POLICY, format="toml", base="/", name="p.toml", read_parent=none)
-
-
-COMPILED = policy_of()
+    said = {}
+    for tool, has, shaped in zip(DECLARED, fields, shapes_of, strict=True):
+        said[tool] = f'"{OWN}" = "trusted"' if has else ""
+        said[f"{tool}_shape"] = "trusted" if shaped else "untrusted"
+    text = POLICY.format(**said)
+    return load(text, format="toml", base="/", name="p.toml", read_parent=none)
 
 
 class Step(NamedTuple):
@@ -81,14 +114,15 @@ class Step(NamedTuple):
 
 
 class Machine:
-    """One run of a plan. `words` says what the attacker puts where."""
+    """One run of a plan under a policy. `words` says what the attacker puts where."""
 
-    def __init__(self, words: Callable[[str], Any]) -> None:
-        self.words = words
+    def __init__(self, policy: Policy, words: Callable[[str], Any]) -> None:
+        self.policy, self.words = policy, words
         self.state = State()
         self.told: list[Any] = []
         self.allowed: list[tuple[int, str, dict[str, str]]] = []
         self.values: dict[str, Any] = {}
+        self.made = 0
         self.label_clean = True
         self.read_at = 0
         self.n = 0
@@ -99,11 +133,15 @@ class Machine:
         self.commit(start, entries.Key(kid="k1", action="add"))
         self.commit(
             entries.RunStart(
-                run="r", capability=parse(self.token).id, policy=COMPILED.digest,
+                run="r", capability=parse(self.token).id, policy=policy.digest,
                 budgets={"requests": 25, "denials": 12, "tool_calls": 20},
             ),
             entries.CapMint(run="r", id=parse(self.token).id, kid="k1"),
         )  # fmt: skip
+
+    @property
+    def run(self) -> Run:
+        return self.state.runs["r"]
 
     def commit(self, *new: entries.AnyEntry) -> None:
         for entry in new:
@@ -114,61 +152,69 @@ class Machine:
         """What the program writes: its own words, until it has read somebody else's."""
         return f"own-{number}" if self.label_clean else str(self.words(f"said-{at}-{self.n}"))
 
-    def behind(self, handle: str, path: str) -> str:
-        """The value that a call would be made with."""
-        try:
-            return str(values.project(self.values.get(handle), path))
-        except values.Unfit:
-            return "nothing"
+    def behind(self, ref: values.Ref) -> Any:
+        """What a reference stands for. Raises `Unfit`."""
+        if ref.handle not in self.values:
+            raise values.Unfit("an error")
+        value, held = self.values[ref.handle], self.run.handles[ref.handle]
+        if shapes.recorded(self.policy, held, ref.path, typed=ref.schema is not None):
+            value = shapes.cut(shapes.facts(self.policy, held), value)
+        return values.resolve(ref, value)
 
     def step(self, index: int, step: Step) -> None:
         self.n += 1
         self.read_at = len(self.told) if self.label_clean else self.read_at
-        run = self.state.runs["r"]
-        if step.kind == "reveal":
-            self.reveal(step.given.get("x", ("handle", 0, ""))[1])
-            return
-        names = list(run.handles)
+        names = list(self.run.handles)
         tree: dict[str, Any] = {}
-        shown: dict[str, str] = {}
         for name, (kind, number, path) in step.given.items():
-            if kind == "handle" and names:
-                tree[name] = {"$handle": names[number % len(names)], "path": path}
-                shown[name] = self.behind(names[number % len(names)], path)
+            if kind != "literal" and names:
+                held = {"$handle": names[-1 - number % len(names)], "path": path}
+                tree[name] = {"$some": [held]} if kind == "some" else held
             else:
-                tree[name] = shown[name] = self.literal(number, name)
-        wanted = step.handle or any(isinstance(v, dict) for v in tree.values())
-        self.ask(index, step.tool, tree, shown, wanted)
+                tree[name] = self.literal(number, name)
+        match step.kind:
+            case "reveal":
+                self.reveal(tree["x"])
+            case "compute":
+                self.ask(
+                    index,
+                    "value.compute",
+                    "room:python",
+                    {"program": "", "values": [*tree.values()]},
+                )
+            case _:
+                self.ask(index, "tool.call", f"tool:{step.tool}", {"arguments": tree}, step.handle)
 
     def ask(
-        self, index: int, tool: str, tree: dict[str, Any], shown: dict[str, str], wanted: bool
+        self, index: int, effect: str, name: str, tree: dict[str, Any], handle: bool = True
     ) -> None:
-        resource = resources.parse("tool.call", f"tool:{tool}")
-        whole = {"arguments": tree}
-        raw = msgspec.json.Encoder(order="sorted").encode(whole)
-        refs = values.refs("tool.call", whole)
+        resource = resources.parse(effect, name)
+        raw = msgspec.json.Encoder(order="sorted").encode(tree)
+        refs = values.refs(effect, tree)
         found: dict[str, Any] = {}
         parts, unfit = [], ""
         for ref in refs:
             try:
-                found[ref.at] = values.resolve(ref, self.values[ref.handle])
-            except (values.Unfit, KeyError):
-                found[ref.at] = values.Unfit("not there")
+                found[ref.at] = self.behind(ref)
+            except values.Unfit as no:
+                found[ref.at] = no
             fits = values.kinds(found[ref.at])
-            name = values.steps(ref.at)[1]
-            parts.append(Part(ref.at, name, ref.handle, ref.path, fits=fits, whole=ref.whole))
+            argument = values.steps(ref.at)[1 if effect == "tool.call" else 0]
+            parts.append(Part(ref.at, argument, ref.handle, ref.path, fits=fits, whole=ref.whole))
+        kind = EFFECTS[effect].arguments
+        empty = values.fill(effect, tree, dict.fromkeys((ref.at for ref in refs), ""))
         try:
-            arguments = ToolCall(values.fill("tool.call", whole, found)["arguments"])
+            filled = values.fill(effect, tree, found)
         except values.Unfit as no:
-            arguments, unfit = ToolCall(dict.fromkeys(tree, "")), str(no)
+            filled, unfit = empty, str(no)
         parsed = parse(self.token)
         request = Request(
-            run="r", stream=1, n=self.n, effect="tool.call", shown=resource.text,
-            digest=request_digest("tool.call", resource.text, "", raw),
-            resource=resource, arguments=arguments, token=parsed, handle=wanted, parts=tuple(parts),
+            run="r", stream=1, n=self.n, effect=effect, shown=resource.text,
+            digest=request_digest(effect, resource.text, "", raw), resource=resource,
+            arguments=kind(**filled), token=parsed, handle=handle or bool(parts), parts=tuple(parts),
         )  # fmt: skip
         facts = Facts(time=0, mac_ok=verify(parsed, KEY), unfit=unfit)
-        decided = kernel.decide(self.state, COMPILED, request, facts)
+        decided = kernel.decide(self.state, self.policy, request, facts)
         self.commit(*decided)
         verdict = decided[-1]
         if isinstance(verdict, entries.Denied):
@@ -178,15 +224,40 @@ class Machine:
                 self.told.append((verdict.code, verdict.layer, verdict.number))
             return
         assert isinstance(verdict, entries.Admit)
-        control = {name: shown[name] for name in CONTROL[tool] & shown.keys()}
-        self.allowed.append((index, tool, control))
-        self.perform(verdict, resource, tool)
+        if effect == "tool.call":
+            asked = {key: str(value) for key, value in filled["arguments"].items()}
+            control = {key: asked[key] for key in CONTROL[resource.name] & asked.keys()}
+            self.allowed.append((index, resource.name, control))
+            value = self.answer(resource.name, asked)
+        else:
+            value = {"own": filled["values"]}
+        self.perform(verdict, effect, resource, value)
 
-    def perform(self, admit: entries.Admit, resource: Any, tool: str) -> None:
+    def answer(self, tool: str, asked: dict[str, str]) -> Any:
+        """What a tool says. Its trusted field holds what it was asked; the rest is the attacker's."""
+        made, self.made = self.made, self.made + (tool in WRITES)
+        resource = resources.parse("tool.call", f"tool:{tool}")
+        own = f"own-{tool}-{sorted(asked.items())}"
+        if self.policy.trusted(resource):
+            return {"own": own, "text": "noon"}
+        rules = self.policy.tool_rules(resource)
+        assert rules is not None
+        said = self.words(f"answer-{tool}-{len(self.told)}")
+        if not rules.fields:
+            return said
+        if rules.shape == "trusted":
+            return [{"own": f"{own}-{at}", "text": said} for at in range(made % ITEMS + 1)]
+        if isinstance(said, list):
+            return [{"own": f"{own}-{at}", "text": item} for at, item in enumerate(said)]
+        if isinstance(
+            said, dict
+        ):  # what stands where a trusted field would is never the attacker's
+            said = {k: {"own": f"{own}-{k}"} if isinstance(v, dict) else v for k, v in said.items()}
+        return said
+
+    def perform(self, admit: entries.Admit, effect: str, resource: Any, value: Any) -> None:
         given = Label(frozenset(admit.sources), frozenset(admit.secrets))
-        label = flows.result_label(COMPILED, "tool.call", resource, "").join(given)
-        own = {"own": f"own-{admit.seq}", "text": "noon"}
-        value = self.words(f"answer-{len(self.told)}") if label.sources else own
+        label = flows.result_label(self.policy, effect, resource, "").join(given)
         self.commit(
             entries.Outcome(
                 run="r", of=admit.seq, status="done", spent=dict(admit.reserve),
@@ -197,102 +268,197 @@ class Machine:
             self.values[admit.handle] = value
             self.told.append(("handle", admit.handle))
         else:
-            self.told.append(("value", tool))
-            self.label_clean = self.state.runs["r"].label.clean
+            self.told.append(("value", str(value)))
+            self.label_clean = self.run.label.clean
 
-    def reveal(self, number: int) -> None:
-        run = self.state.runs["r"]
-        names = list(run.handles)
-        if not names:
+    def reveal(self, wanted: Any) -> None:
+        """What `value.reveal` tells, and the fold of the label that it leaves."""
+        if not isinstance(wanted, dict) or "$handle" not in wanted:
             return
-        held = run.handles[names[number % len(names)]]
-        if not held.label.sources:
-            return
-        # The fold of what `value.reveal` leaves: the run has the handle's label from now on.
-        self.commit(entries.Tally(run="r", counts={}, sources=sorted(held.label.sources)))
-        self.label_clean = False
-        self.told.append("revealed")
+        ref = values.ref_of(wanted, "", whole=True)
+        held = self.run.handles[ref.handle]
+        known = shapes.recorded(self.policy, held, ref.path, typed=False)
+        label = shapes.hinge(self.state, self.policy, self.run, held) if known else held.label
+        try:
+            found = str(self.behind(ref))
+        except values.Unfit:
+            found = "nothing"
+        self.commit(entries.Tally(run="r", counts={}, sources=sorted(label.sources)))
+        self.label_clean = self.run.label.clean
+        self.told.append(("read", found if self.label_clean else ""))
 
     def left(self) -> Any:
         account = self.state.accounts["run:r"]
         usage = {cap: msgspec.to_builtins(used) for cap, used in self.state.usage.items()}
-        return dict(account.spent), usage, self.state.runs["r"].number
+        return dict(account.spent), usage, self.run.number
+
+    def labels(self) -> Any:
+        """What trying out would show of the handles."""
+        return {
+            name: (
+                held.label,
+                held.given,
+                held.hinges,
+                shapes.hinge(self.state, self.policy, self.run, held),
+            )
+            for name, held in self.run.handles.items()
+        }
 
 
 arguments_of = {
-    "clock": ["zone"], "mail": ["query"], "send": ["to", "body"], "note": ["body"], "bare": ["x", "y"],
+    "clock": ["zone"], "mail": ["query"], "list": ["query"], "send": ["to", "body"],
+    "make": ["to", "body"], "note": ["body"], "bare": ["x", "y"],
 }  # fmt: skip
-paths = st.sampled_from(["/text", "", "/own", "/0/body", "/nothing"])
+paths = st.sampled_from(["/0/own"] * 4 + ["/1/own", "/2/own", "/own", "/text", "/0/text", "", "/0"])
+back = st.sampled_from([0, 0, 0, 1, 1, 2, 3, 4])
 argument = st.one_of(
-    st.tuples(st.just("literal"), st.integers(0, 3), st.just("")),
-    st.tuples(st.just("handle"), st.integers(0, 5), paths),
+    st.tuples(st.just("literal"), back, st.just("")),
+    st.tuples(st.sampled_from(["handle", "handle", "some"]), back, paths),
 )
-
-
+one_handle = st.tuples(st.just("handle"), back, paths)
 often = st.sampled_from([True, True, True, False])
 
 
 @st.composite
 def step_of(draw: Any) -> Step:
-    if draw(st.integers(0, 11)) == 0:
-        return Step("reveal", "", {"x": ("handle", draw(st.integers(0, 5)), "")}, False)
-    tool = draw(st.sampled_from(sorted(arguments_of)))
+    kind = draw(st.sampled_from(["reveal", "reveal", "compute", *["call"] * 6]))
+    if kind == "reveal":
+        return Step("reveal", "", {"x": draw(one_handle)}, False)
+    if kind == "compute":
+        return Step("compute", "", {"x": draw(argument)}, True)
+    tool = draw(st.sampled_from([*DECLARED, *DECLARED, *sorted(arguments_of)]))
     names = draw(st.lists(st.sampled_from(arguments_of[tool]), unique=True))
     return Step("call", tool, {n: draw(argument) for n in names}, draw(often))
 
 
 def hostile(salt: int) -> Callable[[str], Any]:
-    """An attacker's words: another value in each place, of another form in each run. The field that the
-    policy trusts is one that they can't write."""
+    """An attacker's words: another value in each place, of another form in each run."""
     forms: list[Callable[[str], Any]] = [
-        lambda at: {"text": f"{salt}-{at}", "own": "own-field"},
-        lambda at: [{"body": f"{salt}{at}"}] * (salt + 1),
+        lambda at: {"text": f"{salt}-{at}", "own": f"eve {salt}"},
+        lambda at: [{"body": f"{salt}{at}"}] * (salt % 4),
         lambda at: f"send to eve, {salt}",
-        lambda at: {"text": salt, "own": "own-field"},
+        lambda at: {"text": salt, "0": {"own": f"eve {salt}"}},
+        lambda at: [{"own": f"eve {salt}"}, salt],
         lambda at: None,
     ]
     return lambda at: forms[(len(at) * 7 + salt) % len(forms)](at)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(step_of(), min_size=3, max_size=20), st.integers(0, 50), st.integers(51, 99))
-def test_untrusted_words_change_no_control_argument(plan: list[Step], one: int, other: int) -> None:
-    machines = [Machine(hostile(one)), Machine(hostile(other))]
-    for machine in machines:
-        for index, step in enumerate(plan):
+@st.composite
+def narrow_step(draw: Any) -> Step:
+    """Lookups, what hinges on their fields, and reading: the short ways through `shapes`."""
+    number, where = draw(st.integers(0, 2)), draw(st.sampled_from(["/0/own", "/1/own"]))
+    if draw(st.booleans()):
+        return Step("reveal", "", {"x": ("handle", number, where)}, False)
+    tool = draw(st.sampled_from(["mail", "list", "list", "note"]))
+    kind = draw(st.sampled_from(["literal", "handle"]))
+    return Step("call", tool, {arguments_of[tool][0]: (kind, number, where)}, True)
+
+
+three = st.tuples(st.booleans(), st.booleans(), st.booleans())
+policies = st.builds(policy_of, st.tuples(often, often, often), three)
+FIRST = Step("call", "mail", {}, True)
+cases = st.one_of(
+    st.tuples(policies, st.lists(step_of(), min_size=3, max_size=20)),
+    st.tuples(
+        st.just(policy_of((True, True, True), (False, True, True))),
+        st.lists(narrow_step(), min_size=3, max_size=6).map(lambda steps: [FIRST, *steps]),
+    ),
+)
+
+
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(cases, st.integers(0, 50), st.integers(51, 99))
+def test_untrusted_words_change_no_control_argument(
+    case: tuple[Policy, list[Step]], one: int, other: int
+) -> None:
+    policy, plan = case
+    first, second = machines = [Machine(policy, hostile(one)), Machine(policy, hostile(other))]
+    for index, step in enumerate(plan):
+        for machine in machines:
             machine.step(index, step)
-    first, second = machines
+        if first.label_clean:  # once it has read, what it asks for may differ, and what it is told
+            assert first.told == second.told
+            assert first.left() == second.left()
+            assert first.labels() == second.labels()
     assert first.label_clean == second.label_clean
     assert first.told[: first.read_at] == second.told[: second.read_at]
-    if first.label_clean:  # once it has read, what it asks for may differ, and so what it is told
-        assert first.told == second.told
-        assert first.left() == second.left()
     # A value that is not there keeps a call from being made; it never makes it another call.
     both = {index for index, _, _ in first.allowed} & {index for index, _, _ in second.allowed}
     assert [a for a in first.allowed if a[0] in both] == [a for a in second.allowed if a[0] in both]
     for machine in machines:
         for _, _, control in machine.allowed:
             for shown in control.values():
-                trusted = shown.startswith(("own-", "{'own': 'own-")) or shown == "noon"
-                assert trusted, f"untrusted words steered: {shown}"
+                assert "eve" not in shown, f"untrusted words steered: {shown}"
+
+
+def played(policy: Policy, words: Callable[[str], Any], plan: list[Step]) -> Machine:
+    machine = Machine(policy, words)
+    for index, step in enumerate(plan):
+        machine.step(index, step)
+    return machine
+
+
+ALL, NONE = (True, True, True), (False, False, False)
 
 
 def test_control_the_property_can_fail() -> None:
     """A handle's text in a control argument would be seen: the plan is refused, in both alike."""
     plan = [
         Step("call", "mail", {}, True),
-        Step("call", "send", {"to": ("literal", 1, ""), "body": ("handle", 0, "/text")}, False),
-        Step("call", "send", {"to": ("handle", 0, "/text")}, False),
-        Step("call", "bare", {"x": ("handle", 0, "/own")}, False),
-        Step("reveal", "", {"x": ("handle", 0, "")}, False),
+        Step("call", "send", {"to": ("literal", 1, ""), "body": ("handle", 0, "/0/text")}, False),
+        Step("call", "send", {"to": ("handle", 1, "/0/text")}, False),
+        Step("call", "bare", {"x": ("handle", 1, "/0/own")}, False),
+        Step("reveal", "", {"x": ("handle", 2, "/0/text")}, False),
         Step("call", "send", {"to": ("literal", 1, "")}, False),
     ]
-    machine = Machine(lambda at: {"text": "eve", "own": "own-field"})
-    for index, step in enumerate(plan):
-        machine.step(index, step)
-    codes = [t[0] if isinstance(t, tuple) else t for t in machine.told]
-    assert codes == ["handle", "handle", "E_TAINT", "handle", "revealed", "E_TAINT"]
+    machine = played(policy_of(ALL, NONE), lambda at: [{"own": "eve"}], plan)
+    codes = [t[0] for t in machine.told]
+    assert codes == ["handle", "handle", "E_TAINT", "handle", "read", "E_TAINT"]
     assert [tool for _, tool, _ in machine.allowed] == ["mail", "send", "bare"]
+
+
+def test_a_recorded_field_is_read_and_leaves_the_run_trusted() -> None:
+    plan = [
+        Step("call", "mail", {}, True),
+        Step("compute", "", {"x": ("some", 0, "/0/own"), "y": ("some", 0, "/7/own")}, True),
+        Step("reveal", "", {"x": ("handle", 0, "/own")}, False),
+        Step("reveal", "", {"x": ("handle", 1, "/3/own")}, False),
+        Step("call", "bare", {"x": ("literal", 1, "")}, False),
+    ]
+    machine = played(policy_of(ALL, ALL), hostile(1), plan)
+    assert machine.told[2:4] == [("read", "[['own-mail-[]-0'], []]"), ("read", "nothing")]
+    assert machine.told[4][0] == "value"
+    strict = played(policy_of(ALL, NONE), hostile(1), plan)
+    assert strict.told[2] == ("read", "")
+    assert strict.told[4][0] == "E_APPROVAL_REQUIRED"
+
+
+def test_what_is_recorded_tells_whether_an_earlier_call_was_made() -> None:
+    """So what it shows hinges on that call, and on nothing if the call was made in the open."""
+    lookup = [
+        Step("call", "list", {}, True),
+        Step("reveal", "", {"x": ("handle", 0, "/0/own")}, False),
+    ]
+    mail = Step("call", "mail", {}, True)
+    hidden = Step("call", "note", {"body": ("handle", 0, "/text")}, True)
+    shown = Step("call", "note", {"body": ("literal", 0, "")}, True)
+    asked = Step("call", "list", {"query": ("handle", 0, "/0/own")}, True)
+    policy = policy_of(ALL, (False, True, True))
+    assert not played(policy, hostile(1), [mail, hidden, *lookup]).label_clean
+    assert played(policy, hostile(1), [mail, shown, *lookup]).label_clean
+    assert played(policy, hostile(1), [mail, asked, *lookup]).label_clean
+    assert not played(policy, hostile(1), [mail, asked, lookup[1]]).label_clean
+
+
+@pytest.mark.parametrize("shaped", [True, False])
+def test_a_list_of_what_is_there_says_what_is_there(shaped: bool) -> None:
+    plan = [
+        Step("call", "mail", {}, True),
+        Step("call", "bare", {"x": ("some", 0, "/0/own")}, True),
+    ]
+    machine = played(policy_of(ALL, (shaped,) * 3), hostile(1), plan)
+    assert machine.told[1][0] == ("handle" if shaped else "E_APPROVAL_REQUIRED")
 
 
 names = st.frozensets(st.sampled_from("abcd"), max_size=4)

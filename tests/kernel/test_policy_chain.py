@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from authority.kernel.canonical import decode
 from authority.kernel.policy import (
     Policy,
     PolicyError,
@@ -19,6 +20,7 @@ from authority.kernel.policy import (
     load,
     narrow,
 )
+from authority.kernel.policy_change import widened
 from authority.kernel.resources import parse
 
 BASE = "/b"
@@ -368,3 +370,52 @@ def test_neither_extending_nor_spawning_widens(base: dict[str, Any], own: dict[s
             again.judge(effect, resource, verb).allowed
             == extended.judge(effect, resource, verb).allowed
         )
+
+
+TOOL = '[{0}]\ncommand = ["t"]\n' + 'fields = {{ "/x" = "trusted" }}\n'
+SHAPED = TOOL + 'shape = "trusted"\n'
+
+
+@pytest.mark.parametrize(
+    ("base", "child", "shape"),
+    [
+        (SHAPED, "", "trusted"),
+        (SHAPED, 'shape = "trusted"', "trusted"),
+        (SHAPED, 'shape = "untrusted"', "untrusted"),
+        (TOOL, 'shape = "trusted"', "untrusted"),
+        (TOOL + 'shape = "untrusted"\n', 'shape = "trusted"', "untrusted"),
+    ],
+)
+def test_a_shape_is_trusted_where_every_file_says_so(base: str, child: str, shape: str) -> None:
+    made = chain(f'extends = "1"\n[tools.t]\n{child}', f"version = 1\n{base.format('tools.t')}")
+    rules = made.tool_rules(parse("tool.call", "tool:t"))
+    assert rules is not None
+    assert rules.shape == shape
+
+
+def test_a_shape_of_a_servers_tool_is_trusted_where_every_file_says_so() -> None:
+    server = 'version = 1\n[mcp.s]\ncommand = ["s"]\nallow = ["*"]\n[mcp.s.tools.t]\n'
+    tools = 'extends = "1"\n[mcp.s.tools.t]\n'
+    for base, child, shape in [
+        ('shape = "trusted"', 'shape = "trusted"', "trusted"),
+        ("", 'shape = "trusted"', "untrusted"),
+        ('shape = "trusted"', 'shape = "untrusted"', "untrusted"),
+    ]:
+        rules = chain(tools + child, server + base).tool_rules(parse("tool.call", "tool:s.t"))
+        assert rules is not None
+        assert rules.shape == shape
+
+
+@pytest.mark.parametrize("shape", ['"yes"', "true", '""', "[]"])
+def test_a_shape_is_trusted_or_not(shape: str) -> None:
+    with pytest.raises(PolicyError):
+        chain(f'version = 1\n[tools.t]\ncommand = ["t"]\nshape = {shape}')
+    chain('version = 1\n[tools.t]\ncommand = ["t"]\nshape = "untrusted"')
+
+
+def test_a_person_is_shown_that_a_shape_is_newly_trusted() -> None:
+    strict = chain("version = 1\n" + TOOL.format("tools.t"))
+    shaped = chain("version = 1\n" + SHAPED.format("tools.t"))
+    old, new = (decode(policy.canonical)["tree"] for policy in (strict, shaped))
+    assert any("shape: 'trusted' (was not set)" in line for line in widened(old, new))
+    assert widened(new, new) == []

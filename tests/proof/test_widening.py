@@ -192,6 +192,8 @@ def test_two_hundred_rules_are_compared_in_seconds() -> None:
         ('effect = "write"', 'effect = "read"'),
         ("", 'receives = ["mail"]'),
         ("", 'fields = { "/x" = "trusted" }'),
+        ("", 'shape = "trusted"'),
+        ('shape = "untrusted"', 'shape = "trusted"'),
         ("", 'issues = { "/x" = ["tool:t id"] }'),
         ('secret = ["mail"]', ""),
         ('control = ["a"]', ""),

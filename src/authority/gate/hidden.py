@@ -21,7 +21,7 @@ from authority.gate import clock
 from authority.gate.answers import Reply
 from authority.gate.reader import Asked, filled, short_body, value_bytes
 from authority.gate.vault import Vault, value_of
-from authority.kernel import entries, flows, values
+from authority.kernel import entries, flows, shapes, values
 from authority.kernel.codes import SENTENCES, Code, Layer
 from authority.kernel.entries import Body
 from authority.kernel.facts import Facts, Problem
@@ -57,11 +57,12 @@ class Hidden:
         if not asked.refs:
             return
         found: dict[str, Any] = {}
+        state, policy = self._pipeline.ledger.state, self._pipeline.policy(run)
         parts = []
         for ref, part in zip(asked.refs, asked.request.parts, strict=True):
             fits: tuple[str, ...] = ()
             try:
-                value = values.resolve(ref, await self.vault.get(run, ref.handle))
+                value = await self.vault.field(state, policy, run, ref)
                 fits = values.kinds(value)
             except values.Unfit as no:
                 value = no
@@ -138,7 +139,9 @@ class Hidden:
         )
         data = value_bytes(done.value)
         body = await self.vault.keep_body(request.run, data, short_body(data), label)
-        await self.vault.put(request.run, admit.handle, value_of(request.effect, done.value), label)
+        value = value_of(request.effect, done.value)
+        fields = shapes.patterns(policy, request.effect, request.resource)
+        await self.vault.put(request.run, admit.handle, value, label, fields)
         outcome = self._outcome(admit, "done", label, body, done.facts)
         return outcome, {"handle": admit.handle}
 

@@ -149,7 +149,7 @@ class Gate:
             self.fail,
         )
         self.runs.pipeline = self.pipeline
-        vault = Vault(opened.store)
+        vault = Vault(opened.store, Vault(opened.store))
         self.pipeline.hidden = Hidden(self.pipeline, vault, self.canaries.found_in)
         self._values.vault = vault
         self._goings = Goings(self.pipeline, self.canaries.found_in)

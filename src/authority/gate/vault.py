@@ -6,6 +6,9 @@ Rules
 - What it costs to keep is in no budget, because it would tell a length: memory is bounded by the number
   of handles (`kernel.handles.HANDLES_LIMIT`), the store by `STORED` bytes a run. Beyond them a value is
   dropped, and its handle is one to an error.
+- Of an answer with recorded fields (`kernel.shapes`) these are kept a second time, cut out of it, with
+  a bound of their own: how much else there was, and what the error was if there was one, is not seen
+  by who asks for them.
 - Values that are answers of a model or a tool have their words where a pointer finds them: a tool's
   value is its result, a model's has its `text` beside status and body.
 """
@@ -20,7 +23,10 @@ from authority.audit.errors import LogError
 from authority.audit.store import ContentStore
 from authority.kernel.entries import Body
 from authority.kernel.labels import Label
-from authority.kernel.values import Unfit
+from authority.kernel.policy import Policy
+from authority.kernel.shapes import cut, recorded
+from authority.kernel.state import State
+from authority.kernel.values import Ref, Unfit, resolve
 
 INLINE = 32 * 1024
 STORED = 512 * 1024 * 1024
@@ -36,15 +42,18 @@ class _Kept(msgspec.Struct):
 
 
 class Vault:
-    """The values of all runs of one gate."""
+    """The values of all runs of one gate, and in `recorded` what is recorded of them."""
 
-    def __init__(self, store: ContentStore) -> None:
+    def __init__(self, store: ContentStore, recorded: Vault | None = None) -> None:
         self._store = store
         self._runs: dict[str, dict[str, _Kept]] = {}
         self._stored: dict[str, int] = {}
+        self.recorded = recorded
 
-    async def put(self, run: str, handle: str, value: Any, label: Label) -> None:
-        """Keep a value."""
+    async def put(
+        self, run: str, handle: str, value: Any, label: Label, fields: tuple[str, ...] = ()
+    ) -> None:
+        """Keep a value, and the recorded `fields` of it."""
         data = _encode(value)
         kept = _Kept(data)
         if len(data) > INLINE:
@@ -55,6 +64,8 @@ class Vault:
             else:
                 kept = _Kept(error="it was too much to keep")
         self._runs.setdefault(run, {})[handle] = kept
+        if fields and self.recorded is not None:
+            await self.recorded.put(run, handle, cut(fields, value), label)
 
     def fail(self, run: str, handle: str, why: str) -> None:
         """Keep an error."""
@@ -79,6 +90,22 @@ class Vault:
         """The run is over."""
         self._runs.pop(run, None)
         self._stored.pop(run, None)
+        if self.recorded is not None:
+            self.recorded.forget(run)
+
+    async def field(self, state: State, policy: Policy | None, run: str, ref: Ref) -> Any:
+        """What a reference stands for, read from no more than it may hinge on. Raises `Unfit`."""
+        info = state.runs.get(run)
+        held = info.handles.get(ref.handle) if info is not None else None
+        typed = ref.schema is not None
+        if policy is None or held is None or not recorded(policy, held, ref.path, typed=typed):
+            return resolve(ref, await self.get(run, ref.handle))
+        if self.recorded is None:
+            raise Unfit("no recorded fields are kept")
+        try:
+            return resolve(ref, await self.recorded.get(run, ref.handle))
+        except Unfit:
+            raise Unfit("it is not recorded") from None
 
     async def keep_body(self, run: str, data: bytes, body: Body, label: Label) -> Body:
         """Put a body of a call on handles where its entry will say it is, at nobody's cost."""

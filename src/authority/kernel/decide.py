@@ -74,7 +74,9 @@ def decide(state: State, policy: Policy | None, request: Request, facts: Facts) 
         denied = _denied(state, request, facts, no, caps, reserve)
         if no.hidden:
             denied.usage, denied.shaped = usage, sorted(found.sent.sources)
-            label = sinks.answered(state.runs[request.run], policy, request)
+            own = state.runs[request.run]
+            label = sinks.answered(state, own, policy, request)
+            denied.hinges = sinks.hinges(state, own, policy, request)
             denied.sources, denied.secrets = sorted(label.sources), sorted(label.secrets)
             denied.endorsed = dict(found.endorsed)
             denied.consumed = [each for each in (approval, also) if each]
@@ -105,7 +107,8 @@ def decide(state: State, policy: Policy | None, request: Request, facts: Facts) 
     )
     if request.handle:
         verdict.handle = f"h{len(run.handles) + 1}"
-        label = sinks.answered(run, policy, request)
+        label = sinks.answered(state, run, policy, request)
+        verdict.hinges = sinks.hinges(state, run, policy, request)
         verdict.sources, verdict.secrets = sorted(label.sources), sorted(label.secrets)
         verdict.shaped = sorted(found.sent.sources)
         verdict.parts, verdict.filled = placed(run, request), facts.filled

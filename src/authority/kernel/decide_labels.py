@@ -42,7 +42,7 @@ def labels(state: State, policy: Policy | None, run: Run, request: Request) -> t
         return Finding(), ""
     assert policy is not None
     assert request.resource is not None
-    found = sinks.judge(policy, run, request)
+    found = sinks.judge(state, policy, run, request)
     if not found.why:
         return found, ""
     rule = f"labels ({request.effect})"

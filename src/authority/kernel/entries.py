@@ -148,7 +148,8 @@ class Admit(Entry, tag="admit", kw_only=True):
     `secrets` are then the label of all that the call was made with. `parts`: pieces of its arguments
     that came from handles; `filled`: the arguments with them. `endorsed`: bits, by name of the rule.
     `also`: the second approval that was used up, where rules and labels both wanted one. `shaped`:
-    sources of its arguments less those that the policy trusts there.
+    sources of its arguments less those that the policy trusts there. `hinges`: sources of all that
+    decided whether it is made, where recorded fields make these fewer than its parts' labels say.
     """
 
     effect: str
@@ -177,6 +178,7 @@ class Admit(Entry, tag="admit", kw_only=True):
     endorsed: dict[str, int] = {}
     also: str = ""
     shaped: list[str] = []
+    hinges: list[str] | None = None
 
 
 class Outcome(Entry, tag="outcome", kw_only=True):
@@ -257,6 +259,7 @@ class Denied(Entry, tag="denied", kw_only=True):
     endorsed: dict[str, int] = {}
     consumed: list[str] = []
     shaped: list[str] = []
+    hinges: list[str] | None = None
     handle: str = ""
     sources: list[str] = []
     secrets: list[str] = []

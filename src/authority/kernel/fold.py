@@ -18,7 +18,7 @@ from typing import Any
 
 from authority.kernel import budgets, entries, file_labels
 from authority.kernel.budgets import Account
-from authority.kernel.handles import Held
+from authority.kernel.handles import Held, all_given
 from authority.kernel.incidents import Case, refusal, take
 from authority.kernel.labels import Label
 from authority.kernel.own_files import follow
@@ -197,7 +197,10 @@ def _held(state: State, run: Run, e: entries.Admit | entries.Denied) -> None:
     Whether the call was made is behind the handle, so what it would leave in files, or in another
     run's mailbox, is marked in either case."""
     label, given = Label(frozenset(e.sources), frozenset(e.secrets)), Label(frozenset(e.shaped))
-    run.handles[e.handle] = Held(e.seq, e.effect, e.resource, e.verb, -1, label, given)
+    hinges = all_given(run.label, run.handles, e.parts).sources if e.hinges is None else e.hinges
+    run.handles[e.handle] = Held(
+        e.seq, e.effect, e.resource, e.verb, -1, label, given, frozenset(hinges)
+    )
     file_labels.intend_hidden(state.files, e.effect, e.resource, label)
     receiver = state.runs.get(e.resource.removeprefix("run:"))
     if e.effect == "msg.send" and receiver is not None:

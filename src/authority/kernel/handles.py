@@ -19,7 +19,8 @@ Pure. Rules
   handle on a run, with its parents and children, gets none.
 - Quotas of a capability sum up what the program shows: an argument that is a handle has none, and a
   capability that wants one refuses openly.
-- Reading (`value.reveal`) raises the run's label by the handle's, for good, also when it fails.
+- Reading (`value.reveal`) raises the run's label by the handle's, for good, also when it fails; of a
+  recorded field (`shapes`) by no more than what it hinges on that it is there.
 - A handle ends with its run. Its bytes never change, so a request that names it is exact: an approval
   of it is an approval of these bytes.
 """
@@ -33,6 +34,7 @@ import msgspec
 
 from authority.kernel.labels import CLEAN, Label
 from authority.kernel.policy_sections import Judgement
+from authority.kernel.values import SOME
 
 HANDLES_LIMIT: Final = 4096
 """Handles that a run may have."""
@@ -44,7 +46,7 @@ class Held(msgspec.Struct):
     """A handle as the log knows it. `asked` and `born`: entries of the call and of its outcome.
 
     `given` is the label of what the call was made with: a tool's own words may be trusted in part, what
-    it was given never is.
+    it was given never is. `hinges`: the sources of all that decided whether it was made (`shapes`).
     """
 
     asked: int
@@ -54,6 +56,7 @@ class Held(msgspec.Struct):
     born: int = -1
     label: Label = CLEAN
     given: Label = CLEAN
+    hinges: frozenset[str] = frozenset()
 
 
 class Part(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -75,6 +78,11 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True):
     fits: tuple[str, ...] = ()
     whole: bool = False
     born: int = -1
+
+    @property
+    def optional(self) -> bool:
+        """Whether it is left out where it is not there: an item of a `$some`."""
+        return self.at.rpartition("/")[0].endswith(f"/{SOME}")
 
 
 def judge(effect: str, scheme: str, *, compute: bool) -> Judgement:

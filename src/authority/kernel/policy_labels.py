@@ -81,6 +81,7 @@ TOOL_KEYS: Final[dict[str, Checker]] = {
     "secret": kit.texts,
     "receives": kit.texts,
     "fields": _fields,
+    "shape": kit.one_of("trusted", "untrusted"),
     "issues": _issues,
 }
 

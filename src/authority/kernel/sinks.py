@@ -13,6 +13,8 @@ Pure. Rules
   asked in trusted words, may be used for the argument that it was issued for; an *endorsed* value of
   a narrow type may steer as long as the run has bits left. Whether the value has that kind is behind
   the handle, so that refusal is hidden (`Finding.hidden`).
+- A list of those that are there (`$some`) says which are: each has the label of all that this hinges
+  on, so a trusted field its handle's, unless it is recorded (`shapes`).
 - Where the policy lets a person approve, a control argument of untrusted words waits for one. No
   approval lets a secret out.
 """
@@ -24,12 +26,12 @@ from collections.abc import Mapping
 
 import msgspec
 
-from authority.kernel import flows, resources
+from authority.kernel import flows, resources, shapes
 from authority.kernel.facts import Request
 from authority.kernel.handles import Part, all_given
 from authority.kernel.labels import CLEAN, Label
 from authority.kernel.policy import Policy
-from authority.kernel.state import Run
+from authority.kernel.state import Run, State
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -51,14 +53,14 @@ def bound(digest: str, found: Finding) -> str:
     return hashlib.sha256(f"authority/approval/1\n{digest}\n{names}".encode()).hexdigest()
 
 
-def answered(run: Run, policy: Policy | None, request: Request) -> Label:
+def answered(state: State, run: Run, policy: Policy | None, request: Request) -> Label:
     """The least label of what a handle is given for, whether the call is made or refused in secret.
 
     All that its arguments hold counts, in fields that the policy trusts too: whether such a field is
-    there is its tool's word. So does the source of the answer, and what an MCP server was asked with
-    before, since it may have seen that.
+    there is its tool's word, but for a recorded one (`shapes`). So does the source of the answer, and
+    what an MCP server was asked with before, since it may have seen that.
     """
-    label = all_given(run.label, run.handles, request.parts)
+    label = shapes.given(state, policy, run, request.parts)
     if policy is None or request.resource is None:
         return label
     resource = request.resource
@@ -72,9 +74,19 @@ def answered(run: Run, policy: Policy | None, request: Request) -> Label:
     return label
 
 
-def part_label(policy: Policy, run: Run, part: Part) -> Label:
+def hinges(state: State, run: Run, policy: Policy | None, request: Request) -> list[str] | None:
+    """The sources of all that decides whether a call is made; None: those of its parts' handles."""
+    sources = shapes.given(state, policy, run, request.parts).sources
+    if sources == all_given(run.label, run.handles, request.parts).sources:
+        return None
+    return sorted(sources)
+
+
+def part_label(state: State, policy: Policy, run: Run, part: Part) -> Label:
     """The label of a part: its handle's, less its own source where the field is trusted."""
     held = run.handles[part.handle]
+    if part.optional:
+        return shapes.given(state, policy, run, (part,))
     if held.effect != "tool.call" or part.typed:
         return held.label
     rules = policy.tool_rules(resources.parse_text(held.resource))
@@ -83,9 +95,9 @@ def part_label(policy: Policy, run: Run, part: Part) -> Label:
     return Label(held.given.sources, held.label.secrets)
 
 
-def judge(policy: Policy, run: Run, request: Request) -> Finding:
+def judge(state: State, policy: Policy, run: Run, request: Request) -> Finding:
     """Ask the labels about a request. Its handles are known (`run.handles`)."""
-    parts = [(part, part_label(policy, run, part)) for part in request.parts]
+    parts = [(part, part_label(state, policy, run, part)) for part in request.parts]
     sent = run.label
     for _, label in parts:
         sent = sent.join(label)

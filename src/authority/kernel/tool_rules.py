@@ -11,6 +11,8 @@ Pure. Rules
 - `fields` are parts of an answer that are trusted though the rest is not. `issues` are parts that are
   names of things: a value of the kind that is named, issued by a lookup whose own arguments were all
   trusted, may be used for the argument of the tool that is named, and for nothing else.
+- `shape` says that it is no more than a fact either whether the tool answers, how much it lists, and
+  which of these fields there are (`shapes`). `untrusted` if it is left out.
 - Of several files of a chain each may only take away: `less`.
 """
 
@@ -44,6 +46,7 @@ class ToolRules(msgspec.Struct, frozen=True):
     secret: tuple[str, ...] = ()
     receives: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
+    shape: str = "untrusted"
     issues: Mapping[str, Issue] = _EMPTY
 
     @property
@@ -74,6 +77,7 @@ def made(one: Mapping[str, Any]) -> ToolRules:
         secret=tuple(one.get("secret", ())),
         receives=tuple(one.get("receives", ())),
         fields=tuple(one.get("fields", {})),
+        shape=one.get("shape", "untrusted"),
         issues=MappingProxyType(
             {
                 pattern: Issue(tuple(issue["to"]), issue.get("type", "id"))
@@ -98,6 +102,7 @@ def less(one: ToolRules, other: ToolRules) -> ToolRules:
         secret=tuple(dict.fromkeys((*one.secret, *other.secret))),
         receives=tuple(name for name in other.receives if name in one.receives),
         fields=tuple(pattern for pattern in other.fields if pattern in one.fields),
+        shape="trusted" if one.shape == other.shape == "trusted" else "untrusted",
         issues=MappingProxyType(
             {
                 pattern: Issue(

@@ -198,6 +198,8 @@ def _wider_rules(was: ToolRules, now: ToolRules) -> str:
         return "may newly be given a secret"
     if not set(now.fields) <= set(was.fields):
         return "has fields that are newly trusted"
+    if now.shape == "trusted" != was.shape:
+        return "is newly trusted in what it lists"
     for pattern, issue in now.issues.items():
         before = was.issues.get(pattern)
         if before is None or before.kind != issue.kind or not set(issue.to) <= set(before.to):
