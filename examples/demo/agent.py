@@ -104,6 +104,12 @@ def write(path: str) -> str:
     return "written"
 
 
+def use(words: str) -> str:
+    """Calls a tool of whatever server: its name, and its arguments as JSON."""
+    name, _, arguments = words.partition(" ")
+    return str(gate.tool(name, json.loads(arguments)))
+
+
 def forge(_: str) -> str:
     """The run's own capability with one bit of its code changed."""
     from authority.tokens import from_text
@@ -137,6 +143,7 @@ VERBS = {
     "connect": connect_raw,
     "run": run,
     "write": write,
+    "use": use,
     "forge": forge,
     "spend": spend,
 }

@@ -35,7 +35,7 @@ from stage import (
 )
 
 TOOL_CALLS = 12
-ORDERS = 13
+ORDERS = 15
 
 
 # --- the two servers ---

@@ -6,10 +6,11 @@ Rules
   be told. A part that a handle stands for has exactly one place, and the arguments of that handle's
   own call are steps further back.
 - What a program wrote after it had read untrusted words may stem from any of them. For each source
-  there is the entry that brought it first, and the longest stretch of its bytes that the argument
-  repeats.
+  there is the entry that brought it first, with each argument that it holds word for word; where it
+  holds none, with the longest stretch of its bytes that an argument repeats.
 - Bytes are those of the body that the entry commits to (`result`); what is sealed is opened if its key
-  is at hand, and what is not kept has no range.
+  is at hand, and what is not kept has no range. Raw bytes are kept in base64: a range in them counts
+  what they are, and `field` says where they stand.
 """
 
 from __future__ import annotations
@@ -32,12 +33,17 @@ SHARED = 6
 """The fewest characters in a row that an argument and an answer share by more than chance."""
 SEARCHED = 64 * 1024
 DEPTH = 16
-_json = msgspec.json.Encoder(order="sorted").encode
+AROUND = 40
+"""How many bytes on each side of a stretch are shown with it."""
+RAW = {"fs.read": "data", "http.request": "body", "msg.receive": "data"}
+"""The member of an answer that is raw bytes, by effect."""
+_json = msgspec.json.Encoder().encode
 
 
 class Step(msgspec.Struct, frozen=True):
     """See above. `start` and `end` are -1 where the bytes are not known; `depth` counts from the
-    refused argument back; `text` is what stands there, `at` a pointer into the arguments."""
+    refused argument back; `text` is what stands there, `before` and `after` what is around it, `at` a
+    pointer into the arguments."""
 
     depth: int
     argument: str
@@ -49,9 +55,30 @@ class Step(msgspec.Struct, frozen=True):
     resource: str
     handle: str = ""
     path: str = ""
+    field: str = ""
     start: int = -1
     end: int = -1
     text: str = ""
+    before: str = ""
+    after: str = ""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where in an answer something stands; see `Step`."""
+
+    field: str = ""
+    start: int = -1
+    end: int = -1
+    text: str = ""
+    before: str = ""
+    after: str = ""
+
+    @staticmethod
+    def of(data: bytes, start: int, end: int, field: str = "") -> Place:
+        """This stretch, with a little of what is around it."""
+        around = data[max(start - AROUND, 0) : start], data[end : end + AROUND]
+        before, after = (part.decode("utf-8", "replace") for part in around)
+        return Place(field, start, end, _shown(data[start:end]), before, after)
 
 
 class Lineage:
@@ -103,7 +130,7 @@ class Lineage:
         call = self._by_seq.get(born.get("of", -1)) if born is not None else None
         if born is None:
             return
-        start, end, text = self._place(born, call, part.get("path", ""))
+        place = self._place(born, call, part.get("path", ""))
         yield Step(
             depth=depth,
             argument=part["argument"],
@@ -115,87 +142,123 @@ class Lineage:
             resource=(call or born).get("resource", ""),
             handle=part["handle"],
             path=part.get("path", ""),
-            start=start,
-            end=end,
-            text=text,
+            **msgspec.structs.asdict(place),
         )
         if call is not None:
             yield from self._steps(call, depth + 1, seen)
 
-    def _place(self, born: Entry, call: Entry | None, path: str) -> tuple[int, int, str]:
+    def _place(self, born: Entry, call: Entry | None, path: str) -> Place:
         """Where in the kept bytes of an answer a field of it stands."""
         data = self.body(born.get("result"))
         if data is None:
-            return -1, -1, ""
+            return Place()
+        effect = (call or born).get("effect", "")
+        if path == f"/{RAW.get(effect)}":
+            raw, field = _raw(effect, data)
+            return Place.of(raw, 0, len(raw), field)
+        inside = "/result" if effect == "tool.call" else ""
         try:
             answer = msgspec.json.decode(data)
-            inside = "/result" if call and call.get("effect") == "tool.call" else ""
-            prefix = _offset(answer, values.steps(inside + path))
-            found = values.project(answer, inside + path)
+            start = _offset(answer, values.steps(inside + path))
+            wanted = _json(values.project(answer, inside + path))
         except (msgspec.DecodeError, values.Unfit, values.Malformed):
-            return 0, len(data), _shown(data)
-        wanted = _json(found)
-        return prefix, prefix + len(wanted), _shown(wanted)
+            return Place.of(data, 0, len(data))
+        if data[start : start + len(wanted)] != wanted:
+            return Place.of(data, 0, len(data))
+        return Place.of(data, start, start + len(wanted))
 
     def _of_words(self, entry: Entry, tainted: dict[str, int], depth: int) -> Iterator[Step]:
-        arguments = self.body(entry.get("arguments"))
-        words = list(_words(arguments)) if arguments else []
+        arguments = self.body(entry.get("filled") or entry.get("arguments"))
         of_handles = {part["at"] for part in entry.get("parts", ())}
+        words = [
+            (at, word)
+            for at, word in (_words(arguments) if arguments else ())
+            if not any(at.startswith(part) for part in of_handles)
+        ]
         for source, seq in sorted(tainted.items(), key=lambda item: item[1]):
             brought = self._by_seq[seq]
             call = self._by_seq.get(brought.get("of", -1))
-            data = self.body(brought.get("result") or brought.get("body")) or b""
-            best = (0, -1, "", "")
-            for at, word in words:
-                if any(at.startswith(part) for part in of_handles):
-                    continue
-                size, start = _shared(word, data)
-                if size > best[0]:
-                    best = (size, start, at, word)
-            size, start, at, _ = best
-            yield Step(
-                depth=depth,
-                argument=_argument(entry.get("effect", ""), at),
-                at=at,
-                source=source,
-                entry=seq,
-                call=call["seq"] if call else -1,
-                effect=(call or brought).get("effect", ""),
-                resource=(call or brought).get("resource", ""),
-                start=start,
-                end=start + size if start >= 0 else -1,
-                text=_shown(data[start : start + size]) if start >= 0 else "",
-            )
+            effect = (call or brought).get("effect", "")
+            kept = self.body(brought.get("result") or brought.get("body")) or b""
+            data, field = _raw(effect, kept)
+            for at, place in _found(words, data, field):
+                yield Step(
+                    depth=depth,
+                    argument=_argument(entry.get("effect", ""), at),
+                    at=at,
+                    source=source,
+                    entry=seq,
+                    call=call["seq"] if call else -1,
+                    effect=effect,
+                    resource=(call or brought).get("resource", ""),
+                    **msgspec.structs.asdict(place),
+                )
 
     def body(self, body: dict[str, Any] | None) -> bytes | None:
         """The bytes of a body, or None where they are not at hand."""
-        if not body:
-            return None
-        kept = body.get("kept", "digest")
-        if kept == "inline":
-            return str(body.get("text", "")).encode()
-        if kept == "base64":
-            return base64.b64decode(body.get("text", ""))
-        read: dict[str, Callable[[str], bytes]] = {}
-        if self._store is not None:
-            read = {"store": self._store.get, "sealed": self._store.unseal}
-        try:
-            return read[kept](body["digest"]) if kept in read else None
-        except (LogError, OSError, ValueError):
-            return None
+        return body_of(self._store, body)
+
+
+def body_of(store: ContentStore | None, body: dict[str, Any] | None) -> bytes | None:
+    """The bytes that an entry's body stands for, or None where they are not at hand."""
+    if not body:
+        return None
+    kept = body.get("kept", "digest")
+    if kept == "inline":
+        return str(body.get("text", "")).encode()
+    if kept == "base64":
+        return base64.b64decode(body.get("text", ""))
+    read: dict[str, Callable[[str], bytes]] = {}
+    if store is not None:
+        read = {"store": store.get, "sealed": store.unseal}
+    try:
+        return read[kept](body["digest"]) if kept in read else None
+    except (LogError, OSError, ValueError):
+        return None
+
+
+def _raw(effect: str, data: bytes) -> tuple[bytes, str]:
+    """The raw bytes of an answer and where they stand in it, or its kept bytes and nothing."""
+    name = RAW.get(effect)
+    if name is None:
+        return data, ""
+    try:
+        return base64.b64decode(msgspec.json.decode(data)[name], validate=True), f"/{name}"
+    except (msgspec.DecodeError, ValueError, TypeError, KeyError):
+        return data, ""
+
+
+def _found(words: list[tuple[str, str]], data: bytes, field: str) -> Iterator[tuple[str, Place]]:
+    """Which of the arguments' texts stand in an answer, and where; at least one, for the source."""
+    whole = []
+    for at, word in words:
+        raw = word.encode()
+        for form in (raw, _json(word)[1:-1]):
+            if len(raw) >= SHARED and (start := data.find(form)) >= 0:
+                whole.append((at, Place.of(data, start, start + len(form), field)))
+                break
+    if whole:
+        yield from whole
+        return
+    best, size = ("", Place()), 0
+    for at, word in words:
+        shared, start = _shared(word, data)
+        if shared > size:
+            best, size = (at, Place.of(data, start, start + shared, field)), shared
+    yield best
 
 
 def _offset(value: Any, names: tuple[str, ...]) -> int:
-    """Where in a value's canonical JSON the named field begins. Raises `Unfit`."""
+    """Where in a value's JSON the named field begins. Raises `Unfit`."""
     at = 0
     for name in names:
         if isinstance(value, dict):
             at += 1
-            for key in sorted(value):
+            for key, item in value.items():
                 at += len(_json(key)) + 1
                 if key == name:
                     break
-                at += len(_json(value[key])) + 1
+                at += len(_json(item)) + 1
             else:
                 raise values.Unfit("there is no such field")
             value = value[name]

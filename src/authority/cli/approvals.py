@@ -2,53 +2,59 @@
 
 Rules
 - A request that waits is approved once, for exactly these arguments: they are shown as they would be
-  sent, with where each untrusted part came from. The definition of an MCP server's
-  tool that waits is approved until it changes; what is shown of it is the whole text, or what changed
-  in it, with everything invisible or foreign as an escape.
-- An id names exactly one text, so a definition that changed meanwhile is not approved by accident.
+  sent, each with its label and with where its untrusted words came from. The definition of an MCP
+  server's tool that waits is approved until it changes; what is shown of it is the whole text, or what
+  changed in it, with everything invisible or foreign as an escape.
+- A request is named by the number of the entry that asked for it, or by its id. Both name exactly one
+  request, and an id exactly one text, so nothing else is approved by accident. There is no way to
+  approve whatever waits.
 """
 
 from __future__ import annotations
 
+import argparse
 import difflib
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
 from authority.audit import query
+from authority.audit.lineage import Step
 from authority.cli.common import parser, print_json, state_of, table
-from authority.cli.why import lineage, show_lineage
-from authority.gate.client import client
+from authority.cli.lineage import lineage, shown_value, tree
+from authority.cli.why import given
+from authority.errors import AuthorityError
+from authority.gate.client import Client, client
 from authority.gate.statedir import StateDir
 from authority.kernel.canonical import printable
 
-_REQUESTS = ("id", "run", "effect", "resource", "entry", "answer")
+_REQUESTS = ("entry", "run", "what", "answer", "id")
+EVERY = 0.5
+"""Seconds between two looks."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    made = parser("approvals", "List, approve or deny what waits for a person.")
-    made.add_argument("what", nargs="?", choices=("list", "approve", "deny"), default="list")
-    made.add_argument("id", nargs="*", default=[], help="ids as the list shows them")
+    made = parser("approvals", "List, show, approve or deny what waits for a person.")
+    choices = ("list", "show", "approve", "deny")
+    made.add_argument("what", nargs="?", choices=choices, default="list")
+    made.add_argument("id", nargs="*", default=[], help="entry numbers or ids, as the list shows")
+    made.add_argument("--wait", action="store_true", help="first wait until something waits")
+    made.add_argument("--watch", action="store_true", help="show what comes, until interrupted")
     options = made.parse_args(arguments)
+    if options.watch and (options.json or options.what in ("approve", "deny")):
+        made.error("--watch shows what comes: for a person, with list or show")
     directory = state_of(options)
     gate = client(directory)
-    if options.what == "list":
-        found = gate.call("GET", "/v1/approvals")
-        found["approvals"] = [
-            {**each, **_asked(directory, each["asked"])} for each in found["approvals"]
-        ]
-        if options.json:
-            print_json(found)
-        else:
-            _show(found)
-        return 0
+    if options.what in ("list", "show"):
+        return _look(options, directory, gate)
     if not options.id:
-        made.error(f"name the approval to {options.what}")
+        made.error(f"name what to {options.what}, by its entry or its id")
     granted = options.what == "approve"
     answers = []
-    for key in options.id:
+    for key in _ids(gate, options.id):
         path = f"/v1/approvals/{quote(key, safe='')}"
         answers.append(gate.call("POST", path, {"granted": granted}))
         if not options.json:
@@ -58,16 +64,111 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _asked(directory: StateDir, seq: int) -> dict[str, Any]:
-    """The exact arguments that wait, and where their untrusted words came from."""
+def _ids(gate: Client, named: Sequence[str]) -> list[str]:
+    """The ids that numbers and ids stand for. Raises `AuthorityError`, before anything is answered."""
+    if not any(text.isdecimal() for text in named):
+        return list(named)
+    found = gate.call("GET", "/v1/approvals")
+    waiting = [*(a for a in found["approvals"] if a["answer"] == "waiting"), *found["definitions"]]
+    ids: list[str] = []
+    for text in named:
+        known = [each["id"] for each in waiting if str(each["asked"]) == text]
+        if text.isdecimal() and len(known) != 1:
+            what = "several definitions: name one by its id" if known else "nothing that waits"
+            raise AuthorityError(
+                f"entry {text} stands for {what}", "'authority approvals' lists what does"
+            )
+        ids += known if text.isdecimal() else [text]
+    return ids
+
+
+def _look(options: argparse.Namespace, directory: StateDir, gate: Client) -> int:
+    found = _asked(directory, gate)
+    while options.wait and not (_waiting(found) or found["definitions"]):
+        time.sleep(EVERY)
+        found = _asked(directory, gate)
+    if options.id:
+        found = _only(found, options.id)
+    if options.json:
+        for each in found["approvals"]:
+            del each["tree"]
+        print_json(found)
+        return 0
+    _show(found, listed=options.what == "list")
+    told = {each["id"] for each in (*found["approvals"], *found["definitions"])}
+    while options.watch:
+        time.sleep(EVERY)
+        found = _asked(directory, gate)
+        new = {
+            kind: [each for each in found[kind] if each["id"] not in told]
+            for kind in ("approvals", "definitions")
+        }
+        told |= {each["id"] for each in (*new["approvals"], *new["definitions"])}
+        if new["approvals"] or new["definitions"]:
+            _show(new, listed=False)
+    return 0
+
+
+def _asked(directory: StateDir, gate: Client) -> dict[str, Any]:
+    """What the gate says that waits, with what its entries say of it."""
+    found: dict[str, Any] = gate.call("GET", "/v1/approvals")
+    found["approvals"] = [
+        {**each, **_told(directory, each["asked"])} for each in found["approvals"]
+    ]
+    return found
+
+
+def _waiting(found: dict[str, Any]) -> list[dict[str, Any]]:
+    return [each for each in found["approvals"] if each["answer"] == "waiting"]
+
+
+def _only(found: dict[str, Any], named: Sequence[str]) -> dict[str, Any]:
+    """What was named by entry or id. Raises `AuthorityError` for what is not there."""
+    out: dict[str, Any] = {"approvals": [], "definitions": []}
+    for text in named:
+        known = False
+        for kind in out:
+            those = [each for each in found[kind] if text in (each["id"], str(each["asked"]))]
+            out[kind] += those
+            known = known or bool(those)
+        if not known:
+            raise AuthorityError(
+                f"{printable(text, 80)} does not wait", "'authority approvals' lists what does"
+            )
+    return out
+
+
+def _told(directory: StateDir, seq: int) -> dict[str, Any]:
+    """The exact arguments that wait, their labels, and where their untrusted words came from."""
     entry, _ = query.find(directory.log, seq)
     body = entry.get("filled") or entry.get("arguments") or {}
+    steps = lineage(directory, seq)
+    arguments = given(directory, entry)
     return {
         "reason": entry["reason"],
         "arguments": body.get("text", ""),
         "digest": body.get("digest", ""),
-        "lineage": [msgspec.to_builtins(step) for step in lineage(directory, seq)],
+        "labels": _labels(directory, entry, arguments, steps),
+        "lineage": [msgspec.to_builtins(step) for step in steps],
+        "tree": tree(steps, arguments),
     }
+
+
+def _labels(
+    directory: StateDir, entry: dict[str, Any], arguments: Any, steps: Iterable[Step]
+) -> list[dict[str, Any]]:
+    """Each argument, its value and the sources that shaped it."""
+    whole: dict[str, set[str]] = {}
+    for part in entry.get("parts", ()):
+        born, _ = query.find(directory.log, part["born"])
+        whole.setdefault(part["argument"], set()).update(born.get("sources", ()))
+    own = {step.source for step in steps if step.depth == 0 and not step.handle}
+    inner = entry["effect"] in {"tool.call", "mcp.prompt"} and isinstance(arguments, dict)
+    values = arguments.get("arguments", {}) if inner else arguments
+    return [
+        {"argument": name, "value": value, "sources": sorted(own | whole.get(name, set()))}
+        for name, value in (values.items() if isinstance(values, dict) else ())
+    ]
 
 
 def _said(key: str, *, granted: bool) -> str:
@@ -78,24 +179,51 @@ def _said(key: str, *, granted: bool) -> str:
     return "approved, for one use of exactly these arguments"
 
 
-def _show(found: dict[str, Any]) -> None:
-    rows = [
-        (a["id"], a["run"], a["effect"], a["resource"], a["asked"], a["answer"])
-        for a in found["approvals"]
-    ]
+def _show(found: dict[str, Any], *, listed: bool) -> None:
     definitions = found["definitions"]
-    if rows or not definitions:
-        table("", _REQUESTS, rows)
+    if listed and (found["approvals"] or not definitions):
+        rows = [
+            (str(a["asked"]), a["run"], f"{a['effect']} {a['resource']}", a["answer"], a["id"])
+            for a in found["approvals"]
+        ]
+        table("", _REQUESTS, rows, right=("entry",))
     for each in found["approvals"]:
-        if each["answer"] == "waiting":
-            print(f"\n{each['id']}: {printable(each['reason'], 200)}")
-            print(f"  with {printable(each['arguments'] or each['digest'], 2000)}")
-            show_lineage(each["lineage"])
+        if each["answer"] == "waiting" or not listed:
+            _show_request(each)
     for each in definitions:
         print(_heading(each))
         for line in changes(each["approved_text"], each["text"]):
             print(f"  {line}")
         print(f"  authority approvals approve {each['id']}\n")
+
+
+def _show_request(each: dict[str, Any]) -> None:
+    number = each["asked"]
+    what = printable(f"{each['effect']} {each['resource']}", 400)
+    print(f"\nentry {number}: {what}, by run {each['run']} ({each['answer']})")
+    print(f"  because  {printable(each['reason'], 400)}")
+    print(f"  exactly  {printable(each['arguments'] or each['digest'], 2000)}")
+    if each["labels"]:
+        rows = [
+            (
+                printable(label["argument"], 40),
+                shown_value(label["value"]),
+                _label(label["sources"]),
+            )
+            for label in each["labels"]
+        ]
+        table("", ("argument", "value", "shaped by"), rows)
+    print("  where it came from")
+    print("\n".join(f"    {line}" for line in each["tree"]))
+    if each["answer"] == "waiting":
+        print(f"  yes, once: authority approvals approve {number}")
+        print(f"  no:        authority approvals deny {number}")
+
+
+def _label(sources: Sequence[str]) -> str:
+    more = f" and {len(sources) - 2} more" if len(sources) > 2 else ""
+    shown = ", ".join(printable(source, 80) for source in sources[:2])
+    return shown + more if sources else "nobody but the program"
 
 
 def _heading(each: dict[str, Any]) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 
 from authority.audit import query
-from authority.audit.lineage import Lineage, Step
+from authority.audit.lineage import body_of
 from authority.audit.store import ContentStore
 from authority.cli.common import parser, print_json, state_of, when
+from authority.cli.lineage import lineage, tree
 from authority.errors import AuthorityError
 from authority.gate.statedir import StateDir
 from authority.kernel import resources
@@ -35,45 +36,55 @@ _ADVICE = {
 
 def main(arguments: Sequence[str]) -> int:
     made = parser("why", "Explain a denial.")
-    made.add_argument("entry", type=int)
+    made.add_argument("entry", type=int, nargs="?", help="its number (default: the last denial)")
     made.add_argument(
         "--lineage", action="store_true", help="where the words of its arguments came from"
     )
     options = made.parse_args(arguments)
     directory = state_of(options)
+    seq = options.entry if options.entry is not None else _last(directory)
     found: dict[str, Any]
     if options.lineage:
-        steps = lineage(directory, options.entry)
-        found = {"seq": options.entry, "steps": [msgspec.to_builtins(step) for step in steps]}
+        steps = lineage(directory, seq)
+        found = {"seq": seq, "steps": [msgspec.to_builtins(step) for step in steps]}
     else:
-        found = explanation(directory, options.entry)
+        found = explanation(directory, seq)
     if options.json:
         print_json(found)
     elif options.lineage:
-        show_lineage(found["steps"])
+        entry, _ = query.find(directory.log, seq)
+        print(_heading(entry))
+        print("\n".join(f"  {line}" for line in tree(steps, given(directory, entry))))
     else:
         _show(found)
     return 0
 
 
-def lineage(directory: StateDir, seq: int) -> list[Step]:
-    """The way from a request's arguments back to the bytes that shaped them."""
+def _last(directory: StateDir) -> int:
+    """The last denial. Raises `AuthorityError` when there is none."""
+    last = -1
+    for entry in query.read(directory.log):
+        if entry["kind"] == "denied":
+            last = entry["seq"]
+    if last < 0:
+        raise AuthorityError("nothing was denied yet", "'authority audit show' shows what happened")
+    return last
+
+
+def _heading(entry: dict[str, Any]) -> str:
+    what = " ".join(printable(entry.get(k, ""), 200) for k in ("effect", "verb", "resource"))
+    return f"entry {entry['seq']}: {' '.join(what.split())}  {entry.get('code', 'admitted')}"
+
+
+def given(directory: StateDir, entry: dict[str, Any]) -> Any:
+    """A request's arguments as they would be sent; None where they are not kept."""
     sealed = directory.keys / "sealed"
     store = ContentStore(directory.store, keys=sealed if sealed.is_dir() else None)
-    return Lineage(directory.log, store, seq).of(seq)
-
-
-def show_lineage(steps: list[dict[str, Any]]) -> None:
-    """The steps for a person."""
-    if not steps:
-        print("no untrusted words: everything that it was given is the program's own")
-    for step in steps:
-        where = f"bytes {step['start']} to {step['end']}" if step["start"] >= 0 else "all of it"
-        what = f"{step['effect']} {step['resource']}".strip()
-        named = f", {step['handle']}{step['path']}" if step["handle"] else ""
-        argument = step["argument"] or "the call"
-        print(f"{'  ' * step['depth']}{printable(argument)} <- entry {step['entry']}{named}")
-        print(f"{'  ' * step['depth']}  {printable(what)}, {where}: {printable(step['text'], 100)}")
+    data = body_of(store, entry.get("filled") or entry.get("arguments"))
+    try:
+        return msgspec.json.decode(data) if data else None
+    except msgspec.DecodeError:
+        return None
 
 
 def explanation(directory: StateDir, seq: int) -> dict[str, Any]:

@@ -103,11 +103,11 @@ class Pipeline:
         self.judge(asked, reply)
 
     def answered(self, approval: str) -> None:
-        """A person answered an approval: whoever waits for it is judged again."""
+        """A person answered an approval: whoever waits for it asks again, facts looked up anew."""
         for asked, reply in self._waiting.pop(approval, ()):
             asked.wait = False
             asked.facts = msgspec.structs.replace(asked.facts, time=clock.wall())
-            self.judge(asked, reply)
+            self.submit(asked, reply)
 
     def blind(self, run: str) -> bool:
         """Whether a run gets no receipts: it holds handles."""

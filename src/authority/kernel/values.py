@@ -182,7 +182,7 @@ def project(value: Any, pointer: str) -> Any:
             value = value[name]
         elif isinstance(value, list) and re.fullmatch(r"0|[1-9]\d{0,8}", name, re.ASCII):
             if int(name) >= len(value):
-                raise Unfit(f"the list is shorter than {name}")
+                raise Unfit(f"the list has no item {name}")
             value = value[int(name)]
         else:
             raise Unfit("there is no such field")
