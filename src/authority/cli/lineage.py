@@ -107,11 +107,7 @@ def _also(silent: Sequence[Step], more: bool) -> Iterator[str]:
     """What was read and shares less with the arguments, or nothing."""
     if not silent:
         return
-    yield (
-        "also read before, in other words:"
-        if more
-        else "the call: what was read before it may have steered it"
-    )
+    yield ("read before as well:" if more else "the call: what was read before it may steer it")
     for step in silent[:NAMED]:
         yield f"  <- entry {step.entry}: {printable(f'{step.effect} {step.resource}'.strip(), 200)}"
     if len(silent) > NAMED:

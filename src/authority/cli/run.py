@@ -360,11 +360,12 @@ class Follower:
         """What `--suggest` has to say, as JSON and as text. The run itself is over, and counts."""
         if self.suggests is None:
             return {}, ""
-        from authority.cli import suggest
+        from authority.cli import suggest, suggest_tools
 
         try:
             found, written = suggest.made_for(self._directory, run, self.suggests, self._unseen)
+            tools = suggest_tools.proposed(self._directory, run)
         except AuthorityError as error:
             return {"suggestion": {"error": error.message}}, f"authority: {error.message}"
-        plain = suggest.plain(run, found, written)
-        return {"suggestion": plain}, "\n".join(suggest.lines(run, found, written))
+        plain = suggest.plain(run, found, written, tools)
+        return {"suggestion": plain}, "\n".join(suggest.lines(run, found, written, tools))

@@ -5,6 +5,7 @@ Rules
   from its gate when it ends, and whether that exists is looked up here, with the person's own eyes.
 - Judged by the policy that the run had. To write a file, the policy's text as it is now is the base,
   and what that allows by now is left out.
+- A tool that was called and that nobody described gets a proposal of its own (`suggest_tools`).
 - A file is written anew, never over one that is there, and only beside the policy: the paths in it are
   relative to where it lies.
 """
@@ -20,6 +21,7 @@ from typing import Any
 
 from authority.audit import query
 from authority.audit.store import ContentStore
+from authority.cli import suggest_tools
 from authority.cli.common import parser, print_json, state_of, write_new
 from authority.errors import AuthorityError
 from authority.gate import policyfile, starting
@@ -37,16 +39,33 @@ _SILENT = frozenset({"frame", "halt", "sequence"})
 
 def main(arguments: Sequence[str]) -> int:
     made = parser("suggest", "The smallest additions to a policy that would have let a run pass.")
-    made.add_argument("run", help="a run's id; 'authority audit query --kind run.start' lists them")
+    made.add_argument(
+        "run",
+        nargs="?",
+        help="a run's id, as 'authority audit query --kind run.start' lists them (default: the last)",
+    )
     add_options(made)
     options = made.parse_args(arguments)
     directory = state_of(options)
+    options.run = options.run or _last(directory)
     found, written = made_for(directory, options.run, options)
+    tools = suggest_tools.proposed(directory, options.run)
     if options.json:
-        print_json(plain(options.run, found, written))
+        print_json(plain(options.run, found, written, tools))
     else:
-        print("\n".join(lines(options.run, found, written)))
+        print("\n".join(lines(options.run, found, written, tools)))
     return 0
+
+
+def _last(directory: StateDir) -> str:
+    """The last run that a person started. Raises `AuthorityError` when there is none."""
+    last = ""
+    for entry in query.read(directory.log):
+        if entry["kind"] == "run.start" and not entry.get("parent"):
+            last = entry["run"]
+    if not last:
+        raise AuthorityError("no run stands in the log", "'authority run' makes one")
+    return last
 
 
 def add_options(made: argparse.ArgumentParser) -> None:
@@ -180,7 +199,9 @@ def _target(target: Path, policy: str) -> Path:
     return target
 
 
-def lines(run: str, found: Suggestion, written: str = "") -> list[str]:
+def lines(
+    run: str, found: Suggestion, written: str = "", tools: Sequence[dict[str, Any]] = ()
+) -> list[str]:
     """For people: TOML, with what is left as comments below it."""
     out = [
         f"# run {printable(run, 64)}: what would have let its denials pass; read before you use it"
@@ -190,6 +211,7 @@ def lines(run: str, found: Suggestion, written: str = "") -> list[str]:
         out += ["", *text.rstrip("\n").split("\n")]
     else:
         out.append("# nothing: no denial that a rule could allow")
+    out += suggest_tools.lines(tools)
     if found.warnings:
         out += ["", *(f"# note: {_line(line)}" for line in found.warnings)]
     told = [one for one in found.left if not (one.wish.looked and not one.wish.there)]
@@ -214,7 +236,9 @@ def _line(text: str) -> str:
     return re.sub(r"\s+", " ", printable(text, 2000))
 
 
-def plain(run: str, found: Suggestion, written: str = "") -> dict[str, Any]:
+def plain(
+    run: str, found: Suggestion, written: str = "", tools: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
     """As JSON."""
     return {
         "run": run,
@@ -243,4 +267,5 @@ def plain(run: str, found: Suggestion, written: str = "") -> dict[str, Any]:
         "warnings": list(found.warnings),
         "toml": toml(found),
         "written": written,
+        "tools": list(tools),
     }

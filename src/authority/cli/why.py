@@ -10,6 +10,7 @@ import msgspec
 from authority.audit import query
 from authority.audit.lineage import body_of
 from authority.audit.store import ContentStore
+from authority.cli import why_labels
 from authority.cli.common import parser, print_json, state_of, when
 from authority.cli.lineage import lineage, tree
 from authority.errors import AuthorityError
@@ -98,6 +99,7 @@ def explanation(directory: StateDir, seq: int) -> dict[str, Any]:
             "'authority audit query --kind denied' lists them",
         )
     missing, snippet = "", ""
+    ways: list[dict[str, str]] = []
     policy = _policy(directory, entry.get("run", ""), seq)
     if policy is not None and entry["layer"] == "policy" and entry["code"] == "E_POLICY_DENY":
         missing, snippet = _explain(policy, entry)
@@ -111,10 +113,13 @@ def explanation(directory: StateDir, seq: int) -> dict[str, Any]:
         missing = "a person's approval of what the server says that the tool is"
         snippet = "authority approvals   # then: authority approvals approve ID\n"
     elif entry["code"] == "E_APPROVAL_REQUIRED":
-        missing = "a person's approval"
-        snippet = f"authority approvals approve {entry.get('approval', '')}\n"
+        missing = "a person's approval, while the run goes on"
+        snippet = f"authority approvals approve {seq}   # {entry.get('approval', '')}\n"
     elif entry["layer"] == "labels":
-        missing, snippet = _labels(entry)
+        names = _names(given(directory, entry))
+        missing = why_labels.missing(entry, policy, names)
+        ways = why_labels.ways(entry, policy, names)
+        snippet = next((way["how"] for way in reversed(ways) if way["how"].startswith("[")), "")
     return {
         "seq": seq,
         "time": entry["time"],
@@ -128,6 +133,7 @@ def explanation(directory: StateDir, seq: int) -> dict[str, Any]:
         "rule": entry.get("rule", ""),
         "missing": missing or _ADVICE.get(entry["code"], ""),
         "snippet": snippet,
+        "ways": ways,
     }
 
 
@@ -146,7 +152,13 @@ def _not_done(directory: StateDir, entry: dict[str, Any]) -> dict[str, Any]:
         "rule": asked.get("rule", ""),
         "missing": f"it was allowed in entry {entry['of']}, and {entry['status']}",
         "snippet": "",
+        "ways": [],
     }
+
+
+def _names(arguments: Any) -> list[str]:
+    inner = arguments.get("arguments") if isinstance(arguments, dict) else None
+    return list(inner) if isinstance(inner, dict) else []
 
 
 def _policy(directory: StateDir, run: str, before: int) -> Policy | None:
@@ -190,21 +202,6 @@ def _model(entry: dict[str, Any]) -> tuple[str, str]:
     return f"{key} in the price of the model", f"{table}{key} = ...\n"
 
 
-def _labels(entry: dict[str, Any]) -> tuple[str, str]:
-    effect, resource, verb = entry["effect"], entry["resource"], entry.get("verb", "")
-    missing = "the policy's word that this may carry what the run has read"
-    if effect == "tool.call":
-        name = resource.removeprefix("tool:")
-        server, _, tool = name.partition(".")
-        if tool:
-            name = f"{server}.tools.{tool}"
-            return missing, f"[mcp.{name}]\ncontent = [...]   # the arguments that may carry it\n"
-        return missing, f"[tools.{name}]\ncontent = [...]   # the arguments that may carry it\n"
-    if effect == "http.request":
-        return missing, f'[labels]\ncontent = ["{verb} {resource}"]\n'
-    return missing + ", or do it before anything untrusted is read", ""
-
-
 def _show(found: dict[str, Any]) -> None:
     what = " ".join(printable(found[k]) for k in ("effect", "verb", "resource") if found[k])
     print(f"entry {found['seq']}, {when(found['time'])}, run {found['run'] or '-'}")
@@ -215,7 +212,11 @@ def _show(found: dict[str, Any]) -> None:
         print(f"  rule     {printable(found['rule'])}")
     if found["missing"]:
         print(f"  missing  {printable(found['missing'])}")
-    if found["snippet"]:
+    for number, way in enumerate(found["ways"], 1):
+        print(f"  {number}. {printable(way['what'])}")
+        for line in way["how"].split("\n"):
+            print(f"       {printable(line)}")
+    if found["snippet"] and not found["ways"]:
         print("  this would allow it:")
         for line in found["snippet"].rstrip().split("\n"):
             print(f"    {printable(line)}")

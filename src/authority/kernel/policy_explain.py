@@ -19,6 +19,7 @@ from authority.kernel.policy_rules import RuleList, Rules, private_key
 from authority.kernel.policy_sections import Explanation, Judgement
 from authority.kernel.resource_files import file_segments
 from authority.kernel.resources import Resource
+from authority.kernel.tool_words import description_warnings
 
 if TYPE_CHECKING:
     from authority.kernel.policy import Policy
@@ -173,6 +174,7 @@ def check_warnings(policy: Policy) -> list[str]:
                 for tool in view.tools
                 if not covering(view.allow, tool)
             )
+    out.extend(description_warnings(policy))
     for name, credential in policy.credentials.items():
         out.extend(_credential_warnings(policy, name, credential.hosts))
     if policy.network.proxy:

@@ -117,7 +117,8 @@ def judge(state: State, policy: Policy, run: Run, request: Request) -> Finding:
     secret = sink.refuses(Label(frozenset(), sent.secrets))
     why = sink.refuses(run.label)
     if why:
-        return Finding(f"the run is {why}", sent, approvable=not secret)
+        was = "the run is" if why.startswith("shaped") else "the run"
+        return Finding(f"{was} {why}", sent, approvable=not secret)
     if secret:
         return Finding(f"what it is given {secret}", sent)
     content = _content(policy, request)
