@@ -1,5 +1,6 @@
 # make demo    two real programs under the gate: what they may do, what they may not, and the proof
-#              (DEMO_MODEL=NAME asks a real model, with OPENAI_API_KEY or ANTHROPIC_API_KEY)
+#              (DEMO_MODEL=NAME asks a real model, with OPENAI_API_KEY or ANTHROPIC_API_KEY;
+#              ISOLATION=vm puts both into virtual machines, EMULATE=1 without KVM, slowly)
 # make test    lint, types and tests
 # make lint    lint and types alone
 # make prove   the kernel searched exhaustively, and each of its mutants killed
@@ -17,7 +18,7 @@ AS_OWNER := scripts/as-owner.sh
 BIN := $(AS_OWNER) .venv/bin
 
 help:
-	@sed -n 's/^# //p' Makefile | head -8
+	@sed -n 's/^# //p' Makefile | head -9
 
 setup:
 	@scripts/setup.sh
@@ -26,7 +27,7 @@ setup-bench: setup
 	@scripts/setup.sh --bench
 
 demo: setup
-	@$(BIN)/python examples/demo/run.py
+	@$(BIN)/python examples/demo/run.py $(if $(ISOLATION),--isolation $(ISOLATION)) $(if $(EMULATE),--emulate)
 
 lint: setup
 	@$(BIN)/ruff check --quiet .

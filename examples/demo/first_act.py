@@ -157,7 +157,7 @@ def play(place: Path, authority: Authority, expect: Expectations) -> bool:
     for order in re.findall(r"^ASSISTANT: .+$", letter, re.MULTILINE):
         screen.print(f"  [red]{escape(order)}[/]")
 
-    step("authority run --policy policy.toml -- python3 agent.py")
+    step(authority.typed("python3", "agent.py"))
     address = f"http://127.0.0.1:{rates}"
     code, result, said = authority.run(workspace, "python3", "agent.py", address)
     if not authority.could_run(code, result):

@@ -1,8 +1,8 @@
 """The demo: two programs meet a letter with orders in it, under Authority.
 
-`make demo`, or `python examples/demo/run.py [--act N] [--keep]`. The first act's program speaks to
-the gate and obeys by itself; the second's knows nothing of Authority and asks a model (the built-in
-obedient one, or `DEMO_MODEL`: see second_act.py).
+`make demo`, or `python examples/demo/run.py [--act N] [--isolation vm [--emulate]] [--keep]`. The
+first act's program speaks to the gate and obeys by itself; the second's knows nothing of Authority and
+asks a model (the built-in obedient one, or `DEMO_MODEL`: see second_act.py).
 
 Exit code 0 only if every expectation held; each that did not is printed. 125 if Authority itself
 could not start.
@@ -48,12 +48,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--keep", action="store_true", help="leave the folder there to look at")
     parser.add_argument("--act", type=int, choices=sorted(ACTS), help="this one alone")
+    parser.add_argument(
+        "--isolation", choices=["auto", "namespace", "vm"], help="where the programs live"
+    )
+    parser.add_argument(
+        "--emulate", action="store_true", help="with --isolation vm: without KVM, slowly"
+    )
     wanted = parser.parse_args()
+    if wanted.emulate and wanted.isolation != "vm":
+        parser.error("--emulate belongs to --isolation vm (EMULATE=1 to ISOLATION=vm)")
     second_act.model()  # a setting that can't work is said now, not after the first act
     place = Path(tempfile.mkdtemp(prefix="authority-demo-"))
     # The sandbox gives up root, so its user must be able to reach the program and the tool.
     place.chmod(0o755)
-    authority = Authority(place / "state")
+    isolation = ["--isolation", wanted.isolation] if wanted.isolation else []
+    authority = Authority(place / "state", isolation + ["--emulate"] * wanted.emulate)
     try:
         return demo(place, authority, [wanted.act] if wanted.act else sorted(ACTS))
     finally:

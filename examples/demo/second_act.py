@@ -145,7 +145,7 @@ def play(place: Path, authority: Authority, expect: Expectations) -> bool:
         screen.print(f"  [red]{escape(order)}[/]")
 
     words = ["python3", "assistant.py", f"https://{OWN}", name, *(["--commit"] if git else [])]
-    step(f"authority run --policy policy.toml -- {' '.join(words)}")
+    step(authority.typed(*words))
     token = "office-" + secrets.token_urlsafe(24)
     given = {"OFFICE_TOKEN": token, **({key: os.environ[key]} if key else {})}
     code, result, said = authority.run(office, *words, secrets=given)

@@ -41,10 +41,11 @@ class Expectations:
 
 
 class Authority:
-    """The commands, as a person types them."""
+    """The commands, as a person types them. `isolation` are the words that say where a run lives."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, isolation: Sequence[str] = ()) -> None:
         self.state = state
+        self.isolation = tuple(isolation)
         bin_folder = Path(sys.executable).parent
         found = shutil.which("authority", path=str(bin_folder)) or shutil.which("authority")
         if found is None:
@@ -73,7 +74,8 @@ class Authority:
     ) -> tuple[int, dict[str, Any], str]:
         """`authority run --json`: exit code, the result, and what the program printed. `secrets` are
         variables of the caller beside its own."""
-        command = [self.program, "run", "--json", "--policy", "policy.toml", "--", *words]
+        command = [self.program, "run", "--json", *self.isolation, "--policy", "policy.toml"]
+        command += ["--", *words]
         printed = []
         with subprocess.Popen(
             command,
@@ -107,7 +109,17 @@ class Authority:
             return True
         screen.print(f"[bold red]Authority could not run it[/] {escape(json.dumps(result))}")
         screen.print("[bold]authority doctor[/] names the cause and the fix.")
+        if "vm" in self.isolation and "--emulate" not in self.isolation:
+            screen.print(
+                "A virtual machine wants KVM, or to be emulated by name, which is slow: "
+                "[bold]make demo ISOLATION=vm EMULATE=1[/]\n"
+                "[bold]make demo[/] alone runs without one where there is no KVM."
+            )
         return False
+
+    def typed(self, *words: str) -> str:
+        """The command line of a run, as the screen shows it."""
+        return " ".join(["authority run", *self.isolation, "--policy policy.toml --", *words])
 
 
 def colour(line: str) -> str:

@@ -18,10 +18,12 @@ DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is missing")
 
 
-def play(act: int, folder: Path = DEMO, **more: str) -> subprocess.CompletedProcess[str]:
+def play(
+    act: int, folder: Path = DEMO, isolation: tuple[str, ...] = (), **more: str
+) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("DEMO_", "OPENAI_"))}
     return subprocess.run(
-        [sys.executable, str(folder / "run.py"), "--act", str(act)],
+        [sys.executable, str(folder / "run.py"), "--act", str(act), *isolation],
         env={**environment, **more},
         capture_output=True,
         text=True,
@@ -36,6 +38,12 @@ def test_an_act_is_as_expected(act: int) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Everything was as expected" in done.stdout
     assert "NO " not in done.stdout
+
+
+def test_to_emulate_belongs_to_a_machine() -> None:
+    done = play(1, isolation=("--emulate",))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "EMULATE=1 to ISOLATION=vm" in done.stderr
 
 
 def test_a_real_upstream_is_asked_with_the_real_key() -> None:

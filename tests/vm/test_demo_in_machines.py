@@ -1,0 +1,26 @@
+"""The demo with its programs in virtual machines, and what it says where there can be none."""
+
+from __future__ import annotations
+
+import pytest
+
+from authority.vm import Images
+from clients.test_demo import play
+
+
+@pytest.mark.parametrize("act", [1, 2])
+def test_an_act_in_a_machine_is_as_expected(act: int, built: Images) -> None:
+    done = play(act, isolation=("--isolation", "vm", "--emulate"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Everything was as expected" in done.stdout
+    assert "warning: the machine is emulated" in done.stdout
+    assert "NO " not in done.stdout
+
+
+def test_without_kvm_it_is_said_what_to_do(built: Images) -> None:
+    done = play(1, isolation=("--isolation", "vm"))
+    if done.returncode == 0:
+        pytest.skip("KVM works here")
+    assert done.returncode == 125, done.stdout + done.stderr
+    assert "no working acceleration" in done.stdout
+    assert "make demo ISOLATION=vm EMULATE=1" in done.stdout
