@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from authority.effects.base import Call
@@ -31,13 +30,6 @@ def policy(text: str = "", base: str = "/") -> Policy:
 ALL_FILES = policy('[filesystem]\nread = ["/**"]\nwrite = ["/**"]\n')
 
 
-@dataclass(frozen=True)
-class Prepared(Call):
-    """A call that carries what `prepare` found."""
-
-    looked_up: Mapping[str, Any] = field(default_factory=dict)
-
-
 def call(
     effect: str,
     raw: str | bytes,
@@ -46,14 +38,14 @@ def call(
     reserved: dict[str, int] | None = None,
     looked_up: Mapping[str, Any] | None = None,
     **arguments: Any,
-) -> Prepared:
+) -> Call:
     """An admitted call; the reservation is the table's own unless one is given."""
     spec = requests.EFFECTS[effect]
     given = spec.arguments(**arguments)
     target = None
     if effect == "fs.rename":
         target = parse(effect, given.to)
-    return Prepared(
+    return Call(
         run="r1",
         seq=7,
         effect=effect,
