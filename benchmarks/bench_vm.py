@@ -27,7 +27,7 @@ from typing import Any
 from authority import protocol
 from authority.isolation import IsolationRefused, SandboxSpec, probe
 from authority.isolation.processes import status
-from authority.vm import Images, Prepared, furnish, hardware, jail, prepare
+from authority.vm import Images, Prepared, furnish, hardware, hypervisor, jail, prepare
 from authority.vm.machine import Machine, boot
 from authority.vm.order import order
 from authority.vm.template import resume
@@ -143,7 +143,7 @@ async def plain_qemu(prepared: Prepared) -> float:
     fds = [theirs.fileno(), far.fileno(), images.kernel.fd, images.initramfs.fd, images.root.fd]
     moves = [(os.dup(fd), at) for at, fd in enumerate(fds, jail.FIRST_FD)]
     high = [(fd if fd > 40 else os.dup2(fd, fd + 100), at) for fd, at in moves]
-    program = jail.qemu(prepared.hardware.architecture)
+    program = hypervisor.find(prepared.hardware.architecture).path
     began = time.monotonic()
     pid = os.posix_spawn(
         program,

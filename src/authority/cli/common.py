@@ -130,6 +130,14 @@ def amount(dimension: str, value: int) -> str:
     return f"{value}"
 
 
+def age(seconds: int) -> str:
+    """A span in its largest unit."""
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
 def when(time_us: int) -> str:
     """A time as ISO 8601, UTC."""
     from datetime import UTC, datetime

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from authority.cli.common import parser, print_json, state_of, table
+from authority.cli.common import age, parser, print_json, state_of, table
 from authority.errors import AuthorityError
 from authority.gate.client import alive
-from authority.isolation import IsolationRefused, probe
+from authority.isolation import probe
 from authority.isolation.probe import FUSE, Host, explain, try_namespaces
 
 Row = tuple[str, str, str, str]
 
 
 def main(arguments: Sequence[str]) -> int:
+    from authority.vm import condition
+
     made = parser("doctor", "What this machine can protect, and what is missing.")
     options = made.parse_args(arguments)
     host = probe()
-    rows = _rows(host)
+    machine = condition.of(host)
+    rows = _rows(host, machine)
     good = all(status != "missing" for _, status, _, _ in rows)
     rows.append(_state(options))
     if options.json:
@@ -26,6 +29,7 @@ def main(arguments: Sequence[str]) -> int:
             {
                 "ready": good,
                 "checks": [{"part": p, "status": s, "found": f, "fix": x} for p, s, f, x in rows],
+                "machine": machine,
             }
         )
     else:
@@ -34,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0 if good else 1
 
 
-def _rows(host: Host) -> list[Row]:
+def _rows(host: Host, machine: dict[str, Any]) -> list[Row]:
     rows: list[Row] = [
         ("kernel", "ok", f"Linux {host.kernel}, {host.architecture}", ""),
         _need(
@@ -78,44 +82,48 @@ def _rows(host: Host) -> list[Row]:
             "" if usable else "delegate a cgroup v2 tree; until then resource limits and a watcher",
         )
     )
-    rows += _machine(host)
+    rows += _machine(machine)
     who = "root (gives up root before the program starts)" if host.root else f"uid {host.uid}"
     rows.append(("identity", "ok", who, ""))
     return rows
 
 
-def _machine(host: Host) -> list[Row]:
-    """What a run in a virtual machine needs; without it runs live in name spaces. Boots nothing."""
-    from authority.vm import acceleration, architectures, cache, jail, kernel
-
-    try:
-        architecture = architectures.of(host.architecture)
-        found = jail.qemu(architecture)
-        base = kernel.find(architecture)
-        roots = len(list(cache.folder().glob("root-*.json")))
-        states = len(list(cache.folder().glob("template-*.state.json")))
-    except IsolationRefused as error:
-        return [("hypervisor", "weaker", error.reason, error.fix)]
-    rows: list[Row] = [("hypervisor", "ok", found, "")]
-    if base is None:
-        image = ("machine image", "weaker", "not built", "authority image build")
-        return [*rows, image]
-    rows.append(("machine image", "ok", f"Linux {base.version}, {roots} root images", ""))
-    kept = f"{states} kept; a run without one boots first" if states else "none yet"
-    rows.append(("saved states", "ok", kept, ""))
-    known = acceleration.known(architecture, base)
-    if known:
-        rows.append(("acceleration", "ok", "KVM boots a guest", ""))
-    else:
-        rows.append(
-            (
-                "acceleration",
-                "weaker",
-                f"none: {acceleration.problem()}",
-                "authority image build tries it; --isolation vm --emulate does without (slowly)",
-            )
-        )
+def _machine(said: dict[str, Any]) -> list[Row]:
+    """What a run in a virtual machine needs; without it runs live in name spaces."""
+    found = said["hypervisor"]
+    if found is None:
+        return [("hypervisor", "weaker", said["problem"], said["fix"])]
+    rows: list[Row] = [("hypervisor", "ok", f"{found['path']} {found['version']}", "")]
+    if said["problem"]:
+        rows.append(("machine image", "weaker", said["problem"], said["fix"]))
+        return rows
+    rows.append(_acceleration(said["acceleration"]))
+    if said["kernel"] is None:
+        rows.append(("machine image", "weaker", "not built", "authority image build"))
+        return rows
+    images, states = said["images"], said["saved_states"]
+    size = sum(image["on_disk"] for image in images) / 1e6
+    kept = f"Linux {said['kernel']['version']}; {len(images)} root images, {size:.0f} MB"
+    rows.append(("machine image", "ok", kept, ""))
+    if not states:
+        rows.append(("saved states", "ok", "none yet: the first start boots and makes one", ""))
+        return rows
+    last = min(states, key=lambda state: state["age"])
+    size = sum(state["on_disk"] for state in states) / 1e6
+    text = f"{len(states)}, {size:.0f} MB; the last was used {age(last['age'])} ago"
+    if last["boot_ms"] is not None:
+        text += f" ({last['hardware']}: boot {last['boot_ms'] / 1e3:.1f} s,"
+        text += f" continued in {last['continue_ms']} ms)"
+    rows.append(("saved states", "ok", text, ""))
     return rows
+
+
+def _acceleration(said: dict[str, Any]) -> Row:
+    if said["works"]:
+        return "acceleration", "ok", f"KVM booted a guest in {said['boot_ms']} ms", ""
+    weaker = "--isolation vm --emulate does without (slowly)"
+    fix = f"{said['fix']}; {weaker}" if said["fix"] else weaker
+    return "acceleration", "weaker", f"none: {said['problem']}", fix
 
 
 def _need(part: str, there: bool, found: str, fix: str) -> Row:

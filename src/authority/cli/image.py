@@ -1,21 +1,26 @@
 """`authority image`: the kernel and the root images that machines boot.
 
 `build` fetches and unpacks what is missing, tries whether acceleration works, and with a program
-makes the root image that a run of it would need, so that the first run does not have to. `show`
-lists what is there.
+makes the root image that a run of it would need, and a saved state, so that the first run does not
+have to. `show` lists what is there. `prune` removes root images and saved states that were not used
+for some days; running machines keep what they have.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from authority.cli.common import parser, print_json, table
+from authority.cli.common import age, parser, print_json, table
 from authority.errors import AuthorityError
 from authority.isolation import SandboxSpec, probe
-from authority.vm import acceleration, architectures, cache, images, kernel
+from authority.vm import acceleration, architectures, cache, furnish, kernel, shelf
+
+DAYS: Final = 30
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,22 +29,45 @@ def main(arguments: Sequence[str]) -> int:
         at = rest.index("--")
         rest, program = rest[:at], rest[at + 1 :]
     made = parser("image", "The kernel and the root images that machines boot.")
-    made.add_argument("what", choices=("build", "show"))
+    made.add_argument("what", choices=("build", "show", "prune"))
     made.add_argument("--force", action="store_true", help="build anew, with the newest kernel")
     made.add_argument("--kernel", type=Path, metavar="DEB", help="a kernel package to use")
+    made.add_argument(
+        "--days", type=float, metavar="N",
+        help=f"with prune: what was not used for N days ({DAYS}; 0: everything but the kernel)",
+    )  # fmt: skip
     options = made.parse_args(rest)
-    if options.what == "show" and (program or options.force or options.kernel):
-        made.error("show takes no program and builds nothing")
+    if options.what != "build" and (program or options.force or options.kernel):
+        made.error(f"{options.what} takes no program and builds nothing")
+    if options.days is not None and (options.what != "prune" or not 0 <= options.days < 100_000):
+        made.error("--days is for prune, and not negative")
     if options.kernel is not None and not options.kernel.is_file():
         raise AuthorityError(f"{str(options.kernel)!a} is no file", "name a .deb of a Linux kernel")
     if options.what == "build":
         _build(options, program)
-    found = _images()
+    gone: list[shelf.Item] = []
+    if options.what == "prune":
+        gone = shelf.prune(unused=(DAYS if options.days is None else options.days) * 86_400)
+    found = shelf.items()
     if options.json:
-        print_json({"folder": str(cache.folder()), "images": found})
-    else:
-        rows = [(i["name"], f"{i['bytes'] / 1e6:.0f} MB", i["digest"][:16]) for i in found]
-        table(str(cache.folder()), ("image", "size", "sha256"), rows, right=("size",))
+        said: dict[str, Any] = {
+            "folder": str(cache.folder()),
+            "on_disk": sum(item.on_disk for item in found),
+            "images": [_shown(item) for item in found],
+        }
+        print_json(said | ({"removed": [i.name for i in gone]} if options.what == "prune" else {}))
+        return 0
+    rows = [
+        (i.name, _megabytes(i.bytes), _megabytes(i.on_disk), age(i.age), i.digest[:16])
+        for i in found
+    ]
+    columns = ("image", "size", "on disk", "last used", "sha256")
+    table(str(cache.folder()), columns, rows, right=("size", "on disk", "last used"))
+    print(f"{_megabytes(sum(item.on_disk for item in found))} on the disk", end="")
+    if options.what == "prune":
+        freed = _megabytes(sum(item.on_disk for item in gone))
+        print(f"; {len(gone)} removed, {freed} freed", end="")
+    print()
     return 0
 
 
@@ -47,28 +75,28 @@ def _build(options: Any, program: list[str]) -> None:
     host = probe()
     architecture = architectures.of(host.architecture)
     if options.force:
-        for image in _images():
-            if image["name"].startswith("root-"):
-                cache.forget(image["name"])
+        shelf.prune(unused=0)
     package = options.kernel.absolute() if options.kernel else None
     base = kernel.build(architecture, force=options.force, package=package)
-    acceleration.works(host, architecture, base)
+    answer = acceleration.works(host, architecture, base)
+    print(f"authority: KVM: {answer.problem or 'a guest booted'}", file=sys.stderr)
     if program:
         spec = SandboxSpec(tuple(program), os.getcwd(), search_path=os.environ.get("PATH", ""))
-        images(spec, host, emulate=True)
+        found = asyncio.run(furnish(spec, host, emulate=not answer.works))
+        if found.no_template:
+            print(f"authority: {found.no_template}", file=sys.stderr)
 
 
-def _images() -> list[dict[str, Any]]:
-    found = []
-    for record in sorted(cache.folder().glob("*.json")):
-        stored = cache.find(record.name.removesuffix(".json"))
-        if stored is not None:
-            found.append(
-                {
-                    "name": stored.path.name,
-                    "bytes": stored.size,
-                    "digest": stored.digest,
-                    "made_of": stored.facts,
-                }
-            )
-    return found
+def _shown(item: shelf.Item) -> dict[str, Any]:
+    return {
+        "name": item.name,
+        "bytes": item.bytes,
+        "on_disk": item.on_disk,
+        "age": item.age,
+        "digest": item.digest,
+        "made_of": item.facts,
+    }
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"

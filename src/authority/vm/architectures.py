@@ -20,6 +20,7 @@ class Architecture:
     name: str
     package: str
     qemu: str
+    qemu_package: str
     machine: str
     firmware: tuple[str, ...]
     kernel_arguments: str
@@ -42,6 +43,7 @@ ARCHITECTURES: Final = {
         name=X86_64,
         package="linux-image-cloud-amd64",
         qemu="qemu-system-x86_64",
+        qemu_package="qemu-system-x86",
         # No disk controller, no SMBus, no mouse: what q35 would bring along.
         machine="q35,sata=off,smbus=off,vmport=off,usb=off",
         firmware=("/usr/share/seabios", "/usr/share/qemu"),
@@ -52,6 +54,7 @@ ARCHITECTURES: Final = {
         name=AARCH64,
         package="linux-image-cloud-arm64",
         qemu="qemu-system-aarch64",
+        qemu_package="qemu-system-arm",
         machine="virt,gic-version=max",
         firmware=("/usr/share/qemu",),
         kernel_arguments=_QUIET,

@@ -1,8 +1,8 @@
 """Where images lie, and how one gets from the disk into a machine.
 
 Rules
-- `$XDG_CACHE_HOME/authority/vm` belongs to us and is closed to everybody else, or nothing is read
-  from it.
+- `$XDG_CACHE_HOME/authority/vm` belongs to us and is closed to everybody else, nobody else can put
+  another in its place, or nothing is read from it.
 - An image is written aside, synced, and renamed; what says that it is there (its `.json`: digest,
   size, facts) is renamed last. So there is no half image: a build that is interrupted leaves
   nothing that counts.
@@ -70,18 +70,23 @@ def folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     path = Path(base) / "authority" / "vm"
     try:
+        if not path.is_absolute():
+            raise FileNotFoundError(errno.ENOENT, "there is no home")
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = os.lstat(path)
+        found, above = os.lstat(path), os.lstat(path.parent)
     except OSError as error:
         raise IsolationRefused(
             f"the folder for images {shown(str(path))} can't be made: {error.strerror}",
             "set XDG_CACHE_HOME to a folder that you may write to",
         ) from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise IsolationRefused(
-            f"the folder for images {shown(str(path))} is not yours alone",
-            f"chmod 700 {shown(str(path))}, and look who owns it",
-        )
+    # Whoever may write to the folder above could put another in its place.
+    for one, forbidden, where in ((found, 0o077, path), (above, 0o022, path.parent)):
+        owned = stat.S_ISDIR(one.st_mode) and one.st_uid == os.geteuid()
+        if not owned or one.st_mode & forbidden:
+            raise IsolationRefused(
+                f"the folder for images {shown(str(where))} is not yours alone",
+                f"chmod 700 {shown(str(where))}, and look who owns it",
+            )
     return path
 
 
@@ -93,7 +98,10 @@ def building() -> Iterator[Path]:
         with open(path / "lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             _sweep(path)
-            yield path
+            try:
+                yield path
+            finally:
+                _sweep(path)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise IsolationRefused(
@@ -103,7 +111,8 @@ def building() -> Iterator[Path]:
 
 
 def _sweep(path: Path) -> None:
-    """Removes what interrupted builds left; who holds the lock is the only one who builds."""
+    """Removes what interrupted builds left, and one that failed; who holds the lock is the only one who
+    builds."""
     for left in path.glob(".new-*"):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
@@ -220,13 +229,6 @@ def forget(name: str) -> None:
     for one in (_record(path), path):
         with contextlib.suppress(FileNotFoundError):
             one.unlink()
-
-
-def keep_few(path: Path, pattern: str, count: int) -> None:
-    """Of the images of this pattern the last used ones stay."""
-    images = [one for one in path.glob(pattern) if one.suffix != ".json"]
-    for one in sorted(images, key=lambda image: image.stat().st_mtime, reverse=True)[count:]:
-        forget(one.name)
 
 
 def load(stored: Stored) -> Held:

@@ -24,9 +24,8 @@ import signal
 from collections.abc import Sequence
 from typing import Final
 
-from authority.isolation import Host, IsolationRefused
-from authority.isolation.probe import trusted_program
-from authority.isolation.refusal import shown
+from authority.isolation import Host
+from authority.vm import hypervisor
 from authority.vm.architectures import Architecture
 
 KVM: Final = "/dev/kvm"
@@ -41,19 +40,6 @@ _DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 _SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
-def qemu(architecture: Architecture) -> str:
-    """The hypervisor's path. Raises `IsolationRefused` when it is missing or not to be trusted."""
-    path = f"/usr/bin/{architecture.qemu}"
-    if not os.path.exists(path):
-        raise IsolationRefused(
-            f"{architecture.qemu} is not installed", "apt-get install -y qemu-system-x86"
-        )
-    problem = trusted_program(path)
-    if problem:
-        raise IsolationRefused(f"the hypervisor is not to be trusted: {shown(problem)}")
-    return path
-
-
 def kvm_group() -> int:
     """The group, not root's, that may use KVM; 0 when everybody may, or nobody but root."""
     found = os.stat(KVM)
@@ -64,7 +50,7 @@ def command(
     host: Host, architecture: Architecture, arguments: Sequence[str], *, uid: int, kvm: bool
 ) -> list[str]:
     """bubblewrap and behind it QEMU. `uid` is the host user that it becomes, when root starts it."""
-    program = qemu(architecture)
+    program = hypervisor.find(architecture).path
     made = [host.bwrap, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     made += ["--unshare-cgroup-try", "--die-with-parent", "--hostname", "machine"]
     made += ["--cap-drop", "ALL"]

@@ -25,6 +25,12 @@ _HEAD: Final = struct.Struct(">QHH")
 _SIZE: Final = struct.Struct(">I")
 
 
+def impossible() -> protocol.Configure:
+    """An order that the guest takes in full and can't carry out: its command is a folder."""
+    head = _HEAD.pack(time.time_ns(), 0, 0) + secrets.token_bytes(SEED_BYTES)
+    return protocol.Configure(head + _SIZE.pack(2) + b"/\0" + _SIZE.pack(0))
+
+
 def order(prepared: Prepared) -> protocol.Configure:
     """A new order for one start."""
     plan = prepared.plan

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from authority.isolation import Host, IsolationRefused, Plan, SandboxSpec, plan
 from authority.isolation.cgroups import NONE
 from authority.isolation.plan import Runtime
-from authority.vm import acceleration, architectures, cache, hardware, jail, kernel, root
+from authority.vm import acceleration, architectures, cache, hardware, hypervisor, kernel, root
 from authority.vm.cache import Held
 from authority.vm.hardware import Hardware
 from authority.vm.kernel import Base
@@ -87,16 +87,17 @@ def images(spec: SandboxSpec, host: Host, *, emulate: bool) -> Images:
     _check(spec)
     with _one_at_a_time:
         architecture = architectures.of(host.architecture)
-        jail.qemu(architecture)
+        hypervisor.find(architecture)
         if not host.bwrap:
             raise IsolationRefused(host.bwrap_problem, "apt-get install -y bubblewrap")
+        # What can be seen is seen before anything is fetched for it.
+        if not emulate and (seen := acceleration.obstacle()):
+            raise _not_accelerated(seen)
         base = kernel.build(architecture)
-        accelerated = not emulate and acceleration.works(host, architecture, base)
-        if not accelerated and not emulate:
-            raise IsolationRefused(
-                f"there is no working acceleration here: {acceleration.problem()}",
-                "--emulate runs the machine without it, slowly; --isolation namespace runs without one",
-            )
+        if not emulate:
+            answer = acceleration.works(host, architecture, base)
+            if not answer.works:
+                raise _not_accelerated(answer)
         planned = plan(spec, guest(host, base), own_files=not host.root)
         image = root.ready(planned, host)
         return Images(
@@ -105,8 +106,16 @@ def images(spec: SandboxSpec, host: Host, *, emulate: bool) -> Images:
             cache.load(base.initramfs),
             cache.load(image),
             planned.runtime,
-            accelerated,
+            not emulate,
         )
+
+
+def _not_accelerated(answer: acceleration.Answer) -> IsolationRefused:
+    ways = "--emulate runs the machine without it, slowly; --isolation namespace runs without a machine"
+    return IsolationRefused(
+        f"there is no working acceleration here: {answer.problem}",
+        f"{answer.fix}; or {ways}" if answer.fix else ways,
+    )
 
 
 def prepare(spec: SandboxSpec, host: Host, found: Images) -> Prepared:

@@ -26,7 +26,7 @@ from typing import Final
 
 from authority.isolation import Host, IsolationRefused, Plan
 from authority.isolation.refusal import shown
-from authority.vm import cache, contents, installed
+from authority.vm import cache, contents, installed, shelf
 from authority.vm.cache import Stored
 from authority.vm.contents import Contents
 from authority.vm.kernel import need
@@ -35,8 +35,6 @@ FORMAT: Final = 2
 RUN_ID: Final = 1_900_000_000
 """The run's user inside the machine, outside the user name space that it lives in."""
 MAX_BYTES: Final = 2 << 30
-KEPT: Final = 8
-"""Root images that stay in the folder; the longest unused go first."""
 
 _UUID: Final = "00000000-0000-4000-8000-000000000000"
 _FOLDERS: Final = ("/dev", "/proc", "/tmp")  # noqa: S108
@@ -126,7 +124,7 @@ def ready(plan: Plan, host: Host) -> Stored:
             if again.key == walked.key:
                 facts = {"bytes": walked.bytes, "key": walked.key}
                 stored = cache.keep(folder, name, made, facts)
-                cache.keep_few(folder, "root-*", KEPT)
+                shelf.tidy(folder)
                 return stored
             made.unlink()
         made_of, walked = _walked(plan, host)

@@ -10,9 +10,10 @@ Rules
   the kernel's own layout.
 - The memory is mapped privately from sealed memory: a clone writes to pages of its own, and no
   clone sees another.
+- Before it is kept it has been continued once; how long boot and continuation took is kept with it.
 - Kept on the disk like an image, and compared like one when it is read.
 - One that can't be made or continued is no obstacle: then the machine boots, and the statement says
-  so.
+  so. It is tried again some time later.
 """
 
 from __future__ import annotations
@@ -22,21 +23,28 @@ import hashlib
 import json
 import os
 import socket
+import time
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from authority import protocol
 from authority.isolation import IsolationRefused
-from authority.vm import cache, hardware, jail
+from authority.vm import cache, hardware, hypervisor, shelf
 from authority.vm.cache import Held
 from authority.vm.preparation import Prepared
 from authority.vm.qmp import Qmp, QmpError
 
-KEPT: Final = 6
 _MAKE_SECONDS: Final = 180.0
 _STATE_SECONDS: Final = 60.0
 _PAUSE: Final = 0.002
 _BANDWIDTH: Final = 10**10
+_AGAIN_SECONDS: Final = 600.0
+"""After a failure machines boot for so long; then it is tried again (the disk may have room)."""
+
+_WAITING, _FAILED = (
+    bytes(4) + protocol.encode_control(protocol.Guest(state, ""))
+    for state in (protocol.GuestState.WAITING, protocol.GuestState.FAILED)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +56,27 @@ class Template:
 
 
 _turns: dict[str, asyncio.Lock] = {}
-_failed: dict[str, str] = {}
+_failed: dict[str, tuple[float, str]] = {}
+
+
+def _failure(name: str) -> str:
+    """Why this state could not be made or continued a short while ago, or nothing."""
+    until, why = _failed.get(name, (0.0, ""))
+    return why if time.monotonic() < until else ""
+
+
+def _fail(name: str, why: str) -> str:
+    _failed[name] = (time.monotonic() + _AGAIN_SECONDS, why)
+    return why
 
 
 def key(prepared: Prepared) -> str:
     """What a saved state belongs to."""
     images, made = prepared.images, prepared.hardware
-    found = os.stat(jail.qemu(made.architecture))
     parts = [
         *(images.kernel.digest, images.initramfs.digest, images.root.digest),
         *hardware.arguments(made, memory="clone"),
-        f"{found.st_size} {found.st_mtime_ns}",
+        hypervisor.find(made.architecture).identity,
     ]
     if made.accelerated:
         # Its processor is the host's, and a state fits no other.
@@ -69,26 +87,24 @@ def key(prepared: Prepared) -> str:
 async def ready(prepared: Prepared) -> Template | str:
     """The saved state for such a machine, found or made now; or why there is none."""
     name = key(prepared)
-    if name in _failed:
-        return _failed[name]
     async with _turns.setdefault(name, asyncio.Lock()):
-        if name in _failed:
-            return _failed[name]
+        if why := _failure(name):
+            return why
         try:
             found = await asyncio.to_thread(_find, name)
             if found is None:
                 async with asyncio.timeout(_MAKE_SECONDS):
                     found = await _make(prepared, name)
         except (IsolationRefused, QmpError, OSError, TimeoutError) as error:
-            _failed[name] = f"no saved state could be made: {error or type(error).__name__}"
-            return _failed[name]
+            why = str(error) or type(error).__name__
+            return _fail(name, f"no saved state could be made: {why}")
         return found
 
 
 def give_up(prepared: Prepared, why: str) -> None:
-    """This state is of no use: from now on such machines boot."""
+    """This state is of no use: for a while such machines boot."""
     name = key(prepared)
-    _failed[name] = why
+    _fail(name, why)
     for part in ("memory", "state"):
         cache.forget(f"template-{name}.{part}")
 
@@ -106,36 +122,74 @@ async def _make(prepared: Prepared, name: str) -> Template:
 
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    memory, state = cache.memory_file(), cache.memory_file()
+    memory, state = (Held(cache.memory_file(), "", 0) for _ in range(2))
     booted: machine.Machine | None = None
+    began = time.monotonic()
     try:
-        os.ftruncate(memory, prepared.hardware.memory_mib << 20)
-        booted = await machine.boot(prepared, theirs, memory="save", more=[memory])
+        os.ftruncate(memory.fd, prepared.hardware.memory_mib << 20)
+        booted = await machine.boot(prepared, theirs, memory="save", more=[memory.fd])
         theirs.close()
-        await _waiting(ours)
-        await _save(booted.control, state)
+        await _heard(ours, _WAITING)
+        took = time.monotonic() - began
+        await _save(booted.control, state.fd)
     finally:
         if booted is not None:
             booted.kill()
             await booted.wait()
         ours.close()
         theirs.close()
-    return await asyncio.to_thread(_keep, name, memory, state)
+    await asyncio.to_thread(_seal, memory, state)
+    facts = {
+        "root": prepared.images.root.digest,
+        "hardware": prepared.hardware.described,
+        "boot_ms": round(took * 1000),
+        "continue_ms": round(await _tried(prepared, Template(memory, state)) * 1000),
+    }
+    return await asyncio.to_thread(_keep, name, memory, state, facts)
 
 
-async def _waiting(ours: socket.socket) -> None:
-    """Until the guest says that it waits for its order, and nothing else."""
-    wanted = protocol.encode_frame(
-        0, protocol.encode_control(protocol.Guest(protocol.GuestState.WAITING, ""))
-    )
+def _seal(*files: Held) -> None:
+    for one in files:
+        cache.seal(one.fd)
+
+
+async def _tried(prepared: Prepared, made: Template) -> float:
+    """Continues a new state once, up to the guest's answer to an order that nobody can carry out; the
+    seconds from the start of the hypervisor."""
+    from authority.vm import machine, order
+
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    tried: machine.Machine | None = None
+    began = time.monotonic()
+    try:
+        tried = await machine.boot(
+            prepared, theirs, memory="clone", more=[made.memory.fd], incoming=True
+        )
+        theirs.close()
+        await resume(tried.control, made)
+        frame = protocol.encode_frame(0, protocol.encode_control(order.impossible()))
+        await asyncio.get_running_loop().sock_sendall(ours, frame)
+        await _heard(ours, _FAILED)
+        return time.monotonic() - began
+    finally:
+        if tried is not None:
+            tried.kill()
+            await tried.wait()
+        ours.close()
+        theirs.close()
+
+
+async def _heard(ours: socket.socket, wanted: bytes) -> None:
+    """Until the guest has said this behind a length, and nothing else."""
     heard = b""
-    while len(heard) < len(wanted):
-        part = await asyncio.get_running_loop().sock_recv(ours, len(wanted) - len(heard))
+    while len(heard) < 4 + len(wanted):
+        part = await asyncio.get_running_loop().sock_recv(ours, 4 + len(wanted) - len(heard))
         if not part:
-            raise IsolationRefused("the machine ended while it booted")
+            raise IsolationRefused("the machine ended before it said that it waits, or answers")
         heard += part
-    if heard != wanted:
-        raise IsolationRefused("the machine did not come as far as waiting for its order")
+    if heard[4:] != wanted:
+        raise IsolationRefused("the machine said something else than that it waits, or answers")
 
 
 async def _prepare_state(control: Qmp) -> None:
@@ -179,18 +233,16 @@ async def resume(control: Qmp, template: Template) -> None:
     await control.ask("cont")
 
 
-def _keep(name: str, memory: int, state: int) -> Template:
-    cache.seal(memory)
-    cache.seal(state)
+def _keep(name: str, memory: Held, state: Held, facts: dict[str, Any]) -> Template:
     with cache.building() as folder:
         made = cache.aside(folder)
-        cache.store(memory, made)
+        cache.store(memory.fd, made)
         kept = cache.keep(folder, f"template-{name}.memory", made, {}, sparse=True)
         made = cache.aside(folder)
-        cache.store(state, made)
-        facts = {"memory": kept.digest}
+        cache.store(state.fd, made)
+        facts = {**facts, "memory": kept.digest}
         kept_state = cache.keep(folder, f"template-{name}.state", made, facts, sparse=True)
-        cache.keep_few(folder, "template-*.memory", KEPT)
-    return Template(
-        Held(memory, kept.digest, kept.size), Held(state, kept_state.digest, kept_state.size)
-    )
+        shelf.tidy(folder)
+    memory.digest, memory.size = kept.digest, kept.size
+    state.digest, state.size = kept_state.digest, kept_state.size
+    return Template(memory, state)
