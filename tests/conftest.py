@@ -8,6 +8,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,3 +41,38 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 def root() -> Path:
     """The folder that holds `pyproject.toml`."""
     return Path(__file__).resolve().parents[1]
+
+
+SRC = Path(__file__).resolve().parents[1] / "src"
+NOBODY = 65534
+
+
+@pytest.fixture
+def readable_python() -> Iterator[Path]:
+    """An interpreter with this project in it that every user can run."""
+    folder = Path(tempfile.mkdtemp(prefix="authority-python-"))
+    folder.chmod(0o755)
+    try:
+        base = next(
+            path
+            for path in (os.path.realpath(sys.executable), "/usr/bin/python3")
+            if runs_for_nobody(path)
+        )
+        subprocess.run([base, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
+        site = next((folder / "venv").glob("lib/python*/site-packages"))
+        packages = sysconfig.get_path("purelib")
+        (site / "project.pth").write_text(f"{SRC}\n{packages}\n")
+        yield folder / "venv" / "bin" / "python"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def runs_for_nobody(path: str) -> bool:
+    version = f"import sys; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
+    try:
+        done = subprocess.run(
+            [path, "-I", "-c", version], user=NOBODY, group=NOBODY, extra_groups=[], check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.returncode == 0

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import sysconfig
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +32,6 @@ SPECIFIED = [
     ("INV-4", "entry deletion"),
     ("INV-4", "response before fsync"),
 ]
-SRC = Path(__file__).resolve().parents[2] / "src"
 NOBODY = 65534
 LIMIT_SECONDS = 240
 
@@ -72,37 +67,6 @@ def test_thirteen_of_thirteen() -> None:
 
 def test_the_table_holds_what_the_specification_lists() -> None:
     assert [(test.invariant, test.name) for group in GROUPS for test, _ in group] == SPECIFIED
-
-
-@pytest.fixture
-def readable_python() -> Iterator[Path]:
-    """An interpreter with this project in it that every user can run."""
-    folder = Path(tempfile.mkdtemp(prefix="authority-python-"))
-    folder.chmod(0o755)
-    try:
-        base = next(
-            path
-            for path in (os.path.realpath(sys.executable), "/usr/bin/python3")
-            if runs_for_nobody(path)
-        )
-        subprocess.run([base, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
-        site = next((folder / "venv").glob("lib/python*/site-packages"))
-        packages = sysconfig.get_path("purelib")
-        (site / "project.pth").write_text(f"{SRC}\n{packages}\n")
-        yield folder / "venv" / "bin" / "python"
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def runs_for_nobody(path: str) -> bool:
-    version = f"import sys; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
-    try:
-        done = subprocess.run(
-            [path, "-I", "-c", version], user=NOBODY, group=NOBODY, extra_groups=[], check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return done.returncode == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the test above ran as an ordinary user already")

@@ -6,7 +6,9 @@ tests are few, and the interpreter is the plain one, whose image is small.
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,10 +19,12 @@ from typing import Any
 import pytest
 
 from authority.gate.client import GateError, ensure
-from authority.isolation import IsolationRefused, SandboxSpec, probe
-from authority.vm import Images, images
+from authority.isolation import IsolationRefused, probe
+from authority.vm import Images, architectures, cache, furnish, kernel, shelf
 from gate import lab as gate_lab
 from gate.lab import OPEN, Lab, Ran, lab_at
+
+from .guest import SPEC
 
 SECONDS = 150.0
 DEADLINE = 400
@@ -42,14 +46,33 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_images() -> Iterator[None]:
+    """What tests build lies apart from what a person keeps; the kernel is a copy of theirs. What no
+    test has used for an hour goes."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    theirs, ours = base / "authority" / "vm", base / "authority-tests"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(ours))
+        architecture = architectures.of(probe().architecture)
+        if kernel.find(architecture) is None and (theirs / "lock").exists():
+            with cache.building() as folder:
+                for path in (*theirs.glob("kernel-*"), *theirs.glob("initramfs-*")):
+                    shutil.copy2(path, folder)
+        yield
+        shelf.prune(unused=3600)
+
+
 @pytest.fixture(scope="session")
 def built() -> Images:
-    """Images for a plain Python; what is missing to build them skips what needs a machine."""
-    spec = SandboxSpec((PYTHON, "-c", "pass"), "/", memory=128 << 20)
+    """Images and a saved state for a plain Python; what is missing to build them skips what needs a
+    machine."""
     try:
-        return images(spec, probe(), emulate=True)
+        made = asyncio.run(furnish(SPEC, probe(), emulate=True))
     except IsolationRefused as error:
         pytest.skip(f"no machine here: {error}")
+    assert made.template is not None, made.no_template
+    return made
 
 
 @dataclass

@@ -7,7 +7,6 @@ machine itself. The program has the channel on descriptor 5 and nobody between i
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import os
 import secrets
@@ -20,9 +19,10 @@ from typing import Any
 from authority import protocol
 from authority.isolation import SandboxSpec, probe
 from authority.vm import Images, Machine, prepare
-from authority.vm.machine import boot
+from authority.vm.machine import come_up
 
-SPEC = SandboxSpec((os.path.realpath(sys.executable), "-c", "pass"), "/", memory=128 << 20)
+SPEC = SandboxSpec((os.path.realpath(sys.executable), "-c", "pass"), "/")
+"""Like most runs of these tests, so that one saved state is enough for all."""
 
 BEGIN = """
 import os, sys, struct, json
@@ -50,11 +50,11 @@ def order(program: str) -> protocol.Configure:
 
 
 async def booted(found: Images) -> tuple[Machine, socket.socket]:
-    """A machine that waits, and our end of its channel."""
-    prepared = prepare(SPEC, probe(), dataclasses.replace(found, template=None))
+    """A machine that waits, continued from its saved state, and our end of its channel."""
+    prepared = prepare(SPEC, probe(), found)
     ours, theirs = socket.socketpair()
     try:
-        machine = await boot(prepared, theirs)
+        machine = await come_up(prepared, theirs)
     finally:
         theirs.close()
     ours.setblocking(False)

@@ -60,8 +60,8 @@ class World:
             out, err = running.communicate(timeout=300)
         return subprocess.CompletedProcess(command, running.returncode, out, err)
 
-    def python(self, program: str, **more: Any) -> subprocess.CompletedProcess[str]:
-        return self.run(sys.executable, "-c", program, **more)
+    def python(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-c", program, *arguments)
 
 
 def standin(folder: Path, behaviour: str, version: str = "") -> Path:

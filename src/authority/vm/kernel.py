@@ -36,6 +36,8 @@ FORMAT: Final = 1
 _INIT: Final = Path(__file__).with_name("init.c")
 _COMPILE: Final = ("-static", "-O2", "-s", "-Wall", "-Wl,--build-id=none")
 _TOOLS: Final = "/usr/bin:/usr/sbin:/bin:/sbin"
+_NEEDED: Final = {"gcc": "gcc libc6-dev", "dpkg-deb": "dpkg", "mkfs.erofs": "erofs-utils"}
+"""What images are built with, and in which packages it is; the last for root images."""
 _SECONDS: Final = 300
 _SETUP_SECTORS, _SETUP_MAGIC, _PAYLOAD = 0x1F1, 0x202, 0x248
 """Where a bzImage says what it is and where its packed kernel lies (Linux, arch/x86/boot.rst)."""
@@ -74,8 +76,7 @@ def build(architecture: Architecture, *, force: bool = False, package: Path | No
     found = None if force or package else find(architecture)
     if found is not None:
         return found
-    for tool, where in (("gcc", "gcc libc6-dev"), ("dpkg-deb", "dpkg")):
-        need(tool, where)
+    need_all({**_NEEDED, **({} if package else {"apt-get": "apt"})})
     with (
         cache.building() as folder,
         tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as scratch,
@@ -113,10 +114,20 @@ def digest_of(path: Path) -> str:
 
 def need(tool: str, package: str) -> str:
     """The path of a tool that is needed to build. Raises `IsolationRefused` with what to install."""
-    found = shutil.which(tool, path=_TOOLS)
-    if found is None:
-        raise IsolationRefused(f"{tool} is not installed", f"apt-get install -y {package}")
-    return found
+    return need_all({tool: package})[tool]
+
+
+def need_all(tools: dict[str, str]) -> dict[str, str]:
+    """The paths of all these tools; who lacks several is told once."""
+    found = {tool: shutil.which(tool, path=_TOOLS) for tool in tools}
+    missing = [tool for tool, path in found.items() if path is None]
+    if missing:
+        are = "are" if len(missing) > 1 else "is"
+        raise IsolationRefused(
+            f"{', '.join(missing)} {are} not installed",
+            "apt-get install -y " + " ".join(tools[tool] for tool in missing),
+        )
+    return {tool: path for tool, path in found.items() if path is not None}
 
 
 def _run(command: list[str], folder: Path) -> str:
@@ -209,7 +220,12 @@ def _depends(module: bytes) -> list[str]:
 def _compiled(work: Path) -> bytes:
     made = work / "init"
     shutil.copyfile(_INIT, work / "init.c")
-    _run(["gcc", *_COMPILE, "-o", "init", "init.c"], work)
+    try:
+        _run(["gcc", *_COMPILE, "-o", "init", "init.c"], work)
+    except IsolationRefused as error:
+        raise IsolationRefused(
+            error.reason, f"is the static C library there? apt-get install -y {_NEEDED['gcc']}"
+        ) from error
     return made.read_bytes()
 
 

@@ -222,7 +222,7 @@ async def start(prepared: Prepared, channel: socket.socket, line: Line) -> Machi
     machine: Machine | None = None
     try:
         async with asyncio.timeout(seconds):
-            machine = await _come_up(prepared, channel)
+            machine = await come_up(prepared, channel)
             channel.close()
             line.send_control(order.order(prepared))
             await line.begun()
@@ -239,7 +239,7 @@ async def start(prepared: Prepared, channel: socket.socket, line: Line) -> Machi
     return machine
 
 
-async def _come_up(prepared: Prepared, channel: socket.socket) -> Machine:
+async def come_up(prepared: Prepared, channel: socket.socket) -> Machine:
     """A machine whose guest waits for its order, or soon will."""
     saved = prepared.images.template
     if saved is None:

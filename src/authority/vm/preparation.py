@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from authority.isolation import Host, IsolationRefused, Plan, SandboxSpec, plan
 from authority.isolation.cgroups import NONE
 from authority.isolation.plan import Runtime
+from authority.isolation.probe import require
 from authority.vm import acceleration, architectures, cache, hardware, hypervisor, kernel, root
 from authority.vm.cache import Held
 from authority.vm.hardware import Hardware
@@ -88,8 +89,8 @@ def images(spec: SandboxSpec, host: Host, *, emulate: bool) -> Images:
     with _one_at_a_time:
         architecture = architectures.of(host.architecture)
         hypervisor.find(architecture)
-        if not host.bwrap:
-            raise IsolationRefused(host.bwrap_problem, "apt-get install -y bubblewrap")
+        # The hypervisor's jail is made of name spaces, and so is what builds images.
+        require(host)
         # What can be seen is seen before anything is fetched for it.
         if not emulate and (seen := acceleration.obstacle()):
             raise _not_accelerated(seen)

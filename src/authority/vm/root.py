@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from authority.isolation import Host, IsolationRefused, Plan
+from authority.isolation.probe import explain
 from authority.isolation.refusal import shown
 from authority.vm import cache, contents, installed, shelf
 from authority.vm.cache import Stored
@@ -169,6 +170,9 @@ def _make(made_of: Contents, walked: Walked, host: Host, made: Path) -> None:
     if done.returncode:
         made.unlink(missing_ok=True)
         said = shown((done.stderr or done.stdout).strip()[-500:])
+        if said.startswith("bwrap: "):
+            cause, fix = explain(host, said)
+            raise IsolationRefused(f"the root image was not made: {cause} ({said})", fix)
         full = "No space left" in said
         raise IsolationRefused(
             f"mkfs.erofs failed: {said or 'it said nothing'}",

@@ -1,0 +1,412 @@
+"""Images when something goes wrong: a full disk, a killed build, two at once, a tool that is missing, a
+folder that is somebody else's; and what is kept, and for how long."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from authority.cli import image as command
+from authority.isolation import Host, IsolationRefused, Plan, SandboxSpec, plan, probe
+from authority.vm import Images, cache, condition, hypervisor, kernel, root, shelf
+from gate.lab import wait_for
+
+from .world import World, gone_after, trusted_folder
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="a world of its own takes root to mount")
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for images, and nothing held in memory."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "_held", {})
+    return cache.folder()
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    made = trusted_folder()
+    yield made
+    gone_after(made)
+
+
+@pytest.fixture
+def small(place: Path, built: Images) -> tuple[Plan, Host]:
+    """A plan that shows one small program."""
+    shutil.copy("/bin/true", place / "true")
+    (place / "true").chmod(0o755)
+    host = probe()
+    return plan(SandboxSpec((str(place / "true"),), str(place)), host), host
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != "lock")
+
+
+# --- interrupted ---
+
+
+def keep(content: bytes) -> None:
+    """A root image and a saved state, as builds leave them."""
+    with cache.building() as folder:
+        for name in ("root-1", "template-1.memory", "template-1.state"):
+            made = cache.aside(folder)
+            made.write_bytes(content * 1000)
+            memory = cache.find("template-1.memory")
+            facts = {"memory": memory.digest} if memory and name.endswith("state") else {}
+            cache.keep(folder, name, made, facts)
+        shelf.tidy(folder)
+
+
+def killed_at(step: int, act: Callable[[], None]) -> bool:
+    """Does it in a process that is killed at its `step`th change of a file; whether it was."""
+    child = os.fork()
+    if not child:
+        left = [step]
+
+        def count(event: str, arguments: tuple[Any, ...]) -> None:
+            opened = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+            if opened or event in ("os.rename", "os.remove", "os.chmod", "os.truncate"):
+                left[0] -= 1
+                if not left[0]:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count)
+        try:
+            act()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def test_a_build_that_is_killed_anywhere_leaves_no_half_image(images: Path) -> None:
+    keep(b"before")
+    steps = 0
+    while killed_at(steps + 1, lambda: keep(b"after.")):
+        steps += 1
+        for item in shelf.items():
+            stored = cache.find(item.files[0])
+            assert stored is not None
+            assert os.pread(cache.load(stored).fd, 6, 0) in (b"before", b"after."), steps
+        cache._held.clear()
+        keep(b"before")
+        assert [item.name for item in shelf.items()] == ["root-1", "template-1"], steps
+        assert not [name for name in names(images) if name.startswith(".new-")]
+    assert steps > 15
+    assert len(names(images)) == 6
+
+
+BUILD = """
+import sys
+from authority.isolation import SandboxSpec, plan, probe
+from authority.vm import root
+host = probe()
+program = sys.argv[1]
+print(root.ready(plan(SandboxSpec((program,), "/"), host), host).digest)
+"""
+
+
+def building(program: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", BUILD, program], stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+
+
+def test_a_killed_build_of_a_root_image_is_done_again(images: Path, built: Images) -> None:
+    program = os.path.realpath(sys.executable)
+    with building(program) as child:
+        wait_for(lambda: any(path.stat().st_size for path in images.glob(".new-*")))
+        child.kill()
+    assert [n for n in names(images) if not n.startswith(".new-")] == []
+    with building(program) as child:
+        assert child.stdout is not None
+        digest = child.stdout.read().strip()
+    (item,) = shelf.items()
+    assert item.digest == digest
+    assert names(images) == [item.name, f"{item.name}.json"]
+
+
+def test_who_comes_second_waits_and_finds_what_the_first_built(
+    small: tuple[Plan, Host], images: Path, place: Path
+) -> None:
+    planned, host = small
+    with cache.building():
+        child = building(str(place / "true"))
+
+        def waits() -> bool:
+            assert child.poll() is None, "it did not wait"
+            return any(
+                "->" in line and f" {child.pid} " in line
+                for line in Path("/proc/locks").read_text().splitlines()
+            )
+
+        wait_for(waits)
+        assert names(images) == []
+    with child:
+        assert child.stdout is not None
+        digest = child.stdout.read().strip()
+    before = shelf.items()
+    assert [item.digest for item in before] == [digest]
+    assert root.ready(planned, host).digest == digest
+    with building(str(place / "true")) as one, building(str(place / "true")) as other:
+        assert one.stdout is not None
+        assert other.stdout is not None
+        assert one.stdout.read() == other.stdout.read()
+    assert [item.name for item in shelf.items()] == [item.name for item in before]
+
+
+# --- a full disk ---
+
+FULL = """
+import asyncio, os, subprocess, sys
+from authority.isolation import IsolationRefused, SandboxSpec, probe
+from authority.vm import cache, furnish, images, template
+spec = SandboxSpec((sys.argv[1],), "/", memory=64 << 20)
+def room(spare):
+    folder = os.environ["XDG_CACHE_HOME"]
+    found = os.statvfs(folder)
+    size = (found.f_blocks - found.f_bfree) * found.f_frsize + (spare << 20)
+    subprocess.run(["mount", "-o", f"remount,size={size}", folder], check=True)
+def start():
+    try:
+        found = asyncio.run(furnish(spec, probe(), emulate=True))
+        print("template" if found.template else found.no_template)
+    except IsolationRefused as refused:
+        print(refused.reason, "|", refused.fix)
+    print(sorted(p.name.partition("-")[0] for p in cache.folder().iterdir()), flush=True)
+os.makedirs(cache.folder().parent, mode=0o700, exist_ok=True)
+for path in sys.argv[2:]:
+    subprocess.run(["cp", "-p", path, cache.folder()], check=True)
+room(2)
+start()
+room(300)
+images(spec, probe(), emulate=True)
+room(10)
+start()
+start()
+room(300)
+template._failed.clear()
+start()
+"""
+
+
+@as_root
+def test_a_full_disk_while_an_image_is_built_or_a_state_is_saved(
+    small: tuple[Plan, Host], place: Path, built: Images
+) -> None:
+    stored = [built.base.kernel.path, built.base.initramfs.path]
+    files = [str(path) for one in stored for path in (one, f"{one}.json")]
+    (place / "cache").mkdir(mode=0o700)
+    world = World(place, disks={str(place / "cache"): 400 << 20})
+    done = world.python(FULL, str(place / "true"), *files)
+    base = ["initramfs", "initramfs", "kernel", "kernel", "lock"]
+    image, again = [*base, "root", "root"], "['initramfs', 'initramfs'"
+    said = done.stdout.splitlines()
+    assert len(said) == 8, done
+    # The root image: refused, nothing of it is left, and it says where room is wanted.
+    assert "No space left on device" in said[0]
+    assert f"| make room in {place}/cache/authority/vm" in said[0]
+    assert said[1] == str(base)
+    # The saved state: the image is kept, machines boot, and the statement says why.
+    assert "no saved state could be made: " in said[2]
+    assert "No space left on device" in said[2]
+    assert said[3] == str(image)
+    assert said[4:6] == said[2:4]
+    # With room it is there.
+    assert said[6] == "template"
+    assert again in said[7]
+    assert said[7].count("template") == 4
+
+
+# --- what is missing, what is somebody else's ---
+
+
+@as_root
+def test_all_missing_tools_are_named_at_once(place: Path) -> None:
+    program = (
+        "from authority.isolation import IsolationRefused\n"
+        "from authority.vm import architectures, kernel\n"
+        "try: kernel.build(architectures.of('x86_64'))\n"
+        "except IsolationRefused as refused: print(refused.reason, '|', refused.fix)"
+    )
+    world = World(place, hidden=("gcc", "mkfs.erofs"))
+    said = world.python(program).stdout
+    assert said == (
+        "gcc, mkfs.erofs are not installed | apt-get install -y gcc libc6-dev erofs-utils\n"
+    )
+    assert list((place / "cache/authority/vm").iterdir()) == []
+
+
+def test_a_compiler_without_the_static_library_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "_COMPILE", (*kernel._COMPILE, "-lnothing_of_that_name"))
+    with pytest.raises(IsolationRefused, match="gcc failed") as refused:
+        kernel._compiled(tmp_path)
+    assert "apt-get install -y gcc libc6-dev" in refused.value.fix
+
+
+def test_a_kernel_that_nothing_here_unpacks_boots_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = bytearray(4096)
+    packed[0x1F1] = 1
+    packed[0x202:0x206] = b"HdrS"
+    packed[0x248:0x250] = (0).to_bytes(4, "little") + (1024).to_bytes(4, "little")
+    packed[1024:1028] = b"\x02\x21\x4c\x18"  # lz4's magic
+    monkeypatch.setattr(kernel, "_TOOLS", "/nowhere")
+    assert kernel.uncompressed(bytes(packed), tmp_path) == bytes(packed)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["a link", "a file", "loose", "loose above", "a link above", "relative", "foreign", "ours"],
+)
+def test_a_folder_that_is_not_ours_alone_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    where = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", "here" if kind == "relative" else str(where))
+    images = where / "authority" / "vm"
+    real = tmp_path / "real"
+    (real / "vm").mkdir(mode=0o700, parents=True)
+    real.chmod(0o700)
+    if kind == "a link above":
+        where.mkdir()
+        images.parent.symlink_to(real)
+    else:
+        images.parent.mkdir(mode=0o700, parents=True)
+    if kind == "a link":
+        images.symlink_to(real / "vm")
+    elif kind == "a file":
+        images.write_text("")
+    elif kind != "a link above":
+        images.mkdir(mode=0o770 if kind == "loose" else 0o700)
+        images.chmod(0o770 if kind == "loose" else 0o700)
+    if kind == "loose above":
+        images.parent.chmod(0o777)
+    if kind == "foreign":
+        if os.geteuid():
+            pytest.skip("only root can give files away")
+        os.chown(images, 65534, 65534)
+    if kind == "ours":
+        assert cache.folder() == images
+        return
+    sentence = "can't be made" if kind in ("relative", "a file") else "is not yours alone"
+    with pytest.raises(IsolationRefused, match=sentence):
+        cache.find("root-1")
+    assert names(real / "vm") == []
+
+
+# --- what stays ---
+
+
+def shelved(name: str, size: int, used: float, **facts: Any) -> None:
+    with cache.building() as folder:
+        made = cache.aside(folder)
+        made.write_bytes(os.urandom(size))
+        if name.startswith("template"):
+            memory = cache.keep(folder, f"{name}.memory", made, {})
+            made = cache.aside(folder)
+            made.write_bytes(b"state")
+            cache.keep(folder, f"{name}.state", made, {"memory": memory.digest, **facts})
+        else:
+            cache.keep(folder, name, made, {})
+    for path in folder.glob(f"{name}*"):
+        os.utime(path, (used, used))
+
+
+def tidied() -> list[str]:
+    with cache.building() as folder:
+        shelf.tidy(folder)
+    return [item.name for item in shelf.items()]
+
+
+def test_the_longest_unused_go_first_and_states_with_their_image(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    shelved("kernel-x", 100_000, now - 1e6)
+    for age in range(4):
+        shelved(f"root-{age}", 100_000, now - 1000 * age - 10)
+    digest = {item.name: item.digest for item in shelf.items()}
+    shelved("template-new", 100_000, now - 5, root=digest["root-3"])
+    shelved("template-old", 100_000, now - 5000, root=digest["root-0"])
+    everything = [item.name for item in shelf.items()]
+    assert len(everything) == 7
+    assert tidied() == everything  # within bounds: a control
+    monkeypatch.setattr(shelf, "MOST_BYTES", 650_000)
+    assert tidied() == [name for name in everything if name != "template-old"]
+    monkeypatch.setattr(shelf, "ROOTS", 3)
+    # The newest state goes with the image that it was saved with.
+    assert tidied() == ["kernel-x", "root-0", "root-1", "root-2"]
+    monkeypatch.setattr(shelf, "MOST_BYTES", 1)
+    assert tidied() == ["kernel-x", "root-0"]
+    assert names(images) == ["kernel-x", "kernel-x.json", "root-0", "root-0.json"]
+
+
+def test_what_nobody_vouches_for_is_cleared(images: Path) -> None:
+    now = time.time()
+    shelved("root-1", 10, now)
+    shelved("template-1", 10, now)
+    shelved("template-2", 10, now)
+    (images / "template-2.memory").unlink()
+    (images / "root-2").write_text("no record")
+    (images / "template-3.state.json").write_text("{}")
+    (images / "acceleration.known").write_text("{}")
+    assert tidied() == ["root-1", "template-1"]
+    assert len(names(images)) == 7
+    assert "acceleration.known" in names(images)
+
+
+def test_show_and_prune(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    now = time.time()
+    shelved("kernel-x", 4096, now - 400 * 86_400)
+    shelved("root-old", 4096, now - 40 * 86_400)
+    shelved("root-new", 4096, now - 20 * 86_400)
+    assert command.main(["show", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert {i["name"]: i["age"] // 86_400 for i in said["images"]} == {
+        "kernel-x": 400, "root-old": 40, "root-new": 20,
+    }  # fmt: skip
+    assert said["on_disk"] == sum(item["on_disk"] for item in said["images"]) == 3 * 4096
+    assert command.main(["prune", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["removed"] == ["root-old"]
+    assert command.main(["prune", "--days", "0"]) == 0
+    assert "1 removed" in capsys.readouterr().out
+    assert [item.name for item in shelf.items()] == ["kernel-x"]
+    for wrong in (["prune", "--force"], ["show", "--days", "1"], ["prune", "--days", "-1"]):
+        with pytest.raises(SystemExit):
+            command.main(wrong)
+
+
+def test_doctor_says_what_there_is(built: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = condition.of(probe())
+    assert said["kernel"]["digest"] == built.kernel.digest
+    assert said["hypervisor"]["version"][0].isdigit()
+    image, *_ = [one for one in said["images"] if one["digest"] == built.root.digest]
+    assert image["on_disk"] > 1 << 20
+    assert built.template is not None
+    (state,) = [
+        one for one in said["saved_states"] if one["digest"] == built.template.memory.digest
+    ]
+    assert state["boot_ms"] > state["continue_ms"] > 0
+    assert "emulation" in state["hardware"]
+    assert said["acceleration"]["works"] or said["acceleration"]["problem"]
+    monkeypatch.setattr(hypervisor, "FOLDER", "/nowhere")
+    said = condition.of(probe())
+    assert said["hypervisor"] is None
+    assert "is not installed" in said["problem"]
+    assert said["fix"] == "apt-get install -y qemu-system-x86"
