@@ -307,11 +307,13 @@ class Channel(asyncio.Protocol):
             self._bytes_in_flight -= share
             self._answer(stream, answer)
 
+        read = []  # all of them first: code that stays in the processor's cache is quicker
         for wire in requests:
-            asked = self._reader.read(self.run, self._cwd, stream, wire, state.last_n, now)
+            read.append(self._reader.read(self.run, self._cwd, stream, wire, state.last_n, now))
             state.last_n = max(state.last_n, wire.n)
-            self._in_flight += 1
-            self._bytes_in_flight += share
+        self._in_flight += len(read)
+        self._bytes_in_flight += share * len(read)
+        for asked in read:
             self._pipeline.submit(asked, reply)
         self._flow()
 

@@ -34,6 +34,7 @@ from authority.gate.ledger import Ledger
 from authority.gate.reader import INLINE_LIMIT, Asked, short_body, value_bytes
 from authority.gate.room import Room, answer_bound
 from authority.gate.tallies import Tallies
+from authority.gate.underway import UnderWay
 from authority.kernel import decide as kernel
 from authority.kernel import entries, flows
 from authority.kernel.canonical import printable
@@ -81,9 +82,7 @@ class Pipeline:
         self._performers = performers
         self._look_up = look_up
         self._fatal = on_fatal
-        self._busy: dict[str, set[asyncio.Task[None]]] = {}
-        self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._caps: dict[int, list[str]] = {}
+        self._under_way = UnderWay(on_fatal)
         self._rooms: dict[str, Room] = {}
         self.on_overspent: Callable[[str, int], None]  # set by what answers incidents
         self.goings: Stoppable | None = None  # set by what carries effects that go on
@@ -95,10 +94,10 @@ class Pipeline:
         request = asked.request
         long = len(asked.arguments) > INLINE_LIMIT
         if request.handle and asked.facts.problem is None:
-            self._spawn(request.run, self.hidden.carry(asked, reply))
+            self._under_way.begin(request.run, self.hidden.carry(asked, reply))
             return
         if long or request.effect in self._look_up or self.bodies.secret(request.run):
-            self._spawn(request.run, self._prepared(asked, reply))
+            self._under_way.begin(request.run, self._prepared(asked, reply), request.effect)
             return
         self.judge(asked, reply)
 
@@ -120,7 +119,7 @@ class Pipeline:
     def output(self, asked: Asked, reply: Reply) -> None:
         """Commit a piece of what the program printed; it may be shown when `reply` is called."""
         if self.bodies.secret(asked.request.run):
-            self._spawn(asked.request.run, self._sealed_output(asked, reply))
+            self._under_way.begin(asked.request.run, self._sealed_output(asked, reply))
         else:
             self._commit_output(asked, reply)
 
@@ -138,35 +137,11 @@ class Pipeline:
         else:
             self._answer(asked, False, receipt, None, reply)
 
-    def _forget(self, seq: int) -> None:
-        self._tasks.pop(seq, None)
-        self._caps.pop(seq, None)
-
-    def _spawn(self, run: str, work: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(self._guard(work))
-        busy = self._busy.setdefault(run, set())
-        busy.add(task)
-        task.add_done_callback(busy.discard)
-        return task
-
-    async def _guard(self, work: Awaitable[None]) -> None:
-        try:
-            await work
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # a defect or a poisoned ledger: the gate goes down
-            self._fatal(error)
-
     async def stop_under(self, cap: str) -> list[int]:
         """Cancel what is in flight under a revoked capability; entries that did not stop."""
         if self.goings is not None:
             self.goings.stop_under(cap)
-        under = [seq for seq, caps in self._caps.items() if cap in caps]
-        for seq in under:
-            self._tasks[seq].cancel()
-        if under:
-            await asyncio.wait({self._tasks[seq] for seq in under}, timeout=0.5)
-        return [seq for seq in under if seq in self._tasks and not self._tasks[seq].done()]
+        return await self._under_way.stop_under(cap)
 
     async def stop(self, run: str, timeout: float = 0.5) -> int:
         """Cancel what a run has in flight; how many did not stop in `timeout` seconds."""
@@ -178,13 +153,7 @@ class Pipeline:
         self.hidden.forget(run)
         for key in [k for k, w in self._waiting.items() if w[0][0].request.run == run]:
             del self._waiting[key]
-        busy = set(self._busy.pop(run, ()))
-        for task in busy:
-            task.cancel()
-        if not busy:
-            return 0
-        _, pending = await asyncio.wait(busy, timeout=timeout)
-        return len(pending)
+        return await self._under_way.stop(run, timeout)
 
     def decide(self, asked: Asked) -> list[entries.AnyEntry]:
         """The kernel's decision on the state as it is, with what the run looked at before."""
@@ -233,9 +202,8 @@ class Pipeline:
         if isinstance(verdict, entries.Denied):
             self._refuse(asked, verdict, receipt, reply)
         elif isinstance(verdict, entries.Admit):
-            task = self._spawn(asked.request.run, self._perform(asked, verdict, reply))
-            self._tasks[verdict.seq], self._caps[verdict.seq] = task, verdict.caps
-            task.add_done_callback(lambda _: self._forget(verdict.seq))
+            work = self._perform(asked, verdict, reply)
+            self._under_way.perform(verdict.run, work, verdict.effect, verdict.seq, verdict.caps)
 
     def _refuse(self, asked: Asked, denied: entries.Denied, receipt: Receipt, reply: Reply) -> None:
         if denied.hidden:
