@@ -1,4 +1,4 @@
-"""The small office of the guide's chapter on injected agents: a folder, and two servers on this machine.
+"""The small office of the guide's chapter on injected agents: a folder, and two servers.
 
     python examples/injected/office.py /tmp/injected
 
@@ -62,7 +62,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         length = min(int(self.headers.get("Content-Length") or 0), LONGEST)
         text = self.rfile.read(length).decode("utf-8", "replace")
-        self.answer(" " + json.dumps(text if len(text) <= 200 else f"{text[:199]}…"))
+        line = text if text.isprintable() else json.dumps(text)
+        self.answer(" " + (line if len(line) <= 160 else f"{line[:157]}..."))
 
     def answer(self, more: str) -> None:
         self.server.arrived(f"{self.command} {self.path}{more}")

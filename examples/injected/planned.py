@@ -12,8 +12,8 @@ OFFICE, DOCUMENTS = sys.argv[1], sys.argv[2:]  # the person's words, as all that
 TREASURER = "treasurer@riverside.example"
 POUNDS = """
 import decimal, json
-total, rates = values
-answer(f"{decimal.Decimal(total.removeprefix('EUR ')) * decimal.Decimal(json.loads(rates)['EUR_GBP']):.2f}")
+euros = decimal.Decimal(values[0].removeprefix("EUR "))
+answer(f"{euros * decimal.Decimal(json.loads(values[1])['EUR_GBP']):.2f}")
 """
 gate = connect()
 gate.http("POST", f"{OFFICE}/notes", body=b"assistant started")
@@ -24,7 +24,8 @@ totals = {}
 for name in DOCUMENTS:
     found = gate.tool("summarise", {"text": gate.read(name, handle=True)})
     totals[name] = found["/total"]
-    lines += [f"| {name} | ", found["/title"], " | ", found["/words"], " | ", found["/total"], " |\n"]
+    lines += [f"| {name} | ", found["/title"], " | ", found["/words"], " | "]
+    lines += [totals[name], " |\n"]
 report = join(*lines)
 gate.write("out/report.md", report)
 print("wrote out/report.md", flush=True)

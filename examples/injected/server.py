@@ -14,7 +14,7 @@ gate = connect()  # this server's own, by server.toml
 def ask(path: str, body: dict[str, str] | None = None) -> str:
     if body is None:
         return gate.http("GET", f"{OFFICE}{path}").text
-    return gate.http("POST", f"{OFFICE}{path}", body=json.dumps(body, sort_keys=True)).text
+    return gate.http("POST", f"{OFFICE}{path}", body=json.dumps(body)).text
 
 
 @server.tool()

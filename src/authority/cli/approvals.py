@@ -31,7 +31,7 @@ from authority.gate.client import Client, client
 from authority.gate.statedir import StateDir
 from authority.kernel.canonical import printable
 
-_REQUESTS = ("entry", "run", "what", "answer", "id")
+_REQUESTS = ("entry", "run", "what", "answer")
 EVERY = 0.5
 """Seconds between two looks."""
 
@@ -183,7 +183,7 @@ def _show(found: dict[str, Any], *, listed: bool) -> None:
     definitions = found["definitions"]
     if listed and (found["approvals"] or not definitions):
         rows = [
-            (str(a["asked"]), a["run"], f"{a['effect']} {a['resource']}", a["answer"], a["id"])
+            (str(a["asked"]), a["run"], f"{a['effect']} {a['resource']}", a["answer"])
             for a in found["approvals"]
         ]
         table("", _REQUESTS, rows, right=("entry",))
@@ -201,23 +201,27 @@ def _show_request(each: dict[str, Any]) -> None:
     number = each["asked"]
     what = printable(f"{each['effect']} {each['resource']}", 400)
     print(f"\nentry {number}: {what}, by run {each['run']} ({each['answer']})")
+    print(f"  id       {each['id']}")
     print(f"  because  {printable(each['reason'], 400)}")
     print(f"  exactly  {printable(each['arguments'] or each['digest'], 2000)}")
-    if each["labels"]:
-        rows = [
-            (
-                printable(label["argument"], 40),
-                shown_value(label["value"]),
-                _label(label["sources"]),
-            )
-            for label in each["labels"]
-        ]
-        table("", ("argument", "value", "shaped by"), rows)
+    for line in _aligned(each["labels"]):
+        print(f"  {line}")
     print("  where it came from")
     print("\n".join(f"    {line}" for line in each["tree"]))
     if each["answer"] == "waiting":
         print(f"  yes, once: authority approvals approve {number}")
         print(f"  no:        authority approvals deny {number}")
+
+
+def _aligned(labels: Sequence[dict[str, Any]]) -> list[str]:
+    """The arguments under each other; nothing is cut to a terminal's width."""
+    rows = [("argument", "value", "shaped by")]
+    for label in labels:
+        name, value = printable(label["argument"], 40), shown_value(label["value"])
+        rows.append((name, value, _label(label["sources"])))
+    wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    lines = [f"{name:{wide[0]}}  {value:{wide[1]}}  {by}" for name, value, by in rows]
+    return lines if labels else []
 
 
 def _label(sources: Sequence[str]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
@@ -37,13 +39,20 @@ _ADVICE = {
 
 def main(arguments: Sequence[str]) -> int:
     made = parser("why", "Explain a denial.")
-    made.add_argument("entry", type=int, nargs="?", help="its number (default: the last denial)")
+    made.add_argument(
+        "entry",
+        type=_entry,
+        nargs="?",
+        help="its number, or a pattern for what it asked for, such as tool:pay: the last such denial "
+        "(default: the last denial)",
+    )
     made.add_argument(
         "--lineage", action="store_true", help="where the words of its arguments came from"
     )
     options = made.parse_args(arguments)
     directory = state_of(options)
-    seq = options.entry if options.entry is not None else _last(directory)
+    asked = options.entry
+    seq = asked if isinstance(asked, int) else _last(directory, asked or "*")
     found: dict[str, Any]
     if options.lineage:
         steps = lineage(directory, seq)
@@ -61,14 +70,22 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _last(directory: StateDir) -> int:
-    """The last denial. Raises `AuthorityError` when there is none."""
+def _entry(text: str) -> int | str:
+    """A number, or what can't be taken for one: a resource has a colon, a pattern a star."""
+    if not text.isdecimal() and ":" not in text and "*" not in text:
+        raise argparse.ArgumentTypeError("a number, or a resource such as tool:pay")
+    return int(text) if text.isdecimal() else text
+
+
+def _last(directory: StateDir, pattern: str) -> int:
+    """The last denial of a resource. Raises `AuthorityError` when there is none."""
     last = -1
     for entry in query.read(directory.log):
-        if entry["kind"] == "denied":
+        if entry["kind"] == "denied" and fnmatchcase(entry.get("resource", ""), pattern):
             last = entry["seq"]
     if last < 0:
-        raise AuthorityError("nothing was denied yet", "'authority audit show' shows what happened")
+        what = "nothing" if pattern == "*" else f"nothing like {printable(pattern, 100)}"
+        raise AuthorityError(f"{what} was denied yet", "'authority audit show' shows what happened")
     return last
 
 

@@ -31,10 +31,15 @@ Reply = Callable[[Answer], None]
 
 
 def rendering(denied: entries.Denied, policy: Policy | None) -> list[Any]:
-    """A denial as the agent gets it: code, layer, one plain sentence, its number, maybe the rule."""
+    """A denial as the agent gets it: code, layer, one plain sentence, its number, maybe the rule.
+
+    Where labels refuse an argument that the program named, the sentence names it, too.
+    """
     code = Code(denied.code)
     rule = denied.rule if policy and policy.explain == "agent" else None
     sentence = denied.reason if denied.layer == Layer.SCHEMA else SENTENCES[code]
+    if denied.layer == Layer.LABELS and denied.reason.startswith("argument "):
+        sentence += f" (argument {denied.reason.split(' ', 2)[1]})"
     return [str(code), denied.layer, sentence, denied.number, rule]
 
 
