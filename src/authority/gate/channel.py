@@ -36,6 +36,8 @@ RAW_BYTES = 32 * 1024 * 1024
 """Bytes of messages on raw streams that wait for their services."""
 STREAMS = 2048
 LAST_WORDS_SECONDS = 1.0
+MALFORMED = "malformed frame"
+"""How the reason begins for which the gate closes a sandbox's channel."""
 
 
 class Owner(Protocol):
@@ -177,7 +179,7 @@ class Channel(asyncio.Protocol):
             if self._identify is not None:
                 self._send_away(1, error)
             else:
-                self.close(f"malformed frame: {error.sentence}")
+                self.close(f"{MALFORMED}: {error.sentence}")
 
     def _frame(self, stream: int, payload: bytes) -> None:
         if stream == 0:

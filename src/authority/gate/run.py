@@ -27,7 +27,7 @@ from authority.audit.sealed import Sealer
 from authority.compat.base import Service
 from authority.gate import clock
 from authority.gate.answers import Answer
-from authority.gate.channel import Channel, Takes
+from authority.gate.channel import MALFORMED, Channel, Takes
 from authority.gate.houses import NAMESPACES, House
 from authority.gate.raw import RawStream
 from authority.gate.screen import Screen
@@ -141,6 +141,7 @@ class Run:
         self._closed = asyncio.Event()
         self._began = asyncio.Event()
         self._not_begun = ""
+        self._closed_by = ""
         self._input_waiting = 0
         self._input_room = asyncio.Event()
         self.typing = asyncio.Lock()
@@ -252,6 +253,7 @@ class Run:
             self.emit({"event": "trouble", "text": printable(text, 1024)})
 
     def on_closed(self, reason: str) -> None:
+        self._closed_by = self._closed_by or reason
         self._output.put_nowait(None)
         self._closed.set()
 
@@ -322,6 +324,15 @@ class Run:
             return 137, "killed"
         code, signal = self._exit
         return (128 + signal, "killed") if signal else (code, "exited")
+
+    @property
+    def untold(self) -> str:
+        """Why it ended, where neither the program's end was told nor anybody stopped it."""
+        if self._exit is not None or self.stop_reason:
+            return ""
+        if self._closed_by.startswith(MALFORMED):
+            return self._closed_by
+        return "it ended without telling the program's end"
 
     @property
     def signal(self) -> int:

@@ -339,7 +339,7 @@ class Runs:
             output.cancel()
         code, reason = run.exit_code
         self.detectors.exited(run, run.signal)
-        await self._end(run, code, reason)
+        await self._end(run, code, reason, run.untold)
 
     async def _supervise_attached(self, run: Run) -> None:
         await run.until_over()
