@@ -187,8 +187,9 @@ class Machine:
         task.add_done_callback(self._tasks.discard)
 
     async def _continue(self) -> None:
-        with contextlib.suppress(QmpError):
-            await self.control.ask("cont")
+        with contextlib.suppress(QmpError, TimeoutError):
+            async with asyncio.timeout(_FREEZE_SECONDS):
+                await self.control.ask("cont")
 
     def host_ids(self) -> set[int]:
         """Every user id that the hypervisor has on the host, read from the host's /proc."""

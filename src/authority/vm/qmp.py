@@ -1,7 +1,8 @@
 """Talking to the hypervisor: QEMU's machine protocol over a socket pair, one JSON object a line.
 
 What QEMU answers is read as foreign: a guest that has taken it over writes here too. Lines are bounded,
-events are passed over, and whatever is no answer ends the connection.
+events are passed over, and so is the answer to a command that nobody waits for any more; whatever is
+no answer ends the connection. What it says in words is escaped before anybody sees it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import json
 import socket
 from typing import Any, Final
 
+from authority.isolation.refusal import shown
+
 _MAX_LINE: Final = 1 << 20
+_MAX_WORDS: Final = 500
 
 
 class QmpError(Exception):
@@ -26,6 +30,7 @@ class Qmp:
         self._sock.setblocking(False)
         self._read = b""
         self._turn = asyncio.Lock()
+        self._asked = 0
 
     async def begin(self) -> None:
         """Reads the greeting and leaves the negotiation."""
@@ -41,7 +46,10 @@ class Qmp:
     async def ask(self, command: str, *, descriptor: int = -1, **arguments: Any) -> Any:
         """What the command returns. Raises `QmpError`."""
         async with self._turn:
-            said = {"execute": command, **({"arguments": arguments} if arguments else {})}
+            self._asked += 1
+            said: dict[str, Any] = {"execute": command, "id": self._asked}
+            if arguments:
+                said["arguments"] = arguments
             line = json.dumps(said).encode() + b"\n"
             try:
                 if descriptor >= 0:
@@ -53,12 +61,15 @@ class Qmp:
                 raise QmpError("the hypervisor is gone") from error
             while True:
                 answer = await self._line()
+                if "error" not in answer and "return" not in answer:
+                    continue
+                if answer.get("id") != said["id"]:
+                    continue
                 if "return" in answer:
                     return answer["return"]
-                if "error" in answer:
-                    error_ = answer["error"]
-                    text = error_.get("desc") if isinstance(error_, dict) else None
-                    raise QmpError(f"{command}: {str(text)[:500]}")
+                error_ = answer["error"]
+                text = error_.get("desc") if isinstance(error_, dict) else None
+                raise QmpError(f"{command}: {shown(str(text)[:_MAX_WORDS])}")
 
     async def _line(self) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
@@ -75,7 +86,7 @@ class Qmp:
         line, _, self._read = self._read.partition(b"\n")
         try:
             found = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise QmpError("the hypervisor sent no JSON") from error
         if not isinstance(found, dict):
             raise QmpError("the hypervisor sent no object")
