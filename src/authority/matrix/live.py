@@ -12,6 +12,7 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -55,10 +56,12 @@ wall_time = "2m"
 
 @dataclass(frozen=True)
 class House:
-    """Where the attacked runs live. An emulated machine takes its time."""
+    """Where the attacked runs live. An emulated machine takes its time. `guest`: of machines in which
+    everything was overcome, which (see `overcome`)."""
 
     isolation: str = "namespace"
     emulate: bool = False
+    guest: str = ""
 
     @property
     def machine(self) -> bool:
@@ -99,7 +102,7 @@ class Live:
         self.root = root
         self.house = house
         self.workspace = root / "work"
-        self._policies = 0
+        self._policies = itertools.count(1)
         for name in ("data", "out"):
             make_folder(self.workspace / name)
         self.file("data/a.txt", "hello")
@@ -126,8 +129,7 @@ class Live:
 
     def request(self, program: Sequence[str], policy: str) -> dict[str, Any]:
         """The body of a call that starts a run under `policy` (TOML text)."""
-        self._policies += 1
-        path = self.file(f"policy-{self._policies}.toml", policy)
+        path = self.file(f"policy-{next(self._policies)}.toml", policy)
         asked = {"isolation": self.house.isolation, "emulate": self.house.emulate}
         return start_request(path, program, str(self.workspace)) | asked
 
@@ -270,14 +272,24 @@ def live(house: House = NAMESPACES) -> Iterator[Live]:
     root.chmod(0o755)
     made: Live | None = None
     try:
-        made = Live(root, house)
-        yield made
+        with images_for(house, root):
+            try:
+                made = Live(root, house)
+                yield made
+            finally:
+                if made is not None:
+                    made.stop()
     finally:
-        try:
-            if made is not None:
-                made.stop()
-        finally:
-            shutil.rmtree(root, ignore_errors=True)
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def images_for(house: House, root: Path) -> contextlib.AbstractContextManager[None]:
+    """The images that a gate finds which is started meanwhile."""
+    if not house.guest:
+        return contextlib.nullcontext()
+    from authority.matrix.overcome import images_of
+
+    return images_of(house.guest, root / "images")
 
 
 def make_folder(path: Path) -> None:

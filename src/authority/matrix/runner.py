@@ -1,4 +1,4 @@
-"""All thirteen tests, in the specification's order, and their verdict.
+"""All thirteen tests, in the specification's order, and their verdict; in machines a section beside.
 
 Rules
 - Tests of one invariant share a gate, so that they meet a log and a state that are not fresh.
@@ -7,6 +7,7 @@ Rules
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,9 @@ from authority.matrix import (
     budget_attacks,
     capability_attacks,
     containment,
+    guest_attacks,
     log_attacks,
+    overcome,
     sync_attacks,
 )
 from authority.matrix.live import NAMESPACES, House, Live, live
@@ -58,6 +61,25 @@ GROUPS: Sequence[Sequence[Step]] = (
         (sync_attacks.RESPONSE, sync_attacks.response_before_sync),
     ),
 )
+GUEST_GROUPS: Sequence[tuple[str, Sequence[Step]]] = (
+    (
+        overcome.ROOT,
+        (
+            (guest_attacks.NETWORK, guest_attacks.devices),
+            (guest_attacks.KERNEL, guest_attacks.kernel),
+            (guest_attacks.CHANNEL, guest_attacks.channel),
+        ),
+    ),
+    (
+        overcome.UNLOCKED,
+        (
+            (guest_attacks.DISK, guest_attacks.disk),
+            (guest_attacks.HARDWARE, guest_attacks.hardware),
+            (guest_attacks.END, guest_attacks.end),
+        ),
+    ),
+)
+"""What a machine is attacked with beside the thirteen, by the guest that does it."""
 PREPARE = {log_attacks.FLIP.name: log_attacks.prepare}
 """What a group's first test needs to have been done before."""
 
@@ -71,6 +93,19 @@ def perform(
     results: list[Result] = []
     for group in groups:
         results += _group(group, progress or (lambda _name, _result: None), house)
+    return results
+
+
+def perform_in_guest(
+    progress: Progress | None = None,
+    house: House = NAMESPACES,
+    groups: Sequence[tuple[str, Sequence[Step]]] = GUEST_GROUPS,
+) -> list[Result]:
+    """Root in the guest: for machines alone, and a result each as above. Minutes, when emulated."""
+    results: list[Result] = []
+    for guest, group in groups:
+        overcome_house = dataclasses.replace(house, guest=guest)
+        results += _group(group, progress or (lambda _name, _result: None), overcome_house)
     return results
 
 
