@@ -47,6 +47,10 @@ class LogTampered(LogCorrupt):
     """The log contradicts a signed checkpoint or a witness. `entry` as in `LogCorrupt`."""
 
 
+class AnchorUnfit(LogError):
+    """The log can't be opened from its anchor; nothing was changed, and all of it has to be read."""
+
+
 class CheckpointInvalid(LogError):
     """A checkpoint is malformed, not signed by the expected key, or of another log."""
 

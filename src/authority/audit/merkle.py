@@ -38,6 +38,21 @@ class Frontier:
         self.size = 0
         self._nodes: list[bytes] = []
 
+    @classmethod
+    def of(cls, size: int, edge: Sequence[bytes]) -> Frontier:
+        """The tree of `size` leaves with this `edge`. Raises `ValueError` for one of another form."""
+        if [len(node) for node in edge] != [32 * (size >> h & 1) for h in range(size.bit_length())]:
+            raise ValueError(f"not the edge of a tree of {size}")
+        out = cls()
+        out.size = size
+        out._nodes = list(edge)
+        return out
+
+    @property
+    def edge(self) -> tuple[bytes, ...]:
+        """The full subtrees at the right edge by height; empty where the size has no such bit."""
+        return tuple(self._nodes)
+
     def add(self, leaf: bytes) -> None:
         """Add one leaf hash."""
         self._add_hashes([leaf])

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from authority.audit.merkle import EMPTY, Frontier
+from authority.audit.merkle import Frontier
 
 
 class Floor(NamedTuple):
@@ -25,15 +25,16 @@ class Floor(NamedTuple):
 class Prefixes:
     """A tree that grows line by line and remembers the floors that it met and contradicted."""
 
-    def __init__(self, floors: Iterable[Floor] = ()) -> None:
-        self.tree = Frontier()
-        self.agreed = 0
+    def __init__(self, floors: Iterable[Floor] = (), tree: Frontier | None = None) -> None:
+        """`tree` is where growing begins, if not with no leaves; floors below it are not compared."""
+        self.tree = Frontier() if tree is None else tree
+        self.agreed = self.tree.size
         """The largest size at which a floor had the same root."""
         self.contradicted: Floor | None = None
         """The first floor with another root."""
-        self.unreached = sorted(floors)
+        self.unreached = sorted(f for f in floors if f.size >= self.tree.size)
         """Floors beyond the present size, smallest first."""
-        self._pass(EMPTY)
+        self._pass(self.tree.root())
 
     @property
     def highest(self) -> int:

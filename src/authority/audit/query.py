@@ -74,9 +74,9 @@ def read(directory: str | os.PathLike[str], wanted: Filter = EVERYTHING) -> Iter
     yield from _entries(Reader(directory), wanted)
 
 
-def lines(directory: str | os.PathLike[str]) -> Iterator[bytes]:
-    """The stored lines without newlines, undecoded. Raises as `read`."""
-    for block in Reader(directory).blocks():
+def lines(directory: str | os.PathLike[str], segment: int = 1) -> Iterator[bytes]:
+    """The stored lines from a segment on, without newlines, undecoded. Raises as `read`."""
+    for block in Reader(directory, segment).blocks():
         yield from block.lines()
 
 

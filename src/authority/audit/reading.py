@@ -40,9 +40,10 @@ class Block(NamedTuple):
 class Reader:
     """Walks the segments of a log directory."""
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    def __init__(self, directory: str | os.PathLike[str], segment: int = 1) -> None:
+        """`segment` is where reading begins."""
         self._directory = os.path.abspath(os.fspath(directory))
-        self._index = 1
+        self._index = segment
         self._offset = 0
         self._after = 0
         self.tail = b""

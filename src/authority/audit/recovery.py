@@ -19,6 +19,8 @@ Rules
   segments were synced with success before the next was begun; they are not copied.
 - `poisoned` (written if possible when a sync failed) adds: earlier segments are read past the cache
   too, and the old file stays in `kept/` even when nothing was cut.
+- After an orderly close reading may begin at an `Anchor`. What does not fit it raises `AnchorUnfit`:
+  the caller reads everything then.
 - Not told apart from a crash without a witness: a last batch above all checkpoints, removed at a
   line's end or in the shape of a tear, after an unclean stop.
 """
@@ -30,8 +32,9 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from authority.audit.anchor import Anchor
 from authority.audit.chain import START, BadLine, State, follow, head_of, plain
-from authority.audit.errors import LogCorrupt, LogError, LogTampered
+from authority.audit.errors import AnchorUnfit, LogCorrupt, LogError, LogTampered
 from authority.audit.files import SECTOR, FileLayer, without_zeros, write_all, write_new
 from authority.audit.merkle import Frontier
 from authority.audit.prefixes import Floor, Prefixes
@@ -72,6 +75,10 @@ class Recovery:
     copied: str = ""
     read_back: str = ""
     kept: str = ""
+    unread: int = 0
+    """Entries before the anchor: vouched for by a checkpoint, and not read yet."""
+    borders: tuple[Anchor, ...] = ()
+    """The border before each segment with entries, as far as they were read."""
 
 
 @dataclass
@@ -85,12 +92,18 @@ class Recovered:
     report: Recovery = field(default_factory=Recovery)
 
 
-def recover(directory: str, layer: FileLayer, floors: Iterable[Floor] = ()) -> Recovered:
-    """Check the whole log in `directory` and make its end writable. The caller holds the lock.
+def recover(
+    directory: str, layer: FileLayer, floors: Iterable[Floor] = (), anchor: Anchor | None = None
+) -> Recovered:
+    """Check the log in `directory`, the whole of it or what follows `anchor`, and make its end
+    writable. The caller holds the lock.
 
-    Raises `LogCorrupt`, `LogTampered`, `LogError` (the copy does not read back) and `OSError`.
+    Raises `LogCorrupt`, `LogTampered`, `LogError` (the copy does not read back) and `OSError`; with
+    an anchor, before anything was changed, `AnchorUnfit` instead of the first two.
     """
     names = layer.listdir(directory)
+    if anchor is not None and (CLEAN not in names or POISONED in names):
+        raise AnchorUnfit("the log was not closed in order")
     for name in names:
         if name.endswith(".tmp"):  # made by a process that died before it was worth a name
             layer.unlink(os.path.join(directory, name))
@@ -100,13 +113,22 @@ def recover(directory: str, layer: FileLayer, floors: Iterable[Floor] = ()) -> R
     def read(path: str) -> bytes:
         return layer.read(path) if poisoned is None else layer.read_back(path)[0]
 
-    walk = _Walker(directory, read, Prefixes(floors), clean=clean is not None)
-    walk.walk(segment_names(names))
+    walk = _Walker(directory, read, floors, anchor, clean=clean is not None)
+    try:
+        walk.walk(segment_names(names))
+        _check_floors(walk.out.state, walk.prefixes)
+        _check_clean(walk.out.state, clean)
+    except LogCorrupt as error:
+        if anchor is None:
+            raise
+        raise AnchorUnfit(error.message) from error
+    if anchor is not None and walk.prefixes.agreed <= anchor.entries:
+        raise AnchorUnfit("no checkpoint above it was reached")
     out = walk.out
     out.tree = walk.prefixes.tree
-    _check_floors(out.state, walk.prefixes)
-    _check_clean(out.state, clean)
     report = out.report
+    report.unread = anchor.entries if anchor is not None else 0
+    report.borders = tuple(walk.borders)
     report.clean = clean is not None or not out.index
     report.poisoned = printable(str((poisoned or {}).get("error", "")), 500)
     report.entries = out.state.next_seq
@@ -183,13 +205,25 @@ class _Walker:
     """Reads the segments in order and finds where the log ends, refusing what no crash explains."""
 
     def __init__(
-        self, directory: str, read: Callable[[str], bytes], prefixes: Prefixes, *, clean: bool
+        self,
+        directory: str,
+        read: Callable[[str], bytes],
+        floors: Iterable[Floor],
+        anchor: Anchor | None,
+        *,
+        clean: bool,
     ) -> None:
         self._directory = directory
         self._read = read
-        self.prefixes = prefixes
         self._clean = clean
         self.out = Recovered()
+        self._first = 1
+        self.borders: list[Anchor] = []
+        if anchor is None:
+            self.prefixes = Prefixes(floors)
+        else:
+            self.prefixes = Prefixes(floors, anchor.tree())
+            self.out.state, self._first = anchor.state, anchor.segment
         self.data = b""
         """What the last segment with entries holds now, zeros and damage included."""
         self.cut = b""
@@ -202,6 +236,8 @@ class _Walker:
                     self.out.state.next_seq,
                     f"segment {name_of(position + 1)} is missing from the log",
                 )
+            if index_of(name) < self._first:
+                continue
             raw = self._read(os.path.join(self._directory, name))
             content = without_zeros(raw)
             if content:
@@ -216,12 +252,15 @@ class _Walker:
             raise LogCorrupt(expected, f"entry {expected} is damaged and {name} follows it")
         if out.used and (len(self.data) != out.used or index_of(name) != out.index + 1):
             raise LogCorrupt(expected, f"{name_of(out.index)} was not sealed but {name} follows it")
-        if not out.used and index_of(name) != 1:
+        if not out.used and index_of(name) != self._first:
             raise LogCorrupt(expected, f"{name} holds entries but the segment before it none")
         lines, rest = _complete_lines(content)
         head = head_of(lines[0]) if lines else None
         if head is not None and head.seq == expected and head.batch != expected:
             raise LogCorrupt(expected, f"{name} begins inside a batch")
+        self.borders.append(
+            Anchor(index_of(name), expected, out.state.hash, self.prefixes.tree.edge)
+        )
         reason = ""
         try:
             state = follow(lines, out.state)

@@ -24,6 +24,8 @@ import sys
 import time
 from hashlib import sha256
 
+from authority.audit.anchor import Anchor
+from authority.audit.anchor import load as load_anchor
 from authority.audit.checkpoints import Checkpoint, create_key, load, load_key
 from authority.audit.errors import CheckpointInvalid, LogError, WitnessRefused
 from authority.audit.files import OsLayer, write_new
@@ -110,7 +112,7 @@ class DirectoryWitness:
             return
         lines = self._lines
         if lines is None or lines.directory != log_directory or lines.size > last.size:
-            lines = self._lines = _Lines(log_directory)
+            lines = self._lines = _lines_through(log_directory, last)
         if lines.root(last.size) != last.root or lines.root(checkpoint.size) != checkpoint.root:
             raise self._fork(checkpoint.size, last.size)
         self._cosign(checkpoint.note, key, int(time.time()))
@@ -154,10 +156,10 @@ class DirectoryWitness:
 class _Lines:
     """The tree of a log's first lines, which grows as they are read; nothing is read twice."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, anchor: Anchor | None = None) -> None:
         self.directory = directory
-        self._reader = Reader(directory)
-        self._tree = Frontier()
+        self._reader = Reader(directory, anchor.segment if anchor is not None else 1)
+        self._tree = anchor.tree() if anchor is not None else Frontier()
         self._read: list[bytes] = []
 
     @property
@@ -176,6 +178,20 @@ class _Lines:
         self._tree.add_lines(self._read[:missing])
         del self._read[:missing]
         return self._tree.root()
+
+
+def _lines_through(directory: str, last: Checkpoint) -> _Lines:
+    """The lines up to `last`, from the anchor if it leads to the root that `last` has: then the edge
+    in it is that tree's, and what is new can be held against it."""
+    anchor = load_anchor(directory, OsLayer())
+    if anchor is not None and anchor.entries < last.size:
+        lines = _Lines(directory, anchor)
+        try:
+            if lines.root(last.size) == last.root:
+                return lines
+        except LogError:
+            pass  # not that log's; all of it is read, and decides
+    return _Lines(directory)
 
 
 def read_tree(log_directory: str, size: int) -> Tree:

@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from authority.audit import recovery as recovering
+from authority.audit.anchor import Anchor
 from authority.audit.chain import State, read_new_head, seal
 from authority.audit.errors import LogMisuse, LogPoisoned
 from authority.audit.files import FileLayer, OsLayer
@@ -105,11 +106,13 @@ class Log:
         layer: FileLayer | None = None,
         segment_bytes: int = DEFAULT_BYTES,
         floors: Iterable[Floor] = (),
+        anchor: Anchor | None = None,
     ) -> Log:
         """Lock, check and recover the log in `directory` (made if its parent exists).
 
         `floors` is what checkpoints and witnesses vouch for. Blocks; call it before serving. Raises
-        `LogLocked`, `LogCorrupt`, `LogTampered`, `LogError` and `OSError`.
+        `LogLocked`, `LogCorrupt`, `LogTampered`, `LogError` and `OSError`; with an `anchor` to begin
+        at, which must lie below one of the floors, `AnchorUnfit`.
         """
         layer = OsLayer() if layer is None else layer
         path = os.path.abspath(os.fspath(directory))
@@ -118,7 +121,7 @@ class Log:
             layer.sync_directory(os.path.dirname(path))
         lock = layer.lock(os.path.join(path, LOCK))
         try:
-            found = recover(path, layer, floors)
+            found = recover(path, layer, floors, anchor)
             recovering.forget_marks(path, layer)
             writer = SegmentWriter(
                 layer, path, index=found.index, used=found.used, segment_bytes=segment_bytes

@@ -5,7 +5,8 @@ Rules
   than its last checkpoint, or contradicts one, is not opened. That is written down beside the log
   (`incidents.txt`), because the log itself is no longer to be trusted with it.
 - The state is the fold of every entry that was read. A snapshot only shortens the way, and only one
-  whose digest stands in an entry under a checkpoint.
+  whose digest stands in an entry under a checkpoint. A log that was opened from its anchor is read
+  whole as soon as the gate serves; until then what lies before rests on the log's signed checkpoints.
 - The first entry that a gate appends says what it is; before it, a `repair` for what recovery cut.
 - The first opening also mints the admin capability and the one that resumes after a halt.
 """
@@ -19,17 +20,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from authority import __version__
+from authority.audit import anchor as anchors
 from authority.audit import checkpoints
 from authority.audit.checkpoints import Checkpointer
 from authority.audit.errors import LogError, LogTampered
-from authority.audit.files import FileLayer
+from authority.audit.files import FileLayer, OsLayer
 from authority.audit.notes import SigningKey
 from authority.audit.opening import open_log
 from authority.audit.store import ContentStore
 from authority.audit.witness import DirectoryWitness
+from authority.audit.writer import Log
 from authority.errors import AuthorityError
 from authority.gate import build, clock, snapshots, statedir, statefiles
 from authority.gate.ledger import Ledger
+from authority.gate.snapshots import Place
 from authority.gate.statedir import StateDir
 from authority.kernel import capabilities, entries
 from authority.kernel.canonical import printable
@@ -58,8 +62,10 @@ class Opened:
     store: ContentStore
     keys: dict[str, MacKey]
     signing: SigningKey
+    witnesses: list[DirectoryWitness]
     unconfirmed: tuple[int, str] | None = None
-    """Last entry and digest of a state that came from a snapshot; the whole fold must agree."""
+    """Last entry and digest of a state that came from a snapshot, or of a log that was opened from its
+    anchor; reading everything must lead there."""
 
     @property
     def minting(self) -> MacKey:
@@ -94,18 +100,27 @@ def open_state(directory: StateDir, *, layer: FileLayer | None = None) -> Opened
         ) from error
     try:
         store = ContentStore(directory.store, keys=directory.keys / "sealed")
-        folded = snapshots.fold(directory.log, store, checkpointer.size)
+        folded = snapshots.fold(directory.log, store, checkpointer.size, _place(log))
         keys = statefiles.mac_keys(directory)
         ledger = Ledger(log, folded.state)
-        opened = Opened(directory, ledger, checkpointer, store, keys, signing)
-        if folded.start >= 0:
+        opened = Opened(directory, ledger, checkpointer, store, keys, signing, witnesses)
+        if folded.start >= 0 or log.recovery.unread:
             opened.unconfirmed = (folded.state.seq, digest(folded.state))
+        anchors.keep(str(directory.log), layer or OsLayer(), log.recovery.borders, folded.start)
         _first_entries(opened)
         log.flush()  # no event loop runs yet
     except BaseException:
         log.close()
         raise
     return opened
+
+
+def _place(log: Log) -> Place:
+    """Where the log's opening began to read."""
+    first = log.recovery.borders[:1]
+    if not log.recovery.unread or not first:
+        return snapshots.BEGINNING
+    return Place(first[0].segment, first[0].entries)
 
 
 def _write_down(directory: StateDir, error: LogError) -> None:

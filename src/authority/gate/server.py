@@ -27,6 +27,7 @@ from pathlib import Path
 import uvloop
 
 from authority.audit.errors import LogError
+from authority.audit.opening import everything
 from authority.compat import trust
 from authority.compat.endpoints import Endpoints
 from authority.compat.models import ModelService, key_name
@@ -277,16 +278,23 @@ class Gate:
             await self._last_words()
 
     async def _confirm(self) -> None:
-        """A state that came from a snapshot must be what the whole log folds to."""
+        """A state that came from a snapshot must be what the whole log folds to, and a log that was
+        opened from its anchor must be whole."""
         if self.opened.unconfirmed is None:
             return
         last, expected = self.opened.unconfirmed
         try:
-            found = await asyncio.to_thread(snapshots.whole_digest, self.opened.directory.log, last)
+            found = await asyncio.to_thread(self._read_everything, last)
         except (ValueError, LogError, OSError) as error:
             found = f"{type(error).__name__}: {error}"
         if found != expected:
             self.distrust("snapshot", f"the fold through entry {last} gives {found}")
+
+    def _read_everything(self, last: int) -> str:
+        o = self.opened
+        return snapshots.whole_digest(
+            everything(o.directory.log, o.signing.public, o.witnesses, last)
+        )
 
     def distrust(self, what: str, detail: str, of: int = -1) -> None:
         """The evidence failed: an incident that concerns everything."""

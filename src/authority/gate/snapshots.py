@@ -11,7 +11,7 @@ Rules
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from authority.audit import query
@@ -26,6 +26,16 @@ EVERY = 50_000
 """Entries after which a new snapshot is taken."""
 _MARK = b'"kind":"snapshot"'
 Folder = str | os.PathLike[str]
+
+
+class Place(NamedTuple):
+    """Where reading begins: a segment, and the entries before it."""
+
+    segment: int
+    entries: int
+
+
+BEGINNING = Place(1, 0)
 
 
 class Folded(NamedTuple):
@@ -46,51 +56,50 @@ def take(ledger: Ledger, store: ContentStore) -> int:
     return ledger.step([entries.Snapshot(at=at, digest=name, size=len(data))]).seq
 
 
-def fold(directory: Folder, store: ContentStore, vouched: int) -> Folded:
-    """The state of the log, from the newest usable snapshot among the first `vouched` entries.
+def fold(directory: Folder, store: ContentStore, vouched: int, place: Place = BEGINNING) -> Folded:
+    """The state of the log, from the newest usable snapshot among the first `vouched` entries. It is
+    looked for from `place` on, where the log was opened, and if there is none from the beginning.
 
     Raises `FoldError`, `EntryError`, `LogCorrupt`.
     """
-    found = _newest(directory, vouched)
+    found = _newest(directory, vouched, place)
     if found is not None:
         try:
             state = load(store.get(found.digest))
         except (BodyMissing, LogCorrupt):
             found = None
         else:
-            return Folded(_apply(state, directory, found.at + 1), found.at)
-    return Folded(_apply(State(), directory, 0), -1)
+            return Folded(_apply(state, directory, found.at + 1, place), found.at)
+    if place != BEGINNING:
+        return fold(directory, store, vouched)
+    return Folded(_apply(State(), directory, 0, BEGINNING), -1)
 
 
-def whole_digest(directory: Folder, last: int) -> str:
-    """The digest of the fold from the beginning through entry `last`."""
+def whole_digest(pieces: Iterable[list[bytes]]) -> str:
+    """The digest of the fold of all these lines, from the log's first on."""
     state = State()
-    for seq, line in enumerate(query.lines(directory)):
-        if seq > last:
-            break
-        apply(state, entries.decode(line))
+    for lines in pieces:
+        for line in lines:
+            apply(state, entries.decode(line))
     return digest(state)
 
 
-def _newest(directory: Folder, vouched: int) -> entries.Snapshot | None:
+def _newest(directory: Folder, vouched: int, place: Place) -> entries.Snapshot | None:
     newest: bytes = b""
-    for seq, line in enumerate(query.lines(directory)):
+    for seq, line in enumerate(query.lines(directory, place.segment), place.entries):
         if seq >= vouched:
             break
         # Inside a string the quotes would be escaped, so only a member can look like this.
         if _MARK in line:
             newest = line
     entry = entries.decode(newest) if newest else None
-    return entry if isinstance(entry, entries.Snapshot) else None
+    if not isinstance(entry, entries.Snapshot) or entry.at + 1 < place.entries:
+        return None  # what follows it does not all lie where reading began
+    return entry
 
 
-def _apply(state: State, directory: Folder, start: int) -> State:
-    for line in _from(directory, start):
-        apply(state, entries.decode(line))
-    return state
-
-
-def _from(directory: Folder, start: int) -> Iterator[bytes]:
-    for seq, line in enumerate(query.lines(directory)):
+def _apply(state: State, directory: Folder, start: int, place: Place) -> State:
+    for seq, line in enumerate(query.lines(directory, place.segment), place.entries):
         if seq >= start:
-            yield line
+            apply(state, entries.decode(line))
+    return state
