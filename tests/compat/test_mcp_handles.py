@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+
 import pytest
 
-from authority.agent import Handle
-from gate.lab import OPEN, Lab, code_of
+from authority.agent import Denied, Handle
+from gate.lab import OPEN, SECONDS, Lab, code_of, wait_for
 
 from .mcp_lab import POLICY, approve, prepare, server
 
@@ -103,3 +106,34 @@ def test_control_of_one_tool_beats_content_of_its_server(files: Lab) -> None:
         three = gate.tool("files/add", {"a": 1, "b": 2}, handle=True)
         assert code_of(lambda: gate.tool("files/add", {"a": three[RESULT], "b": 1})) == "E_TAINT"
         assert code_of(lambda: gate.tool("files/add", {"a": 1, "b": three[RESULT]})) == ""
+
+
+def test_who_waited_for_a_person_is_looked_up_anew(files: Lab) -> None:
+    """What a server offers is a fact that a call needs: also one that waited meanwhile."""
+    policy = described('content = ["a", "b"]\neffect = "read"')
+    policy += '\n[approvals]\nrequire = ["tool:files.add"]\n'
+    with files.attached(policy) as run:
+        gate = run.gate()
+        answers: list[object] = []
+
+        def ask(b: object) -> None:
+            with contextlib.suppress(Denied):
+                answers.append(gate.tool("files/add", {"a": 1, "b": b}, wait=True))
+
+        def waits() -> list[dict[str, object]]:
+            listed = files.admin("GET", "/v1/approvals")["approvals"]
+            return [
+                each for each in listed if each["run"] == run.run and each["answer"] == "waiting"
+            ]
+
+        for number in (2, 3):
+            waiting = threading.Thread(target=ask, args=(number,), daemon=True)
+            waiting.start()
+            found = wait_for(waits)
+            files.admin("POST", f"/v1/approvals/{found[0]['id']}", {"granted": number == 2})
+            waiting.join(SECONDS)
+            if number == 2:
+                structured = answers[0]
+                assert isinstance(structured, dict)
+                assert structured["structuredContent"] == {"result": 3}
+        assert len(answers) == 1  # the control: a no is a no
