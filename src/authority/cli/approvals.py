@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -97,6 +98,7 @@ def _look(options: argparse.Namespace, directory: StateDir, gate: Client) -> int
     _show(found, listed=options.what == "list")
     told = {each["id"] for each in (*found["approvals"], *found["definitions"])}
     while options.watch:
+        sys.stdout.flush()
         time.sleep(EVERY)
         found = _asked(directory, gate)
         new = {
