@@ -8,6 +8,7 @@ arm64 use. Anything else, or a file that is cut short, is 'no ELF file' or an er
 
 from __future__ import annotations
 
+import functools
 import mmap
 import os
 import struct
@@ -40,7 +41,16 @@ def machine_number(architecture: str) -> int:
 
 
 def read(path: str) -> Elf | None:
-    """The file's needs; None when it is no ELF file. Raises `ElfError` or `OSError`."""
+    """The file's needs; None when it is no ELF file. Raises `ElfError` or `OSError`. A file is parsed
+    once: another one at its place, or a change of it, has another number or other times."""
+    found = os.stat(path)
+    return _read(
+        path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    )
+
+
+@functools.lru_cache(maxsize=8192)
+def _read(path: str, *_identity: int) -> Elf | None:
     with open(path, "rb") as file:
         if file.read(4) != b"\x7fELF":
             return None

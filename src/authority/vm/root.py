@@ -15,7 +15,6 @@ Rules
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import stat
@@ -57,11 +56,11 @@ class Walked:
         self.key = digest.hexdigest()
 
     def _lines(self, made_of: Contents) -> Iterator[str]:
-        yield json.dumps([FORMAT, self._readable_by_all, os.geteuid() if os.geteuid() else 0])
+        yield repr([FORMAT, self._readable_by_all, os.geteuid() if os.geteuid() else 0])
         for path in made_of.folders:
-            yield json.dumps(["folder", path])
+            yield repr(["folder", path])
         for path, target in made_of.links:
-            yield json.dumps(["link", path, target])
+            yield repr(["link", path, target])
         for path in made_of.files:
             yield from self._one(path, os.stat(path))
         for path in made_of.trees:
@@ -83,7 +82,7 @@ class Walked:
         kind = stat.S_IFMT(found.st_mode)
         if not self._shown(path, found):
             self.left_out.append(path)
-            yield json.dumps(["left out", path])
+            yield repr(["left out", path])
             return
         facts: list[object] = [path, found.st_mode]
         if kind == stat.S_IFREG:
@@ -91,7 +90,7 @@ class Walked:
             facts += [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
         elif kind == stat.S_IFLNK:
             facts.append(os.readlink(path))
-        yield json.dumps(facts)
+        yield repr(facts)
 
     def _shown(self, path: str, found: os.stat_result) -> bool:
         kind = stat.S_IFMT(found.st_mode)
