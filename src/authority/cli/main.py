@@ -12,10 +12,15 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
-from collections.abc import Sequence
 
 from authority.errors import AuthorityError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
 
 COMMANDS: dict[str, str] = {
     "run": "run a program under a policy",
@@ -45,6 +50,9 @@ COMMANDS: dict[str, str] = {
     "completion": "completion for bash, zsh or fish",
 }
 REFUSED = 125
+END_AT_ONCE = frozenset({"run"})
+"""Commands of which nothing goes on when they return: taking the interpreter apart would be a good
+part of what they take."""
 
 
 def usage() -> str:
@@ -93,6 +101,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def program() -> NoReturn:
+    """The process: `main`, and its end."""
+    code = main()
+    if sys.argv[1:2] and sys.argv[1] in END_AT_ONCE:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except (OSError, ValueError):  # whoever read has gone, or was told so already
+            code = code or 1
+        os._exit(code)
+    sys.exit(code)
+
+
 def failed(message: str, hint: str, as_json: bool) -> int:
     """Say what is wrong and what to do; the exit code for it."""
     if as_json:
@@ -105,4 +126,4 @@ def failed(message: str, hint: str, as_json: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -213,12 +213,17 @@ class Start:
         self.message = b""
         self.done = False
 
-    def wait(self) -> None:
-        """Without mounts nothing else has to be served meanwhile."""
+    def let_through(self) -> None:
+        """Without mounts nothing else has to be served before the program's execve."""
         if self.listener >= 0:
             if self.listener in poll(self.listener, self.ready):
                 self.on_execve(0)
             posix.close(self.listener)
+            self.listener = -1
+
+    def wait(self) -> None:
+        """Until the program was executed, without mounts."""
+        self.let_through()
         while not self.done:
             self.on_ready(0)
         self.check()
@@ -377,15 +382,14 @@ def run(modules: bytes) -> "NoReturn":
         wait_for_mover(moved, supervisor)
     start = start_program(configuration, listener, theirs)
     if supervisor is None:
+        start.let_through()
+        supervisor = supervise()  # while the kernel executes the program
         start.wait()
+        supervisor.begin(start.child)
     else:
         supervisor.begin(start.child)
         start.serve(supervisor)
-    call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
     posix.write(CONTROL_FD, b"S")
-    if supervisor is None:
-        supervisor = supervise()
-        supervisor.begin(start.child)
     report_exit(*supervisor.run())
     supervisor.linger()
     posix._exit(0)
@@ -417,6 +421,8 @@ def start_program(
     child = posix.fork()
     if child == 0:
         become_program(configuration, streams, ready_write)
+    # From here on nothing in the run may look into this process, or open its memory.
+    call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
     posix.close(ready_write)
     for fd in streams:
         posix.close(fd)
@@ -426,7 +432,6 @@ def start_program(
 def run_tool(configuration: "dict[str, Any]", listener: int) -> "NoReturn":
     start = start_program(configuration, listener, (FIRST_FD, FIRST_FD + 1, FIRST_FD + 2))
     start.wait()
-    call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
     posix.write(CONTROL_FD, b"S")
     reap_until_done(start.child)
 
