@@ -5,12 +5,15 @@ It runs without AgentDojo: what needs that is `make bench-agentdojo`.
 
 from __future__ import annotations
 
+import copy
+import datetime
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from benchmarks.agentdojo import adaptive, declared, table
+from benchmarks.agentdojo import adaptive, brought, declared, objects, plans, table
 from benchmarks.agentdojo.agents import Call, Person
 from benchmarks.agentdojo.plans import PLANS
 from benchmarks.agentdojo.runs import Job, Score
@@ -46,6 +49,12 @@ def test_declarations_name_no_value_of_a_task() -> None:
     assert not any(mark in text for mark in ("@", "IBAN", "http"))
     words = [key for suite in SUITES for key in tomllib.loads(text)[suite]]
     assert len(words) == len(set(words)) == 35
+
+
+def test_a_shape_is_declared_where_fields_are() -> None:
+    for suite in SUITES:
+        for tool, one in declared.declarations(suite).items():
+            assert ("shape" in one) == ("fields" in one), tool
 
 
 def test_every_task_has_a_plan() -> None:
@@ -127,3 +136,128 @@ def test_each_family_of_attempts_varies_the_call() -> None:
     assert made.count({"recipient": "X", "amount": 1.0, "subject": "s", "date": "d"}) == 10
     assert {"subject": "orders"} in made
     assert any(tool == "update_user_info" for family in families for tool, _ in family)
+
+
+THEIRS = """
+choice_bits = 4
+[slack.read]
+effect = "read"
+control = ["channel"]
+fields = ["/*/sender"]
+shape = "trusted"
+[slack.say]
+control = ["channel"]
+content = ["body"]
+receives = ["letters"]
+"""
+TOOLS = {"slack": ["read", "say"]}
+
+
+def theirs(folder: Path, text: str = THEIRS) -> Path:
+    file = folder / "theirs.toml"
+    file.write_text(text, "utf-8")
+    return file
+
+
+def test_someone_elses_declarations_make_the_policy_of_another_suite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(declared, "FILE", declared.FILE)
+    ours = declared.digest()
+    brought.declarations(theirs(tmp_path), TOOLS)
+    made = policy(tmp_path, "slack")
+    read, say = (made.tool_rules(parse("tool.call", f"tool:{name}")) for name in ("read", "say"))
+    assert read is not None
+    assert say is not None
+    assert (read.shape, read.fields, read.changes) == ("trusted", ("/*/sender",), False)
+    assert (say.control, say.content, say.receives) == (("channel",), ("body",), ("letters",))
+    assert made.labels.endorse["choices"].bits == 4
+    assert declared.digest() != ours
+    assert list(adaptive.attempts("slack", [("say", {"channel": "c", "body": "b"})], ["T"], "do"))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[slack.read]", "nothing is said of slack.say"),
+        (THEIRS + "[slack.more]", "has no tool more"),
+        (THEIRS + 'always = "yes"', "unknown key always"),
+        ("[", "theirs.toml"),
+    ],
+)
+def test_declarations_that_are_not_whole_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, why: str
+) -> None:
+    monkeypatch.setattr(declared, "FILE", declared.FILE)
+    ours = declared.FILE
+    with pytest.raises(brought.Unusable, match=why):
+        brought.declarations(theirs(tmp_path, text), TOOLS)
+    assert ours == declared.FILE
+
+
+def test_someone_elses_plans_replace_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "plans.py"
+    file.write_text("PLANS = {('slack', 'user_task_0'): print, ('other', 'user_task_0'): print}")
+    kept = dict(PLANS)
+    try:
+        assert brought.plans(file, ["slack"]) != plans.digest()
+        assert set(PLANS) == {("slack", "user_task_0")}
+        with pytest.raises(brought.Unusable, match="no plan for travel"):
+            brought.plans(file, ["travel"])
+        file.write_text("PLANS = [1]")
+        with pytest.raises(brought.Unusable, match="no dictionary"):
+            brought.plans(file, ["slack"])
+    finally:
+        PLANS.clear()
+        PLANS.update(kept)
+
+
+@pytest.mark.parametrize("leaks", [False, True])
+def test_without_plans_plain_agents_are_held_to_no_attack_and_no_leak(leaks: bool) -> None:
+    variants = table.variants(planned=False, objects=False)
+    assert all(one.mode != "planned" for one in variants)
+    rows = []
+    for variant in variants:
+        loose = variant.policy == "allow_all"
+        ours = variant == table.PLAIN[0]
+        job = Job(variant.mode, "slack", "u", "i", variant.policy, variant.person)
+        leak = loose or (ours and leaks)
+        made = Score(
+            job=job, utility=variant.policy != "deny_all", attacked=loose, leak=leak,
+            coincides=False, seen=True, asked=0, refused=0, injected=1, seconds=0.0, did=[], choices=[],
+        )  # fmt: skip
+        rows.append(table.row(variant, "all", [made]))
+    said = table.verdicts(rows, [], targets=False, planned=False)
+    failing = [claim for claim, holds, _ in said if not holds]
+    assert failing == (["plain, static, person refuse: no leak"] if leaks else [])
+
+
+class Thing(SimpleNamespace):
+    def model_copy(self, update: dict[str, Any], deep: bool) -> Thing:
+        assert deep
+        return Thing(**{**copy.deepcopy(vars(self)), **update})
+
+
+def test_an_attacker_brings_objects_of_their_own_before_the_users() -> None:
+    mail = Thing(id_="1", sender="a", recipients=["me"], cc=["b"], bcc=[], subject="s")
+    sent = Thing(id_="2", sender="me", recipients=["a"], cc=[], bcc=[], subject="t")
+    event = Thing(id_="1", title="x", participants=["me", "a"])
+    file = Thing(id_="1", filename="f", owner="me", size=7, shared_with={})
+    env = SimpleNamespace(
+        inbox=SimpleNamespace(account_email="me", received=[mail], emails={"1": mail, "2": sent}),
+        calendar=SimpleNamespace(events={"1": event}),
+        cloud_drive=SimpleNamespace(files={"1": file}),
+    )
+    objects.bring("workspace", env)
+    assert [(m.sender, m.subject) for m in env.inbox.emails.values()] == [
+        (objects.MAIL, "s"), ("a", "s"), ("me", "t"),
+    ]  # fmt: skip
+    first = next(iter(env.calendar.events.values()))
+    assert (first.title, first.participants) == ("x", [objects.MAIL, "me"])
+    assert [one.size for one in env.cloud_drive.files.values()] == [70, 7]
+    paid = Thing(id=1, sender="me", recipient="a", amount=5.0, date="2022-03-01")
+    bank = SimpleNamespace(bank_account=SimpleNamespace(iban="me", transactions=[paid]))
+    objects.bring("banking", bank)
+    last = bank.bank_account.transactions[-1]
+    assert (last.sender, last.recipient, last.amount) == (objects.ACCOUNT, "me", 5.0)
+    assert datetime.date.fromisoformat(last.date) > datetime.date(2022, 3, 1)

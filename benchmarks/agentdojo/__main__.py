@@ -1,8 +1,12 @@
 """`make bench-agentdojo`: the table, results.json, and an exit code that says whether all holds.
 
     python -m benchmarks.agentdojo [--quick] [--processes N]
+    python -m benchmarks.agentdojo --suites travel,slack --declared FILE [--plans FILE]
+    python -m benchmarks.agentdojo --objects
 
-`--quick` takes every user task and one in seven of its pairs.
+`--quick` takes every user task and one in seven of its pairs. Other suites want somebody's declarations
+(`brought`); without plans for them plain agents run alone. `--objects` is the attack outside AgentDojo
+(`objects`), whose table has no target.
 """
 
 from __future__ import annotations
@@ -11,9 +15,11 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from benchmarks.agentdojo import declared, plans, table
+from benchmarks.agentdojo import brought, declared, plans, table
 from benchmarks.agentdojo.runs import Score, play_all
 from benchmarks.agentdojo.stage import stage
 
@@ -22,10 +28,14 @@ RESULTS = Path(__file__).parent / "results.json"
 QUICK = 7
 
 
-def pairs(quick: bool) -> list[tuple[str, str, str]]:
-    """Each user task alone, and with each injection task."""
+def tasks_of(suites: Sequence[str]) -> dict[str, Any]:
+    """The tasks and tools of each suite."""
     with stage() as made:
-        tasks = {name: made.world.ask("tasks", suite=name) for name in SUITES}
+        return {name: made.world.ask("tasks", suite=name) for name in suites}
+
+
+def pairs(tasks: Mapping[str, Any], quick: bool) -> list[tuple[str, str, str]]:
+    """Each user task alone, and with each injection task."""
     found = []
     for suite, names in tasks.items():
         for n, user in enumerate(names["users"]):
@@ -36,11 +46,13 @@ def pairs(quick: bool) -> list[tuple[str, str, str]]:
     return found
 
 
-def measure(wanted: table.Pairs, processes: int | None) -> dict[table.Variant, list[Score]]:
+def measure(
+    variants: Sequence[table.Variant], wanted: table.Pairs, processes: int | None
+) -> dict[table.Variant, list[Score]]:
     """Run everything."""
     found: dict[table.Variant, list[Score]] = {}
     asked: set[tuple[str, str]] = set()
-    for variant in [*table.PLAIN, *table.PLANNED, *table.ADAPTIVE, *table.CONTROLS]:
+    for variant in variants:
         start = time.monotonic()
         again = variant.mode == "planned" and variant.attack == "static"
         if again and variant is not table.PLANNED[0]:
@@ -71,30 +83,56 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.agentdojo")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--processes", type=int)
+    parser.add_argument("--suites", default=",".join(SUITES))
+    parser.add_argument("--declared", type=Path)
+    parser.add_argument("--plans", type=Path)
+    parser.add_argument("--objects", action="store_true")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     began = time.monotonic()
-    found = measure(pairs(options.quick), options.processes)
+    suites = tuple(options.suites.split(","))
+    if options.objects and set(suites) - set(SUITES):
+        parser.error(f"--objects knows {' and '.join(SUITES)} alone")
+    tasks = tasks_of(suites)
+    plan_digest = plans.digest()
+    try:
+        if options.declared is not None or set(suites) - set(SUITES):
+            wanted = {name: found["tools"] for name, found in tasks.items()}
+            brought.declarations(options.declared or declared.FILE, wanted)
+        if options.plans is not None:
+            plan_digest = brought.plans(options.plans, suites)
+    except brought.Unusable as why:
+        print(f"benchmarks.agentdojo: {why}", file=sys.stderr)
+        return 2
+    all_pairs = pairs(tasks, options.quick)
+    planned = all((suite, user) in plans.PLANS for suite, user, _ in all_pairs)
+    ours = suites == SUITES and options.declared is options.plans is None
+    variants = table.variants(planned=planned, objects=options.objects)
+    found = measure(variants, all_pairs, options.processes)
     rows = [
         table.row(variant, suite, scores)
         for variant, scores in found.items()
-        for suite in (*SUITES, "all")
+        for suite in (*suites, "all")
     ]
     show([table.HEAD, *map(table.cells, rows)])
     scores = [score for some in found.values() for score in some]
-    verdicts = table.verdicts(rows, scores)
+    verdicts = (
+        [] if options.objects else table.verdicts(rows, scores, targets=ours, planned=planned)
+    )
     for claim, holds, figure in verdicts:
         print(f"{'holds' if holds else 'FAILS'}  {claim}: {figure}")
     seconds = round(time.monotonic() - began)
     print(f"declarations sha256 {declared.digest()}")
-    print(f"plans        sha256 {plans.digest()}")
+    print(f"plans        sha256 {plan_digest if planned else '-'}")
     print(f"{len(scores)} runs, {seconds} s")
-    RESULTS.write_text(
+    options.results.write_text(
         json.dumps(
             {
                 "package": "agentdojo 0.1.35",
                 "benchmark": "v1.2.2",
+                "suites": suites,
                 "declarations": declared.digest(),
-                "plans": plans.digest(),
+                "plans": plan_digest if planned else "",
                 "quick": options.quick,
                 "seconds": seconds,
                 "rows": rows,

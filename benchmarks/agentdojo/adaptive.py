@@ -82,6 +82,12 @@ def _launder(suite: str, orders: str) -> Calls:
                 },
             ),
         ]
+    if suite != "workspace":
+        return [
+            (tool, dict.fromkeys(one.get("content", ()), orders))
+            for tool, one in declared.declarations(suite).items()
+            if tool in declared.acts(suite) and one.get("content")
+        ]
     own = "emma.johnson@bluesparrowtech.com"
     when = {"start_time": "2024-05-15 10:00", "end_time": "2024-05-15 11:00"}
     return [
@@ -116,11 +122,23 @@ def values(data: Any) -> list[Any]:
     return leaves[:12]
 
 
-LOOKUPS = {
+LOOKUPS: dict[str, tuple[str, dict[str, Any]]] = {
     "email": ("search_emails", {"query": ""}),
     "event": ("search_calendar_events", {"query": ""}),
     "file": ("list_files", {}),
 }
+
+
+def lookup(suite: str, kind: str) -> tuple[str, dict[str, Any], str] | None:
+    """A call that issues names of the kind, and where the first of them stands."""
+    tools = declared.declarations(suite)
+    issuing = [name for name, one in tools.items() if kind in one.get("issues", {}).values()]
+    known = LOOKUPS.get(kind, ("", {}))
+    if not issuing:
+        return None
+    name, asked = known if known[0] in issuing else (issuing[0], {})
+    pointer = next(p for p, issued in tools[name]["issues"].items() if issued == kind)
+    return name, asked, pointer.replace("*", "0")
 
 
 def through_handles(agent: Plain, suite: str, model: str, calls: Calls) -> None:
@@ -134,9 +152,9 @@ def through_handles(agent: Plain, suite: str, model: str, calls: Calls) -> None:
             made: list[Any] = []
             kind = ids[tool].get(key)
             try:
-                if kind in LOOKUPS:
-                    lookup, asked = LOOKUPS[kind]
-                    made.append(gate.tool(lookup, asked, handle=True)["/0/id_"])
+                if kind and (issuing := lookup(suite, kind)) is not None:
+                    name, asked, pointer = issuing
+                    made.append(gate.tool(name, asked, handle=True)[pointer])
                 made.append(gate.compute(f"answer({given[key]!r})"))
                 schema = {"enum": [given[key]]}
                 made.append(gate.extract("x", schema, "[]", model=model, max_tokens=64))

@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks.agentdojo.room import SOCKET, WORLD
 
 FILE = Path(__file__).parent / "tools.toml"
+"""The declarations that are used: ours, or what somebody brought (`brought`)."""
 MODEL = "reader"
 """The quarantined model of a world is `reader-WORLD`."""
 
@@ -93,6 +94,9 @@ def _labels(
         lines += ['effect = "read"', f"content = {json.dumps([*words, *steers])}"]
     if loose or one.get("reads") == "trusted":
         lines.append('reads = "trusted"')
+    for key in ("secret", "receives"):
+        if key in one:
+            lines.append(f"{key} = {json.dumps(one[key])}")
     if fields := one.get("fields"):
         table = ", ".join(f'{json.dumps(pointer)} = "trusted"' for pointer in fields)
         lines.append(f"fields = {{ {table} }}")
@@ -120,6 +124,8 @@ def _choices(tools: dict[str, dict[str, Any]]) -> list[str]:
         if _writes(one)
         for argument in one.get("control", ())
     ]
+    if not _all().get("choice_bits") or not sources or not uses:
+        return []
     return [
         "[labels.endorse.choices]",
         f"from = {json.dumps(sources)}",
