@@ -144,6 +144,49 @@ async def seat(policy: str = OPEN, budgets: dict[str, int] | None = None) -> Asy
         shutil.rmtree(root, ignore_errors=True)
 
 
+class Later:
+    """A further run of the gate, with a mount of its own."""
+
+    def __init__(self, seat: Seat, run: Run, kernel: Kernel) -> None:
+        self._seat = seat
+        self.run = run
+        self.kernel = kernel
+
+    @property
+    def info(self) -> Any:
+        return self._seat.gate.ledger.state.runs[self.run.id]
+
+    def label(self) -> Any:
+        """Its label with all that it looked at."""
+        self._seat.gate.door(self.run).label_at()
+        return self.info.label
+
+    def tainted(self) -> bool:
+        return not self.label().clean
+
+
+@asynccontextmanager
+async def successor(seat: Seat) -> AsyncIterator[Later]:
+    """A later run under the same policy, which has read nothing yet."""
+    run = await seat.gate.runs.attach(seat.run.spec, lambda _event: None)
+    mounts = Mounts(
+        seat.gate.door(run), Places((Folder(str(seat.work), str(seat.work)),), (), ()), None
+    )
+    stream = Stream()
+    kernel = Kernel(stream)
+    kernel.start()
+    served = asyncio.get_running_loop().create_task(mounts.serve(stream))
+    try:
+        await kernel.init(ALL_FLAGS, 41)
+        yield Later(seat, run, kernel)
+    finally:
+        kernel.stop()
+        await asyncio.wait({served}, timeout=5)
+        run.stop("tested")
+        async with asyncio.timeout(10):
+            await run.ended.wait()
+
+
 def sit(
     body: Callable[[Seat], Awaitable[None]],
     policy: str = OPEN,

@@ -6,7 +6,9 @@ Each has its control: the same way taken by trusted words leaves a run as truste
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -91,6 +93,10 @@ WAYS: dict[str, tuple[Callable[[Gate, str], object], Callable[[Gate, str], objec
         lambda g, n: g.write(f"out/{n}", b"13 bytes here"),
         lambda g, n: g.stat(f"out/{n}"),
     ),
+    "a folder above": (
+        lambda g, n: g.mkdir(f"out/{n}/pay-eve/x", parents=True),
+        lambda g, n: g.list(f"out/{n}"),
+    ),
 }
 
 
@@ -140,12 +146,57 @@ def test_a_file_that_somebody_else_changed_is_the_hosts_too(lab: Lab) -> None:
         taint(first.gate())
         first.gate().write("out/shared", b"words")
     path = lab.work / "out/shared"
+    with lab.attached(POLICY) as control:
+        control.gate().read("out/shared", length=3)
+        assert lab.log(kind="outcome", run=control.run)[-1]["sources"] == ["tool:web"]
     path.chmod(0o666)
-    path.write_bytes(b"other")
+    path.write_bytes(b"sword")
+    for length in (None, 3):
+        with lab.attached(POLICY) as later:
+            later.gate().read("out/shared", length=length)
+            seen = lab.log(kind="outcome", run=later.run)[-1]
+            assert seen["sources"] == ["host", "tool:web"]
+
+
+def test_sizes_in_a_listing_are_words(lab: Lab) -> None:
+    with lab.attached(POLICY) as first:
+        gate = first.gate()
+        for name in ("clean", "sized"):
+            gate.mkdir(f"out/{name}")
+            gate.write(f"out/{name}/x", b"mine")
+        taint(gate)
+        gate.write("out/sized/x", b"13 bytes here")
     with lab.attached(POLICY) as later:
-        later.gate().read("out/shared")
-        seen = lab.log(kind="outcome", run=later.run)[-1]
-        assert seen["sources"] == ["host", "tool:web"]
+        assert [row["size"] for row in later.gate().list("out/clean")] == [4]
+        assert pays(later.gate()) == ""
+        assert [row["size"] for row in later.gate().list("out/sized")] == [13]
+        assert pays(later.gate()) == "E_TAINT"
+
+
+def test_what_is_gone_is_words(lab: Lab) -> None:
+    with lab.attached(POLICY) as first:
+        gate = first.gate()
+        gate.mkdir("out/signs")
+        gate.write("out/signs/x", b"mine")
+        taint(gate)
+        gate.delete("out/signs/x")
+    for folder, code in (("data", ""), ("out/signs", "E_TAINT")):
+        with lab.attached(POLICY) as later:
+            read = partial(later.gate().read, f"{folder}/x")
+            assert code_of(read) == "E_EFFECT_FAILED"
+            assert pays(later.gate()) == code
+
+
+def test_a_name_given_on_the_host_between_runs(lab: Lab) -> None:
+    with lab.attached(POLICY) as first:
+        first.gate().write("out/own", b"mine")
+        taint(first.gate())
+        first.gate().write("out/theirs", b"words")
+    for name, code in (("own", ""), ("theirs", "E_TAINT")):
+        os.link(lab.work / "out" / name, lab.work / "data" / f"also-{name}")
+        with lab.attached(POLICY) as later:
+            later.gate().read(f"data/also-{name}")
+            assert pays(later.gate()) == code
 
 
 def test_a_secret_stays_one_in_a_file(lab: Lab) -> None:

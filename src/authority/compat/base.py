@@ -183,9 +183,15 @@ class Door(Protocol):
         does not match); what to raise or pass on. The entry is durable on return."""
         ...
 
-    def glance(self, effect: str, resource: Resource, verb: str = "") -> Judgement:
+    def glance(
+        self,
+        effect: str,
+        resource: Resource,
+        verb: str = "",
+        facts: Mapping[str, Any] | None = None,
+    ) -> Judgement:
         """Judge a look by the policy. It is tallied, and its label joins the run's with the run's
-        next entry. A run that is halted or over sees nothing."""
+        next entry. `facts` is what was found there. A run that is halted or over sees nothing."""
         ...
 
     def label_at(self) -> int:

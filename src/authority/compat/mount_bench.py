@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
@@ -26,7 +26,8 @@ from authority.compat.mount_nodes import Nodes
 from authority.compat.mount_own import Own
 from authority.effects.beneath import Handle as Looked
 from authority.effects.beneath import Untouchable
-from authority.effects.tree import Files
+from authority.effects.file_changes import moment
+from authority.effects.tree import Files, Identity
 from authority.kernel.canonical import printable
 from authority.kernel.codes import Code
 from authority.kernel.policy_persist import HOME
@@ -81,10 +82,17 @@ class Bench:
         """Do something that may wait, elsewhere."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    async def admit(self, effect: str, resource: Resource, arguments: Any, verb: str = "") -> Flow:
-        """Ask at the door. Raises `Denied`."""
+    async def admit(
+        self,
+        effect: str,
+        resource: Resource,
+        arguments: Any,
+        verb: str = "",
+        facts: Mapping[str, Any] | None = None,
+    ) -> Flow:
+        """Ask at the door. `facts` is what is known of the file. Raises `Denied`."""
         try:
-            return await self.door.open(effect, resource, arguments, self.verb or verb)
+            return await self.door.open(effect, resource, arguments, self.verb or verb, facts)
         except Refused as no:
             raise Denied(_errno(effect, no.code), no.sentence) from None
 
@@ -138,6 +146,16 @@ def why(error: OSError | Untouchable) -> dict[str, Any]:
     return {"errno": errno.errorcode.get(error.errno or 0, str(error.errno))}
 
 
+def state_facts(status: os.stat_result) -> dict[str, Any]:
+    """The same, with what tells whether it was changed by somebody else since."""
+    return identity_facts(status) | moment(status)
+
+
 def identity_facts(status: os.stat_result) -> dict[str, Any]:
     """Device and inode for an entry, as far as its integers go."""
-    return {"dev": status.st_dev & _LOW, "ino": status.st_ino & _LOW}
+    return inode_facts((status.st_dev, status.st_ino))
+
+
+def inode_facts(identity: Identity) -> dict[str, Any]:
+    """The same of a file that is known by them."""
+    return {"dev": identity[0] & _LOW, "ino": identity[1] & _LOW}

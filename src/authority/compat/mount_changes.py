@@ -25,13 +25,14 @@ from typing import Any
 from authority.compat import fuse_abi as abi
 from authority.compat import fuse_reply as out
 from authority.compat.fuse_wire import Request, Setattr
-from authority.compat.mount_bench import Bench, Denied, identity_facts
+from authority.compat.mount_bench import Bench, Denied, identity_facts, state_facts
 from authority.compat.mount_links import Links
 from authority.compat.mount_nodes import Node, below
 from authority.compat.mount_own import check_arrival, check_mode
 from authority.compat.mount_view import View
 from authority.effects.beneath import Untouchable
-from authority.effects.tree import SET_ID, Identity, Times
+from authority.effects.file_changes import moment
+from authority.effects.tree import SET_ID, Files, Identity, Times
 from authority.kernel.canonical import printable
 from authority.kernel.policy_persist import OWN, Kind, persistent
 from authority.kernel.requests import FsAttributes, FsLink, FsMkdir, FsRename, FsSymlink, Nothing
@@ -73,7 +74,7 @@ class Changes:
             bench.own.made(
                 bench.files, path, resource, inside=bench.own.in_folder(bench.files, path)
             )
-            return status, identity_facts(status) | {"created": True}
+            return status, state_facts(status) | {"created": True}
 
         async with bench.still.shared():
             status = await bench.change("fs.mkdir", resource, FsMkdir(), perform, verb)
@@ -105,7 +106,7 @@ class Changes:
         def perform() -> tuple[os.stat_result, dict[str, Any]]:
             self._links.check(bench.files, old_path, expect)
             status = bench.files.link(old_path, path, expect)
-            return status, identity_facts(status)
+            return status, state_facts(status)
 
         async with bench.still.alone():
             status = await bench.change("fs.link", old_resource, FsLink(to=resource.text), perform)
@@ -147,7 +148,7 @@ class Changes:
         def perform() -> tuple[os.stat_result, dict[str, Any]]:
             bench.own.leave(bench.files, (path, resource))
             status = remove(path)
-            return status, identity_facts(status) | {"type": kind, "size": status.st_size}
+            return status, state_facts(status) | {"type": kind, "size": status.st_size}
 
         async with bench.still.shared():
             status = await bench.change("fs.delete", resource, Nothing(), perform, verb)
@@ -187,8 +188,11 @@ class Changes:
                 if exchange:
                     bench.own.renamed(bench.files, new, old_resource)
                 replace = not head.flags & abi.RENAME_NOREPLACE
+                replaced = _links(bench.files, new)
                 bench.files.rename(old, new, replace=replace, exchange=exchange)
-                return None, facts
+                with bench.files.look(new) as arrived:
+                    now = moment(arrived.status)
+                return None, facts | now | {"exchanged": exchange, "replaced_links": replaced}
 
             arguments = FsRename(to=new_resource.text)
             await bench.change("fs.rename", old_resource, arguments, perform, verb, check)
@@ -316,7 +320,7 @@ class Changes:
                 status = bench.files.chmod(path, mode, expect)
             if times != (None, None):
                 status = bench.files.utime(path, times, expect)
-            return status, identity_facts(status)
+            return status, state_facts(status)
 
         async with bench.still.shared():
             return await bench.change("fs.attributes", resource, arguments, perform, verb)
@@ -366,6 +370,15 @@ class Changes:
 
         async with bench.still.shared():
             await bench.change("fs.attributes", resource, arguments, perform)
+
+
+def _links(files: Files, path: bytes) -> int:
+    """How many names the file has that is about to be replaced."""
+    try:
+        with files.look(path) as found:
+            return found.status.st_nlink
+    except (OSError, Untouchable):
+        return 1
 
 
 def _times(head: Setattr) -> Times:

@@ -25,7 +25,7 @@ from functools import partial
 from authority.compat import fuse_abi as abi
 from authority.compat import fuse_reply as out
 from authority.compat.fuse_wire import MAX_WRITE, Request
-from authority.compat.mount_bench import Bench, identity_facts, why
+from authority.compat.mount_bench import Bench, identity_facts, inode_facts, state_facts, why
 from authority.compat.mount_changes import Changes
 from authority.compat.mount_handles import Handle
 from authority.compat.mount_leases import FIRST, Leases
@@ -127,7 +127,8 @@ class OpenFiles:
                 "failed", code=Code.EFFECT_FAILED, spent={"file_bytes": 0}, facts=why(error)
             )
             raise
-        bench.door.glance("fs.open", resource, bench.verb)
+        now = {**state_facts(os.fstat(fd)), "size": size}
+        bench.door.glance("fs.open", resource, bench.verb, now)
         if size <= KEPT_MOST and keeps_all(bench.door.policy.budgets):
             try:
                 await flow.keep(await bench.thread(lambda: os.pread(fd, size, 0)))
@@ -177,7 +178,8 @@ class OpenFiles:
         """A handle with its first lease. The flow stays open until the handle is flushed."""
         bench = self._bench
         label_at = bench.door.label_at()
-        flow = await bench.admit("fs.modify", resource, arguments, verb)
+        known = inode_facts(node.identity) if node is not None else None
+        flow = await bench.admit("fs.modify", resource, arguments, verb, known)
         try:
             fd = await bench.thread(perform)
         except (OSError, Untouchable) as error:
@@ -306,7 +308,8 @@ class OpenFiles:
                 resource = self._leases.resource(handle)
                 arguments = FsOpen(size=min(more, _MAX_INTEGER), **identity_facts(status))
                 flow = await self._bench.admit("fs.open", resource, arguments)
-                self._bench.door.glance("fs.open", resource, self._bench.verb)
+                now = {**state_facts(status), "size": status.st_size}
+                self._bench.door.glance("fs.open", resource, self._bench.verb, now)
                 flow.settle("done", facts={"size": status.st_size})
                 handle.counted = end
             size = min(size, max(0, handle.counted - request.head.offset))

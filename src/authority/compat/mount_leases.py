@@ -15,8 +15,9 @@ import hashlib
 import os
 from typing import Any
 
-from authority.compat.mount_bench import Bench
+from authority.compat.mount_bench import Bench, inode_facts
 from authority.compat.mount_handles import Handle
+from authority.effects.file_changes import moment
 from authority.kernel.requests import FsModify
 from authority.kernel.resources import Resource
 
@@ -50,7 +51,9 @@ class Leases:
         lease = max(amount, self.lease(wanted))
         label_at = self._bench.door.label_at()
         arguments = FsModify(lease=lease, truncate=truncate)
-        flow = await self._bench.admit("fs.modify", self.resource(handle), arguments, handle.verb)
+        known = inode_facts(handle.node.identity)
+        resource = self.resource(handle)
+        flow = await self._bench.admit("fs.modify", resource, arguments, handle.verb, known)
         handle.flow, handle.label_at = flow, label_at
         handle.lease = handle.left = lease
         flow.on_stop(handle.stop)
@@ -72,13 +75,14 @@ class Leases:
     async def content(self, handle: Handle) -> dict[str, Any]:
         """Size and digest of what the file holds now."""
         with handle.use() as fd:
-            size = os.fstat(fd).st_size
+            status = os.fstat(fd)
+            size, now = status.st_size, moment(status)
             if handle.hasher is not None and handle.hashed == size:
-                return {"size": size, "sha256": handle.hasher.hexdigest()}
+                return {**now, "size": size, "sha256": handle.hasher.hexdigest()}
             if size <= DIGEST_MOST and handle.readable:
                 data = await self._bench.thread(lambda: os.pread(fd, size, 0))
-                return {"size": size, "sha256": hashlib.sha256(data).hexdigest()}
-            return {"size": min(size, _MAX_INTEGER)}
+                return {**now, "size": size, "sha256": hashlib.sha256(data).hexdigest()}
+            return {**now, "size": min(size, _MAX_INTEGER)}
 
     def resource(self, handle: Handle) -> Resource:
         """What the file is called now; what it was called when it has no name any more."""

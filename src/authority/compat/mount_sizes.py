@@ -15,7 +15,7 @@ from typing import Any
 from authority.compat import fuse_abi as abi
 from authority.compat import fuse_reply as out
 from authority.compat.fuse_wire import MAX_WRITE, Request
-from authority.compat.mount_bench import Bench, identity_facts
+from authority.compat.mount_bench import Bench, state_facts
 from authority.compat.mount_changes import Changes
 from authority.compat.mount_leases import Leases
 from authority.compat.mount_links import Links
@@ -81,7 +81,7 @@ class Sizes:
         def perform() -> tuple[os.stat_result, dict[str, Any]]:
             self._links.check(bench.files, path, expect)
             status = bench.files.truncate(path, size, expect)
-            return status, identity_facts(status) | {"size": size}
+            return status, state_facts(status) | {"size": size}
 
         async with bench.still.shared():
             arguments = FsModify(truncate=min(size, _MAX_INTEGER))

@@ -4,9 +4,10 @@ Rules
 - Every look is judged and tallied (`door.glance`). A name that the run may not see does not exist for
   it: ENOENT, and no listing has it. What may be read or written may be looked at, and so may the
   directories and links on the way there.
-- What a look answers is about a name that the program chose: it raises the run's label by secrets
-  alone. The names of a listing, the text of a link and an attribute's value are words that somebody
-  else may have written (`fs.show`), and count as read.
+- What a look answers is about a name that the program chose: it raises the run's label by secrets, and
+  by what is recorded of the file, since its size and times are its writer's words. The names of a
+  listing, the text of a link and an attribute's value are words that somebody else may have written
+  (`fs.show`), and count as read.
 - What is shown because the run's own program needs it (`shown`) may be looked at and read although no
   rule says so; a rule that denies it still holds.
 - What something else is put upon inside (`over`), and the way there, may be looked at and no more.
@@ -26,7 +27,7 @@ from collections.abc import Coroutine
 from authority.compat import fuse_abi as abi
 from authority.compat import fuse_reply as out
 from authority.compat.fuse_wire import Request
-from authority.compat.mount_bench import Bench
+from authority.compat.mount_bench import Bench, state_facts
 from authority.compat.mount_handles import Directory
 from authority.compat.mount_nodes import Node, below
 from authority.effects.beneath import Handle, Untouchable, WouldWait
@@ -125,6 +126,7 @@ class View:
         if judgement.partial and stat.S_ISREG(found.status.st_mode):
             return out.error(request.unique, errno.ENOENT)
         node = self._nodes.enter(parent, name, found.identity)
+        self._several(node, found.status)
         return out.reply(request.unique, self.entry(request, node, found.status))
 
     def entry(self, request: Request, node: Node, status: os.stat_result) -> bytes:
@@ -187,7 +189,16 @@ class View:
     def _attributes(self, request: Request, node: Node, found: Handle) -> bytes:
         if found.identity != node.identity:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        self._several(node, found.status)
         return out.reply(request.unique, out.attr_out(self.attr(request, found.status)))
+
+    def _several(self, node: Node, status: os.stat_result) -> None:
+        """A file with several names has the label of what was written under any of them."""
+        if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+            resource = self._nodes.resource(node)
+            if self._bench.judge("fs.look", resource).allowed:
+                facts = {**state_facts(status), "size": status.st_size}
+                self._bench.door.glance("fs.look", resource, self._bench.verb, facts)
 
     async def readlink(self, request: Request) -> bytes:
         node = self._nodes.get(request.nodeid)

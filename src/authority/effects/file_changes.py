@@ -65,6 +65,14 @@ def identity(status: os.stat_result) -> dict[str, int]:
     return facts
 
 
+def moment(status: os.stat_result) -> dict[str, int]:
+    """When a file was changed last (nobody can set that), and how many names it has."""
+    return {
+        "changed": max(0, min(status.st_ctime_ns // 1000, _LOW)),
+        "links": min(status.st_nlink, _LOW),
+    }
+
+
 def write(beneath: Beneath, work: Work) -> dict[str, int]:
     """Replace or create a file with `data`."""
     data, create_only = work.call.arguments.data, work.call.arguments.create_only
@@ -89,7 +97,7 @@ def write(beneath: Beneath, work: Work) -> dict[str, int]:
             _remove(parent, temporary)
             raise
         beneath.sync(parent)
-    work.facts |= identity(status)
+    work.facts |= identity(status) | moment(status)
     work.facts |= {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     work.facts["created"] = old is None
     return {"size": len(data)}
@@ -107,7 +115,9 @@ def append(beneath: Beneath, work: Work) -> dict[str, int]:
             work.facts |= identity(os.fstat(fd))
             _write_all(fd, data, work)
             os.fdatasync(fd)
-            size = os.fstat(fd).st_size
+            status = os.fstat(fd)
+            size = status.st_size
+            work.facts |= moment(status)
         finally:
             os.close(fd)
         if created:
@@ -131,11 +141,12 @@ def mkdir(beneath: Beneath, work: Work) -> dict[str, int]:
     names = [part for part in path.split(b"/") if part]
     current = beneath.look(b"/")
     try:
-        created = False
+        created, count = False, 0
         for depth, name in enumerate(names, 1):
             below = beneath.look_if_there(current, name)
             created = below is None
             if below is None:
+                count += 1
                 if depth < len(names):
                     _judge_parent(work.call, b"/" + b"/".join(names[:depth]))
                 below = _make_directory(beneath, current, name)
@@ -143,7 +154,7 @@ def mkdir(beneath: Beneath, work: Work) -> dict[str, int]:
             current = below
             if not current.is_directory:
                 raise NotADirectoryError(errno.ENOTDIR, "")
-        work.facts |= identity(current.status) | {"created": created}
+        work.facts |= identity(current.status) | {"created": created, "made": count}
     finally:
         current.close()
     return {}
@@ -174,8 +185,10 @@ def rename(beneath: Beneath, work: Work) -> dict[str, int]:
             work.facts |= identity(moved.status) | {
                 "size": min(moved.status.st_size, _LOW),
                 "replaced": target is not None,
+                "replaced_links": 1,
             }
             with beneath.look(new_name, new_parent.fd) as arrived:
+                work.facts |= moment(arrived.status)
                 if arrived.identity != moved.identity:
                     raise EffectFailed(
                         f"{printable(work.call.resource.text, 300)}: another program changed the"
@@ -191,7 +204,7 @@ def delete(beneath: Beneath, work: Work) -> dict[str, int]:
     parent, name = beneath.parent(work.call.resource.path)
     with parent:
         with beneath.look(name, parent.fd) as found:
-            work.facts |= identity(found.status)
+            work.facts |= identity(found.status) | {"links": min(found.status.st_nlink, _LOW)}
             if found.is_directory:
                 work.facts["type"] = "directory"
                 os.rmdir(name, dir_fd=parent.fd)

@@ -32,7 +32,7 @@ from typing import Any, TypeVar
 from authority.effects import file_changes
 from authority.effects.base import Call, EffectFailed, EffectRefused, Performed
 from authority.effects.beneath import STORAGE, Beneath, Handle, Untouchable, WouldWait
-from authority.effects.file_changes import Work, identity
+from authority.effects.file_changes import Work, identity, moment
 from authority.kernel.canonical import digest, encode, printable
 from authority.kernel.codes import Code
 from authority.kernel.requests import LIST_LIMIT, MAX_READ
@@ -199,7 +199,7 @@ def _read(beneath: Beneath, work: Work, *, now: bool) -> dict[str, Any]:
         os.close(fd)
     size = min(status.st_size, _MAX_INTEGER)
     work.spent["file_bytes"] = len(data)
-    work.facts |= identity(status)
+    work.facts |= identity(status) | moment(status)
     work.facts |= {
         "size": size,
         "offset": offset,
@@ -256,7 +256,7 @@ def _stat(beneath: Beneath, work: Work, *, now: bool) -> dict[str, Any]:
         "mtime": max(-_MAX_INTEGER, min(status.st_mtime_ns // 1000, _MAX_INTEGER)),
         "mode": status.st_mode & 0o7777,
     }
-    work.facts |= identity(status) | value
+    work.facts |= identity(status) | moment(status) | value
     return value
 
 

@@ -103,7 +103,9 @@ class Doorway:
     ) -> Going:
         asked = self._asked(effect, resource, arguments, verb)
         if facts:
-            asked.facts = msgspec.structs.replace(asked.facts, looked_up=dict(facts))
+            asked.facts = msgspec.structs.replace(
+                asked.facts, looked_up={**asked.facts.looked_up, **facts}
+            )
         return await self._goings.admit(asked)
 
     async def deny(
@@ -124,8 +126,14 @@ class Doorway:
         await ledger.durable(receipt.seq)
         return refused(denied, self._pipeline)
 
-    def glance(self, effect: str, resource: Resource, verb: str = "") -> Judgement:
-        return self._tallies.look(self.run, self.policy, effect, resource, verb)
+    def glance(
+        self,
+        effect: str,
+        resource: Resource,
+        verb: str = "",
+        facts: Mapping[str, Any] | None = None,
+    ) -> Judgement:
+        return self._tallies.look(self.run, self.policy, effect, resource, verb, facts or {})
 
     def label_at(self) -> int:
         self._tallies.flush(self.run, unless_known=True)

@@ -156,7 +156,7 @@ class DryRuns:
         self._gate.control.record(asking, detail=f"apply dry run {name}")
         policy = from_canonical(self._gate.opened.store.get(ended.policy))
         label = Label(frozenset(ended.sources), frozenset(ended.secrets))
-        spec = Start((), ended.cwd, policy, budgets=dict(policy.budgets), label=label)
+        spec = Start((), ended.cwd, policy, budgets=dict(policy.budgets), label=label, applies=True)
         run = await self._gate.runs.attach(spec, lambda _event: None)
         beneath = Beneath()
         count = 0

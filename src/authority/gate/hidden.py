@@ -159,7 +159,12 @@ class Hidden:
         given = Label(frozenset(admit.sources), frozenset(admit.secrets))
         label = given.join(
             flows.answer_label(
-                self._pipeline.ledger.state, policy, request.effect, request.resource, request.verb
+                self._pipeline.ledger.state,
+                policy,
+                request.effect,
+                request.resource,
+                request.verb,
+                facts=flows.FAILED,
             )
         )
         if isinstance(why, EffectFailed) and why.carried is not None:

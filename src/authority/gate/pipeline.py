@@ -280,7 +280,7 @@ class Pipeline:
                 )
                 return
             # Being refused there tells something about what is there.
-            seen = self._label(asked, policy)
+            seen = self._label(asked, policy, facts=flows.FAILED)
             self._aborted(asked, admit, no.code, no.sentence, no.facts, Layer.EFFECT, reply, seen)
             return
         except EffectFailed as failed:
@@ -339,7 +339,7 @@ class Pipeline:
         if admit.handle:
             self._keep(asked, admit, self.hidden.failed(asked, admit, policy, failed, code), reply)
             return
-        label = self._label(asked, policy, failed.carried)
+        label = self._label(asked, policy, failed.carried, flows.FAILED)
         outcome = entries.Outcome(
             run=request.run,
             of=admit.seq,

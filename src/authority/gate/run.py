@@ -88,6 +88,7 @@ class Start:
     policy_path: str = ""
     caller: Mapping[str, str] = field(default_factory=dict)
     dry: bool = False
+    applies: bool = False
     terminal: tuple[int, int] | None = None
     own: bool = False
     printed: Callable[[bytes], None] | None = None

@@ -197,6 +197,7 @@ class Runs:
                     given=given.body if given is not None else None,
                     continues=spec.continues,
                     replayed=spec.replayed,
+                    dry="kept" if spec.dry else "applied" if spec.applies else "",
                 ),
                 *made,
             ]

@@ -11,7 +11,8 @@ Rules
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -40,7 +41,13 @@ class Tallies:
         self.on_canary: Callable[[str, str], None] = lambda _run, _name: None
 
     def look(
-        self, run: str, policy: Policy, effect: str, resource: Resource, verb: str = ""
+        self,
+        run: str,
+        policy: Policy,
+        effect: str,
+        resource: Resource,
+        verb: str = "",
+        facts: Mapping[str, Any] = {},
     ) -> Judgement:
         """Judge a look and count it."""
         state = self._ledger.state
@@ -57,7 +64,7 @@ class Tallies:
             pending = self._pending[run] = _Pending(Counter())
         if judgement.allowed:
             pending.counts[effect] += 1
-            seen = flows.answer_label(state, policy, effect, resource, verb)
+            seen = flows.answer_label(state, policy, effect, resource, verb, facts=facts)
             pending.label = pending.label.join(seen)
         else:
             pending.counts[f"!{effect}"] += 1

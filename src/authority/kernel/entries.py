@@ -86,6 +86,7 @@ class RunStart(Entry, tag="run.start", kw_only=True):
     For a replay: `seed` of Python's hashes, `search_path` in which the program was looked up,
     `terminal` (rows, columns), and `given`: the values of variables that stand in no policy, sealed.
     `continues` is a run whose entries up to `replayed` gave this one its first answers.
+    `dry`: `kept` when what it does to files is kept apart, `applied` when it makes such changes.
     """
 
     capability: str
@@ -107,6 +108,7 @@ class RunStart(Entry, tag="run.start", kw_only=True):
     given: Body | None = None
     continues: str = ""
     replayed: int = -1
+    dry: str = ""
 
 
 class RunEnd(Entry, tag="run.end", kw_only=True):

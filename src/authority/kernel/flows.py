@@ -21,7 +21,8 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from authority.kernel.file_labels import recorded
 from authority.kernel.labels import ANY_SOURCE, CLEAN, Label, Sink
@@ -50,6 +51,8 @@ CONTROL = Sink()
 _NETWORK = frozenset({"http.request", "net.connect"})
 _MCP = frozenset({"mcp.list", "mcp.read", "mcp.prompt"})
 _ANY = frozenset({ANY_SOURCE})
+FAILED: Final[Mapping[str, Any]] = MappingProxyType({"failed": True})
+"""What is known of a read that came to nothing."""
 
 
 def argument_names(effect: str, arguments: Any) -> frozenset[str]:
@@ -129,7 +132,8 @@ def result_label(
     """The label of an answer. `carried` is what came with it: a message's or a child's label."""
     label = carried
     if effect in _READS:
-        # A look answers for a name that the program chose; a listing or a link's text is words.
+        # A look answers for a name that the program chose; a listing or a link's text is words. What a
+        # run is known to have written it is a look at words, too: `recorded`.
         silent = effect == "fs.look" or policy.trusted(resource, verb)
         sources = frozenset() if silent else frozenset({resource.text})
         label = label.join(Label(sources, policy.secrets(resource)))

@@ -112,6 +112,7 @@ def _run_start(state: State, e: entries.RunStart) -> None:
         label_at=e.seq,
         seen=dict.fromkeys(e.sources, e.seq),
         accounts=chain,
+        dry=e.dry,
     )
 
 
@@ -131,6 +132,8 @@ def _in_doubt(state: State, run: Run) -> None:
     for seq in [s for s, o in state.open.items() if o.run == run.id]:
         admission = state.open.pop(seq)
         budgets.settle(state.accounts, run.accounts, admission.reserve, admission.reserve)
+        what = (admission.effect, admission.resource, admission.target)
+        file_labels.in_doubt(state.files, *what, admission.label)
 
 
 def _forget(state: State, name: str) -> None:
@@ -180,7 +183,7 @@ def _admit(state: State, e: entries.Admit) -> None:
     state.open[e.seq] = Open(
         e.run, e.effect, e.resource, e.reserve, e.usage, e.target, e.handle, label
     )
-    file_labels.intend(state.files, e.effect, e.resource, e.target, label)
+    file_labels.intend(state.files, e.effect, e.resource, e.target, label, e.facts)
 
 
 def _used_up(state: State, run: Run, approvals: list[str], endorsed: dict[str, int]) -> None:
@@ -223,8 +226,11 @@ def _outcome(state: State, e: entries.Outcome) -> None:
     if e.status == "done":
         what = (admission.effect, admission.resource, admission.target, e.facts)
         follow(run.created, *what)
-        if not admission.handle:
-            file_labels.done(state.files, *what, admission.label)
+        if not admission.handle and run.dry != "kept":
+            label = admission.label
+            if run.dry == "applied" and (marked := state.files.get(admission.resource)):
+                label = label.join(marked.label)  # what the dry run moved, unread, keeps its own
+            file_labels.done(state.files, *what, label)
 
 
 def _born(held: Held, e: entries.Outcome) -> None:

@@ -62,7 +62,7 @@ class Open(msgspec.Struct):
 class Run(msgspec.Struct):
     """One execution of an agent. `label_at` is the entry that raised its label last, `seen` the one
     that brought each source; `endorsed` are bits by rule. `hints` is the label of messages of which
-    nobody may see whether they came."""
+    nobody may see whether they came. `dry`: see `entries.RunStart`."""
 
     id: str
     policy: str
@@ -86,6 +86,7 @@ class Run(msgspec.Struct):
     handles: dict[str, Held] = {}
     endorsed: dict[str, int] = {}
     hints: Label = CLEAN
+    dry: str = ""
 
 
 class Pending(msgspec.Struct):

@@ -307,7 +307,13 @@ class ReplayDoor:
         await asyncio.Event().wait()
         raise AssertionError
 
-    def glance(self, effect: str, resource: Resource, verb: str = "") -> Judgement:
+    def glance(
+        self,
+        effect: str,
+        resource: Resource,
+        verb: str = "",
+        facts: Mapping[str, Any] | None = None,
+    ) -> Judgement:
         return self.policy.judge(effect, resource, verb)
 
     def label_at(self) -> int:
