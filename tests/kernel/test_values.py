@@ -209,3 +209,74 @@ def test_a_typed_value_is_of_its_type_or_none(value: Any) -> None:
 @given(st.lists(st.text(max_size=4), max_size=4))
 def test_pointers_lead_back(names: list[str]) -> None:
     assert values.steps(values.pointer_of(tuple(names))) == tuple(names)
+
+
+words = st.sampled_from(
+    ["$handle", "$join", "$some", "path", "schema", "within", "h1", "h0", "/0/a", "/~2", "type",
+     "enum", "items", "properties", "required", "string", "array", "object", "format", "date",
+     "maxItems", "minimum", "arguments", "", "a"]
+)  # fmt: skip
+trees = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 2**60)
+    | st.floats()
+    | words
+    | st.text(max_size=4)
+    | st.binary(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.sampled_from(sorted(values.SLOTS)), st.dictionaries(words, trees, max_size=3), trees)
+def test_any_arguments_are_references_or_malformed(
+    effect: str, tree: dict[str, Any], put: Any
+) -> None:
+    name = values.SLOTS[effect][0][0]
+    try:
+        found = values.refs(effect, {name: tree})
+    except Malformed:
+        return
+    resolved: dict[str, Any] = {}
+    for ref in found:
+        try:
+            resolved[ref.at] = values.resolve(ref, put)
+        except Unfit as no:
+            resolved[ref.at] = no
+    try:
+        filled = values.fill(effect, {name: tree}, resolved)
+    except Unfit:
+        return
+    if not found:
+        assert repr(filled) == repr({name: tree})  # nan is not itself
+
+
+@given(trees, trees)
+def test_any_schema_is_a_type_or_malformed(schema: Any, value: Any) -> None:
+    try:
+        values.check_schema(schema)
+    except Malformed:
+        return
+    assert values.matches(schema, value) in (True, False)
+    bits = values.bits(schema)
+    assert bits is None or 0 <= bits < 2**12
+    assert (values.kind_of(schema) != "") == (bits is not None)
+
+
+@given(st.text(max_size=20) | st.text(alphabet="/~01a", max_size=20))
+def test_any_text_is_a_pointer_or_malformed(text: str) -> None:
+    try:
+        names = values.steps(text)
+    except Malformed:
+        return
+    assert values.steps(values.pointer_of(names)) == names
+
+
+def test_holding_to_types_takes_so_many_steps_for_all_references_together() -> None:
+    schema = {"type": "array", "items": {"enum": list(range(999))}}
+    ref = Ref("/arguments/a", "h1", "", schema)
+    effort = values.Effort()
+    assert values.resolve(ref, [1] * 300, effort) == [1] * 300
+    with pytest.raises(Unfit, match="too much"):
+        values.resolve(ref, [1] * 300, effort)

@@ -55,6 +55,12 @@ class Handle:
     def __bool__(self) -> bool:
         raise TypeError("what a handle holds is known when it was revealed")
 
+    def __str__(self) -> str:
+        raise TypeError("a handle is no text: it stands in an argument, or in join(...)")
+
+    def __format__(self, _spec: str) -> str:
+        return str(self)
+
     def __repr__(self) -> str:
         return f"Handle({self._ref})"
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from authority.effects.base import EffectFailed, EffectRefused, Performed
-from authority.gate import clock
+from authority.gate import clock, filling
 from authority.gate.answers import Reply
 from authority.gate.reader import Asked, filled, short_body, value_bytes
 from authority.gate.vault import Vault, value_of
@@ -56,17 +56,12 @@ class Hidden:
         run = asked.request.run
         if not asked.refs:
             return
-        found: dict[str, Any] = {}
         state, policy = self._pipeline.ledger.state, self._pipeline.policy(run)
+        found = await filling.found(self.vault, state, policy, run, asked.refs)
         parts = []
         for ref, part in zip(asked.refs, asked.request.parts, strict=True):
-            fits: tuple[str, ...] = ()
-            try:
-                value = await self.vault.field(state, policy, run, ref)
-                fits = values.kinds(value)
-            except values.Unfit as no:
-                value = no
-            found[ref.at] = value
+            value = found[ref.at]
+            fits = () if isinstance(value, values.Unfit) else values.kinds(value)
             parts.append(msgspec.structs.replace(part, fits=fits))
         asked.request = msgspec.structs.replace(asked.request, parts=tuple(parts))
         try:

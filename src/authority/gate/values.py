@@ -11,6 +11,7 @@ Rules
 from __future__ import annotations
 
 from authority.effects.base import Call, EffectFailed, Performed
+from authority.gate import filling
 from authority.gate.pipeline import Performer
 from authority.gate.vault import Vault
 from authority.kernel import shapes, values
@@ -40,7 +41,7 @@ class Values:
             raise EffectFailed(f"There is no such value: {error}.") from None
         label = self._label(call, wanted)
         try:
-            found = await self.vault.field(self._state, call.policy, call.run, wanted)
+            found = await filling.one(self.vault, self._state, call.policy, call.run, wanted)
         except values.Unfit as error:
             raise EffectFailed(f"There is no such value: {error}.", carried=label) from None
         return Performed(found, carried=label)

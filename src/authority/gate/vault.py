@@ -26,7 +26,7 @@ from authority.kernel.labels import Label
 from authority.kernel.policy import Policy
 from authority.kernel.shapes import cut, recorded
 from authority.kernel.state import State
-from authority.kernel.values import Ref, Unfit, resolve
+from authority.kernel.values import Ref, Unfit
 
 INLINE = 32 * 1024
 STORED = 512 * 1024 * 1024
@@ -36,6 +36,7 @@ _decode = msgspec.msgpack.Decoder().decode
 
 class _Kept(msgspec.Struct):
     data: bytes = b""
+    size: int = 0
     digest: str = ""
     sealed: bool = False
     error: str = ""
@@ -55,12 +56,12 @@ class Vault:
     ) -> None:
         """Keep a value, and the recorded `fields` of it."""
         data = _encode(value)
-        kept = _Kept(data)
+        kept = _Kept(data, len(data))
         if len(data) > INLINE:
             if self._room(run, len(data)):
                 sealed = bool(label.secrets)
                 put = self._store.seal_durable if sealed else self._store.put_durable
-                kept = _Kept(digest=await put(data), sealed=sealed)
+                kept = _Kept(b"", len(data), await put(data), sealed)
             else:
                 kept = _Kept(error="it was too much to keep")
         self._runs.setdefault(run, {})[handle] = kept
@@ -70,6 +71,11 @@ class Vault:
     def fail(self, run: str, handle: str, why: str) -> None:
         """Keep an error."""
         self._runs.setdefault(run, {})[handle] = _Kept(error=why)
+
+    def size(self, run: str, handle: str) -> int:
+        """How many bytes `get` would have to decode."""
+        kept = self._runs.get(run, {}).get(handle)
+        return kept.size if kept is not None else 0
 
     async def get(self, run: str, handle: str) -> Any:
         """A handle's value. Raises `Unfit`."""
@@ -93,19 +99,16 @@ class Vault:
         if self.recorded is not None:
             self.recorded.forget(run)
 
-    async def field(self, state: State, policy: Policy | None, run: str, ref: Ref) -> Any:
-        """What a reference stands for, read from no more than it may hinge on. Raises `Unfit`."""
+    def of(self, state: State, policy: Policy | None, run: str, ref: Ref) -> Vault:
+        """Where a reference is read from: no more than it may hinge on. Raises `Unfit`."""
         info = state.runs.get(run)
         held = info.handles.get(ref.handle) if info is not None else None
         typed = ref.schema is not None
         if policy is None or held is None or not recorded(policy, held, ref.path, typed=typed):
-            return resolve(ref, await self.get(run, ref.handle))
+            return self
         if self.recorded is None:
             raise Unfit("no recorded fields are kept")
-        try:
-            return resolve(ref, await self.recorded.get(run, ref.handle))
-        except Unfit:
-            raise Unfit("it is not recorded") from None
+        return self.recorded
 
     async def keep_body(self, run: str, data: bytes, body: Body, label: Label) -> Body:
         """Put a body of a call on handles where its entry will say it is, at nobody's cost."""

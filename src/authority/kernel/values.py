@@ -46,6 +46,8 @@ WANTED: Final = frozenset(
 """Effects whose answer may be kept as a handle."""
 MAX_POINTER: Final = 1024
 MAX_REFS: Final = 256
+STEPS: Final = 500_000
+"""How many parts of values and choices of enums are looked at to hold a request's values to types."""
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
 KINDS: Final[Mapping[str, Callable[[Any], bool]]] = {
@@ -189,17 +191,39 @@ def project(value: Any, pointer: str) -> Any:
     return value
 
 
-def resolve(ref: Ref, value: Any) -> Any:
+class Effort:
+    """What the references of one request cost together: texts are read once, and holding values to
+    types takes so many steps and no more."""
+
+    def __init__(self) -> None:
+        self._left = STEPS
+        self._read: dict[tuple[str, str], Any] = {}
+
+    def take(self, steps: int) -> None:
+        """Raises `Unfit` when too many were taken."""
+        self._left -= steps
+        if self._left < 0:
+            raise Unfit("it is too much to be held to a type")
+
+    def read(self, ref: Ref, text: str | bytes) -> Any:
+        """The JSON that a text is. Raises `Unfit`."""
+        if (ref.handle, ref.path) not in self._read:
+            try:
+                self._read[ref.handle, ref.path] = msgspec.json.decode(text)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                self._read[ref.handle, ref.path] = Unfit("it is not JSON")
+        return _had(self._read[ref.handle, ref.path])
+
+
+def resolve(ref: Ref, value: Any, effort: Effort | None = None) -> Any:
     """What a reference stands for, given its handle's value. Raises `Unfit`."""
+    effort = effort or Effort()
     found = project(value, ref.path)
     if ref.schema is None:
         return found
     if isinstance(found, str | bytes):
-        try:
-            found = msgspec.json.decode(found)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise Unfit("it is not JSON") from None
-    if not matches(ref.schema, found):
+        found = effort.read(ref, found)
+    if not matches(ref.schema, found, effort):
         raise Unfit("it is not of the type that was asked for")
     return project(found, ref.within)
 
@@ -328,8 +352,10 @@ def check_schema(schema: Any, depth: int = 0) -> None:
         check_schema(member, depth + 1)
 
 
-def matches(schema: Mapping[str, Any], value: Any) -> bool:
-    """Whether a value is of a type."""
+def matches(schema: Mapping[str, Any], value: Any, effort: Effort | None = None) -> bool:
+    """Whether a value is of a type. Raises `Unfit` when that takes too many steps."""
+    effort = effort or Effort()
+    effort.take(1 + len(schema.get("enum", ())))
     if "enum" in schema:
         return any(type(c) is type(value) and c == value for c in schema["enum"])
     kind = schema["type"]
@@ -352,14 +378,14 @@ def matches(schema: Mapping[str, Any], value: Any) -> bool:
         return (
             isinstance(value, list)
             and len(value) <= schema.get("maxItems", len(value))
-            and (items is None or all(matches(items, item) for item in value))
+            and (items is None or all(matches(items, item, effort) for item in value))
         )
     members = schema.get("properties", {})
     return (
         isinstance(value, Mapping)
         and value.keys() <= members.keys()
         and set(schema.get("required", members)) <= value.keys()
-        and all(matches(members[name], item) for name, item in value.items())
+        and all(matches(members[name], item, effort) for name, item in value.items())
     )
 
 
