@@ -85,10 +85,11 @@ BAD: list[tuple[str, Any, str]] = [
     ("a schema that leaves it open", ref(schema={"type": "object", "additionalProperties": True}),
      "no other"),
     ("within without a type", ref(within="/a"), "within"),
-    ("joining numbers", {"$join": [1]}, "$join holds"),
+    ("joining numbers", {"$join": [1, ref()]}, "$join holds"),
+    ("joining no handle", {"$join": ["x", "y"]}, "a handle at least"),
     ("joining nothing", {"$join": []}, "is a list"),
     ("joining joins", {"$join": [{"$join": ["x"]}]}, "$join holds"),
-    ("some texts", {"$some": ["x"]}, "$some holds"),
+    ("some texts", {"$some": ["x", ref()]}, "$some holds"),
     ("too many", [ref()] * 257, "more than 256"),
     ("an unknown one", {"$handle": "h4097"}, ""),
 ]  # fmt: skip

@@ -69,6 +69,7 @@ def test_where_none_may_stand(effect: str, tree: Any) -> None:
         {"$handle": "h1", "$join": ["x"]},
         {"$join": []},
         {"$join": [1]},
+        {"$join": ["x", "y"]},
         {"$join": [{"$join": ["x"]}]},
         {"$some": ["text"]},
         {"$some": [H], "x": 1},

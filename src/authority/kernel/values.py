@@ -117,6 +117,8 @@ def _scan(value: Any, at: tuple[str, ...], slot: tuple[str, ...], *, whole: bool
         (kind, items), texts = next(iter(value.items())), JOIN in value
         if not isinstance(items, list) or not items:
             raise Malformed(f"{kind} is a list")
+        if not any(isinstance(item, Mapping) for item in items):
+            raise Malformed(f"{kind} holds a handle at least")
         for number, item in enumerate(items):
             if isinstance(item, Mapping) and HANDLE in item:
                 yield ref_of(item, pointer_of((*at, kind, str(number))), whole=False)
