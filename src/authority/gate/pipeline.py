@@ -209,7 +209,11 @@ class Pipeline:
         if denied.hidden:
             self._answer(asked, False, receipt, self.hidden.refused(asked, denied), reply)
             return
-        if asked.wait and denied.approval and not self.ledger.state.approvals[denied.approval].answer:
+        if (
+            asked.wait
+            and denied.approval
+            and not self.ledger.state.approvals[denied.approval].answer
+        ):
             self._waiting.setdefault(denied.approval, []).append((asked, reply))
             return
         self._answer(asked, True, receipt, rendering(denied, self.policy(asked.request.run)), reply)
