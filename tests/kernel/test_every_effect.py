@@ -92,7 +92,7 @@ TABLE = [
     Line("mcp.list", "mcp:s/tools", CARRIED, OUT, release="mcp:s/**"),
     Line("mcp.read", "mcp:s/resources/x:y", CARRIED, OUT, release="mcp:s/**"),
     Line("mcp.prompt", "mcp:s/prompts/p", CONTROL, OUT, {"arguments": {"q": "x"}}, "mcp:s/**"),
-    Line("mcp.serve", "mcp:s/tools", CARRIED, OUT, release="mcp:s/**"),
+    Line("mcp.serve", "run:r2", CARRIED, OUT, release="run"),
     Line("model.chat", "model:m", CARRIED, OUT),
     Line("model.embed", "model:m", CARRIED, OUT),
     Line("model.count", "model:m", CARRIED, OUT),
