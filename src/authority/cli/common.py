@@ -79,10 +79,17 @@ def table(
     right: Sequence[str] = (),
     file: Any = None,
 ) -> None:
-    """A table: rich on a terminal, tab-free aligned text elsewhere. Cells are printable text."""
+    """A table: rich on a terminal, tab-free aligned text elsewhere. Cells are printable text.
+
+    So is one that is too wide for the terminal: its lines wrap, and no cell is cut.
+    """
     out = file or sys.stdout
     body = [list(map(str, row)) for row in rows]
-    if out.isatty():
+    widths = [
+        max(len(column), *(len(row[i]) for row in body)) if body else len(column)
+        for i, column in enumerate(columns)
+    ]
+    if out.isatty() and sum(widths) + 3 * len(widths) < _columns(out):
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
@@ -96,16 +103,20 @@ def table(
         return
     if title:
         print(title, file=out)
-    widths = [
-        max(len(column), *(len(row[i]) for row in body)) if body else len(column)
-        for i, column in enumerate(columns)
-    ]
     for row in [list(columns), *body]:
         cells = [
             cell.rjust(width) if column in right else cell.ljust(width)
             for cell, width, column in zip(row, widths, columns, strict=True)
         ]
         print(("  " + "  ".join(cells)).rstrip(), file=out)
+
+
+def _columns(out: Any) -> int:
+    """How wide the terminal is; 80 where it does not say."""
+    try:
+        return os.get_terminal_size(out.fileno()).columns or 80
+    except OSError:
+        return 80
 
 
 def _style(cell: str) -> str:
