@@ -13,7 +13,7 @@ import pytest
 from authority.gate import policyfile, starting
 from authority.gate.client import GateError
 
-from .lab import Lab
+from .lab import CLI, Lab
 
 PARENT = 'version = 1\n[process]\npass_env = ["NAMED"]\nexec = ["true"]\n'
 CHILD = 'version = 1\nextends = ["parent.toml"]\n'
@@ -108,3 +108,17 @@ def test_the_command_loads_nothing_that_only_the_gate_needs() -> None:
     assert "authority.cli.run" in loaded
     assert not HEAVY & loaded
     assert not {name for name in loaded if name.startswith("authority.kernel.policy")}
+
+
+def test_callers_who_start_a_gate_at_the_same_moment_get_one(own: Lab) -> None:
+    for _ in range(3):
+        before = len(own.log(kind="gate.start"))
+        command = [str(CLI), "approvals", "--json", "--state", str(own.directory.root)]
+        callers = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(4)
+        ]
+        said = [caller.communicate(timeout=60) for caller in callers]
+        assert [caller.returncode for caller in callers] == [0] * 4, said
+        assert len(own.log(kind="gate.start")) == before + 1
+        own.stop()

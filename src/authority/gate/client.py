@@ -169,8 +169,8 @@ def ensure(directory: StateDir) -> None:
         said = _start(directory)
         if said == "ready":
             return
-        if "lock" not in said or time.monotonic() > deadline:
-            message = said.removeprefix("refused ") or "it said nothing"
+        if not said.startswith("locked ") or time.monotonic() > deadline:
+            message = said.removeprefix("refused ").removeprefix("locked ") or "it said nothing"
             raise GateError(f"the gate does not start: {message}", f"see {directory.gate_output}")
         time.sleep(0.05)
 

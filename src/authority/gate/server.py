@@ -26,7 +26,7 @@ from pathlib import Path
 
 import uvloop
 
-from authority.audit.errors import LogError
+from authority.audit.errors import LogError, LogLocked
 from authority.audit.opening import everything
 from authority.compat import trust
 from authority.compat.endpoints import Endpoints
@@ -389,7 +389,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         opened = open_state(statedir.open_existing(options.state))
     except (AuthorityError, LogError, OSError, ValueError) as error:
-        os.write(options.ready, f"refused {error}\n".encode())
+        why = "locked" if isinstance(error, LogLocked) else "refused"
+        os.write(options.ready, f"{why} {error}\n".encode())
         print(f"gate: {error}", file=sys.stderr)
         return 125
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
