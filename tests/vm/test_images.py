@@ -184,6 +184,16 @@ def test_of_the_system_an_image_holds_what_the_listed_programs_need() -> None:
     assert not holds("/usr/share/doc/libc6/copyright")
 
 
+def test_what_a_run_has_certificates_put_over_is_there() -> None:
+    """Whatever the program: a run's own bundle lies over each that it would see in name spaces."""
+    spec = SandboxSpec(("/bin/true",), "/", loopback=True, certificates=b"-")
+    planned = plan(spec, probe())
+    found = contents.of(planned, probe())
+    for _, covered in planned.configuration["covers"]:
+        path = os.fsdecode(covered)
+        assert path in found.files or any(path.startswith(f"{t}/") for t in found.trees), path
+
+
 def test_init_is_compiled_to_the_same_bytes(tmp_path: Path) -> None:
     made = []
     for name in ("one", "other"):

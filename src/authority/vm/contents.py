@@ -27,8 +27,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from authority.isolation import Host, IsolationRefused, Plan, elf, landlock
+from authority.isolation.plan import Runtime
 from authority.isolation.refusal import shown
-from authority.isolation.runtime import show_libraries, show_loaded
+from authority.isolation.runtime import certificate_bundles, show_libraries, show_loaded
 from authority.isolation.view import View
 from authority.vm import installed
 
@@ -84,6 +85,8 @@ def of(plan: Plan, host: Host) -> Contents:
         show_loaded(view, program, host.architecture)
     _libraries(view, host.architecture)
     _needed(view, [tree for tree in system if whole or tree in DATA], executed)
+    for bundle in _bundles(runtime):
+        view.file(bundle, "")
     view.settle()
     return Contents(
         tuple(sorted(view.trees)),
@@ -91,6 +94,14 @@ def of(plan: Plan, host: Host) -> Contents:
         tuple(sorted(view.links.items())),
         tuple(sorted(runtime.trees)),
     )
+
+
+def _bundles(runtime: Runtime) -> list[str]:
+    """Files of trusted certificates. A run with a proxy has its own put over each that it would see in
+    name spaces, whatever the program, so they have to be there."""
+    seen = View(cwd="/", home="/", root=False)
+    seen.trees, seen.files = dict.fromkeys(runtime.trees, ""), dict.fromkeys(runtime.files, "")
+    return certificate_bundles(seen)
 
 
 def _program(plan: Plan) -> str:
