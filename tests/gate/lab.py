@@ -255,7 +255,10 @@ class Wire:
 
 
 class Lab:
-    """One state directory, its gate, and a workspace."""
+    """One state directory, its gate, and a workspace. In a lab with `machines` its runs live in
+    emulated virtual machines."""
+
+    machines = False
 
     def __init__(self, root: Path, state: Path | None = None) -> None:
         self.root = root
@@ -283,7 +286,10 @@ class Lab:
 
     def body(self, argv: Sequence[str], policy: str | Path) -> dict[str, Any]:
         path = policy if isinstance(policy, Path) else self.policy(policy)
-        return start_request(path, argv, str(self.work))
+        body = start_request(path, argv, str(self.work))
+        if self.machines and argv:
+            body |= {"isolation": "vm", "emulate": True}
+        return body
 
     def start(self, program: str | Sequence[str], policy: str | Path = OPEN) -> Ran:
         """Start a run: Python source, or an argument list."""
@@ -370,6 +376,11 @@ class Lab:
                 os.kill(pid, signal.SIGKILL)
                 _gone(pid, 10)
 
+    @property
+    def words(self) -> list[str]:
+        """Options of `authority run` that say where this lab's runs live."""
+        return ["--isolation", "vm", "--emulate"] if self.machines else []
+
     def cli(
         self,
         *arguments: str,
@@ -379,6 +390,8 @@ class Lab:
         state: Path | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """`authority ...` as a person calls it."""
+        if arguments[:1] == ("run",):
+            arguments = ("run", *self.words, *arguments[1:])
         return subprocess.run(
             [str(CLI), *arguments],
             cwd=cwd or self.work,

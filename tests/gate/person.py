@@ -104,7 +104,7 @@ def person(
     """`authority run` on a terminal, gone afterwards."""
     path = policy if isinstance(policy, Path) else lab.policy(policy)
     found = Person(
-        [str(CLI), "run", "--policy", str(path), *options, "--", *program],
+        [str(CLI), "run", *lab.words, "--policy", str(path), *options, "--", *program],
         cwd=lab.work,
         env={
             "PATH": os.environ["PATH"],
