@@ -121,6 +121,16 @@ def test_a_selection(system: Path) -> None:
     assert everything.trees == (str(system),)
 
 
+def test_a_folder_that_is_closed_is_left_out(system: Path) -> None:
+    (system / "shared").chmod(0)
+    try:
+        found = installed.select([str(system)], [str(system / "tool")], [])
+    finally:
+        (system / "shared").chmod(0o755)
+    assert found is not None
+    assert [os.path.relpath(path, system) for path in found.files] == ["tool"]
+
+
 def test_a_selection_is_kept_until_something_changes(system: Path) -> None:
     def select() -> installed.Selection | None:
         return installed.select([str(system)], [str(system / "tool")], [])

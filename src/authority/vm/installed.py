@@ -4,7 +4,8 @@ Rules
 - Nothing is started to find it out: `/var/lib/dpkg` is read, in a third of a second.
 - A selection is kept in memory, and used again while dpkg's record and every folder that was looked
   into are as they were.
-- Manuals and the like are left out whoever they belong to.
+- Manuals and the like are left out whoever they belong to, and so is a folder that the run's user could
+  not look into.
 - Where there is no such record (another distribution) there is no selection.
 """
 
@@ -91,6 +92,13 @@ def _select(
     )
 
 
+def _may_be_entered(folder: str) -> bool:
+    """Whether the run's user could look into it: started by root, everybody has to be able to."""
+    if os.geteuid():
+        return os.access(folder, os.R_OK | os.X_OK)
+    return os.stat(folder).st_mode & 0o005 == 0o005
+
+
 class _Walk:
     """Collects a selection."""
 
@@ -103,6 +111,8 @@ class _Walk:
 
     def folder(self, path: str) -> None:
         """A folder that is shown: as a whole where nothing in it is left out."""
+        if not _may_be_entered(path):
+            return
         inner = any(one.startswith(path + "/") for one in _NOT_READ)
         if not inner and not self._unneeded.lie_below(path):
             self.trees.append(path)
