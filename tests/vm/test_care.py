@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from authority.cli import doctor
 from authority.cli import image as command
 from authority.isolation import Host, IsolationRefused, Plan, SandboxSpec, plan, probe
 from authority.vm import Images, cache, condition, hypervisor, kernel, root, shelf
@@ -392,7 +393,9 @@ def test_show_and_prune(images: Path, capsys: pytest.CaptureFixture[str]) -> Non
             command.main(wrong)
 
 
-def test_doctor_says_what_there_is(built: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_says_what_there_is(
+    built: Images, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     said = condition.of(probe())
     assert said["kernel"]["digest"] == built.kernel.digest
     assert said["hypervisor"]["version"][0].isdigit()
@@ -405,7 +408,19 @@ def test_doctor_says_what_there_is(built: Images, monkeypatch: pytest.MonkeyPatc
     assert state["boot_ms"] > state["continue_ms"] > 0
     assert "emulation" in state["hardware"]
     assert said["acceleration"]["works"] or said["acceleration"]["problem"]
+    doctor.main(["--json"])
+    shown = json.loads(capsys.readouterr().out)
+    found = {check["part"]: check["found"] for check in shown["checks"]}
+    assert found["hypervisor"].endswith(said["hypervisor"]["version"])
+    assert found["machine image"].startswith(f"Linux {said['kernel']['version']}; ")
+    assert "boot " in found["saved states"]
+    assert shown["machine"].keys() == said.keys()
     monkeypatch.setattr(hypervisor, "FOLDER", "/nowhere")
+    doctor.main(["--json"])
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert [c["fix"] for c in checks if c["part"] == "hypervisor"] == [
+        "apt-get install -y qemu-system-x86"
+    ]
     said = condition.of(probe())
     assert said["hypervisor"] is None
     assert "is not installed" in said["problem"]

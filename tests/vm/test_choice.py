@@ -55,7 +55,7 @@ def ready(folder: Path, built: Images) -> Path:
     return folder
 
 
-def note(world: World, seconds: float = 20) -> str:
+def note(world: World, seconds: float = 120) -> str:
     done = world.python(NOT_READY.format(seconds=seconds))
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -93,11 +93,11 @@ def test_a_guest_that_boots_is_a_yes_that_is_kept(ready: Path) -> None:
 @pytest.mark.parametrize(
     ("behaviour", "seconds", "sentence"),
     [
-        ("dies", 20, "failed to set MSR 0x10a to 0x2000000000"),
+        ("dies", 120, "failed to set MSR 0x10a to 0x2000000000"),
         ("hangs", 2, "it did not come up within 2 s"),
         ("trickles", 2, "it did not come up within 2 s"),
-        ("garbage", 20, r"title\x07\x1b[31mnot a "),
-        ("ends", 20, "it ended before it came up"),
+        ("garbage", 120, r"title\x07\x1b[31mnot a "),
+        ("ends", 120, "it ended before it came up"),
     ],
 )
 def test_a_guest_that_does_not_boot_is_a_no(
@@ -309,6 +309,7 @@ def a_run(world: World, *arguments: str) -> tuple[int, str, str, list[dict[str, 
 @as_root
 def test_auto_takes_a_machine_when_a_guest_has_booted_with_kvm(ready: Path) -> None:
     world = World(ready, qemu=standin(ready, "boots"))
+    assert note(world) == ""  # on a busy computer emulation may take longer than KVM is given
     code, out, messages, entries = a_run(world)
     assert (code, out) == (0, "ran\n"), messages
     (entry,) = entries
