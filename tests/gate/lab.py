@@ -413,7 +413,7 @@ def is_gate(pid: int) -> bool:
     """Whether this process is a living gate (a dead one that nobody waited for is not)."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-        return b"authority.gate.server" in Path(f"/proc/{pid}/cmdline").read_bytes() and (
+        return b"authority.gate\0" in Path(f"/proc/{pid}/cmdline").read_bytes() and (
             stat.rsplit(")", 1)[1].split()[0] != "Z"
         )
     except OSError:

@@ -161,7 +161,7 @@ def serve(lab: Lab) -> subprocess.CompletedProcess[str]:
     readable, writable = os.pipe()
     try:
         return subprocess.run(
-            [sys.executable, "-I", "-m", "authority.gate.server", str(lab.directory.root),
+            [sys.executable, "-I", "-m", "authority.gate", str(lab.directory.root),
              "--ready", str(writable)],
             pass_fds=(writable,), capture_output=True, text=True, timeout=20, check=False,
         )  # fmt: skip

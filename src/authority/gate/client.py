@@ -186,7 +186,7 @@ def _start(directory: StateDir) -> str:
         os.fchmod(err.fileno(), 0o600)
         process = subprocess.Popen(
             [
-                sys.executable, "-I", "-m", "authority.gate.server",
+                sys.executable, "-I", "-m", "authority.gate",
                 str(directory.root), "--ready", str(writable),
             ],
             cwd=directory.root,

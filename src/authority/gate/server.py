@@ -4,7 +4,7 @@ Rules
 - One gate per state directory: the log's lock says so.
 - A poisoned ledger, or a defect in a step, ends the process at once. Every run dies with it
   (parent-death signals, and end of file on the channels), so nothing goes on unrecorded.
-- It is started as `python -I -m authority.gate.server`, in the state directory, with a cleaned
+- It is started as `python -I -m authority.gate`, in the state directory, with a cleaned
   environment; it says on descriptor `--ready` that it serves, or why it does not.
 - It takes as many open files as the system lets it have: every connection, channel and open file of a
   mount is one of its own. Runs have a limit of theirs (`isolation.plan`).
@@ -262,9 +262,9 @@ class Gate:
         await self.ledger.durable(self.ledger.state.seq)
         os.write(ready, b"ready\n")
         os.close(ready)
-        gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
+        gc.enable()
         tasks = [loop.create_task(self._tick()), loop.create_task(self._confirm())]
         await self._over.wait()
         for task in tasks:
@@ -378,7 +378,7 @@ async def _serve(opened: Opened, ready: int) -> BaseException | None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The process. Exit code 0 when it left in order, 125 when it refused or failed."""
-    parser = argparse.ArgumentParser(prog="authority.gate.server")
+    parser = argparse.ArgumentParser(prog="authority.gate")
     parser.add_argument("state", type=Path)
     parser.add_argument("--ready", type=int, required=True)
     options = parser.parse_args(arguments)
@@ -399,7 +399,3 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"gate: {type(failure).__name__}: {failure}", file=sys.stderr, flush=True)
             os._exit(125)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -104,7 +104,7 @@ def traced(live: Live, strace: str) -> tuple[list[Call], list[Said]]:
     process = subprocess.Popen(
         [
             strace, "-f", "-qq", "-xx", "-s", "65536", "-o", str(output), "-e", f"trace={CALLS}",
-            sys.executable, "-I", "-m", "authority.gate.server",
+            sys.executable, "-I", "-m", "authority.gate",
             str(live.directory.root), "--ready", str(writable),
         ],
         cwd=live.directory.root,
