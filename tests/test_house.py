@@ -381,13 +381,17 @@ def test_every_test_that_a_document_names_exists(path: Path) -> None:
 
 
 CLAIM = re.compile(r"^\| (?P<claim>.+) \| (?P<shown>.+) \|$", re.MULTILINE)
+HEADINGS = re.compile(
+    r"\| claim \| shown by \|\n\|---\|---\|\n|\| attack \| what holds \| test \|\n\|---\|---\|---\|\n"
+)
 NOT_SHOWN = "not shown by a test"
 
 
 def claims(text: str) -> list[tuple[str, str]]:
-    """(claim, what shows it) of each row of the tables that begin with `claim | shown by`."""
+    """(claim, what shows it) of each row of the tables that begin with `claim | shown by`, or with
+    `attack | what holds | test`."""
     found = []
-    for part in text.split("| claim | shown by |\n|---|---|\n")[1:]:
+    for part in re.split(HEADINGS, text)[1:]:
         rows = part.split("\n\n", 1)[0]
         found += [(match["claim"], match["shown"]) for match in CLAIM.finditer(rows)]
     return found
