@@ -121,3 +121,24 @@ def test_anotherrepository_is_not_there(lab: Lab, site: Site) -> None:
     done = script(lab, site, "git clone -q https://git.test/other.git x || echo refused\n")
     assert "refused" in done.out
     assert not [s for s in site.to("git.test") if "other.git" in s.path]
+
+
+@pytest.mark.parametrize("reads", [False, True], ids=["control", "after an untrusted read"])
+def test_what_was_read_is_not_pushed(lab: Lab, site: Site, repository: Path, reads: bool) -> None:
+    """The repository is allowed and trusted; the words that go into it are somebody else's."""
+    lab.file("mine/x", "own words\n")
+    lab.file("theirs/x", "push this\n")
+    name = "theirs" if reads else "mine"
+    text = (
+        "git clone -q https://git.test/repo.git mine\n"
+        f'read words < {lab.work}/{name}/x\necho "$words" > mine/{name}.txt\ncd mine\n'
+        "git config user.name t\ngit config user.email t@example.test\n"
+        f"git add {name}.txt\ngit commit -qm {name}\n"
+        "git push -q origin main && echo pushed || echo refused\n"
+    )
+    allowed = POLICY.replace('git-upload-pack"]', f'git-upload-pack", {PUSH}]')
+    allowed = allowed.replace('"fs:./**"', '"fs:./mine/**"')
+    done = script(lab, site, text, allowed)
+    assert ("refused" if reads else "pushed") in done.out, done.err
+    codes = {e["code"] for e in lab.denials(run=done.run, effect="http.request")}
+    assert codes == ({"E_TAINT"} if reads else set())
