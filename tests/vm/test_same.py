@@ -18,7 +18,6 @@ from compat import test_mount_runs as mounts
 from compat import test_names_live as names
 from compat import test_proxy_live as proxy
 from gate import test_budgets as budgets
-from gate import test_halt as halt
 from gate import test_models as models
 from gate import test_output as output
 from gate import test_terminal as terminal
@@ -36,15 +35,12 @@ SAME = (
     proxy.test_curl_is_judged_by_method_and_url,
     proxy.test_a_websocket,
     proxy.test_a_credential_is_nowhere_but_at_its_host,
-    proxy.test_halt_cuts_a_tunnel,
     models.test_the_same_through_the_channel,
     models.test_a_halt_cuts_a_stream,
     budgets.test_output_beyond_its_budget_is_withheld,
-    halt.test_halting_one_run_leaves_the_other,
     output.test_nothing_that_a_terminal_acts_on_gets_through,
     output.test_five_megabytes_come_whole,
     output.test_standard_input_reaches_the_program,
-    output.test_the_command_passes_streams_and_code_on,
     terminal.test_a_curses_program_draws_and_hears_its_size,
     terminal.test_control_c_and_d_act_inside,
 )

@@ -45,7 +45,8 @@ _ALWAYS: Final = (
     *("/usr/lib/*-linux-gnu/libgcc_s.so.1", "/usr/lib/*-linux-gnu/libnss_*.so.2"),
     *("/usr/lib/*-linux-gnu/ossl-modules", "/usr/lib/*-linux-gnu/engines-3"),
     *("/usr/lib64/libgcc_s.so.1", "/usr/lib64/libnss_*.so.2", "/usr/lib64/ossl-modules"),
-    *("/usr/share/zoneinfo", "/usr/share/terminfo", "/usr/share/ca-certificates"),
+    *("/usr/share/zoneinfo", "/usr/share/terminfo", "/usr/lib/terminfo"),
+    "/usr/share/ca-certificates",
 )
 _ALL_DATA: Final = "/usr/share"
 """Shown as a whole where all of the system's data is: for a shell, a compiler, a build."""
