@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+from pathlib import Path
+
+import pytest
 
 from authority import protocol
-from authority.isolation import processes
+from authority.audit.verification import verify
+from authority.isolation import probe, processes
 from authority.matrix.seen import find
 from authority.vm import Images
 from gate.lab import OPEN, wait_for
@@ -98,16 +103,50 @@ def test_a_frozen_machine_stands_still_and_goes_on(built: Images) -> None:
     asyncio.run(act())
 
 
-def test_a_killed_hypervisor_ends_the_run_and_its_entry_says_so(machines: House) -> None:
-    ran = machines.start("print('up', flush=True); import time; time.sleep(600)", OPEN).started()
+def held(gate: int) -> list[int]:
+    """How much a gate has of its machines, in itself and in the kernel."""
+    fds = []
+    for fd in os.listdir(f"/proc/{gate}/fd"):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            fds.append(os.readlink(f"/proc/{gate}/fd/{fd}"))
+    groups = [
+        str(path)
+        for _, base in probe().cgroup.folders
+        for path in Path(base).glob(f"authority-{gate}-*")
+    ]
+    kinds = ("memfd:authority-d", "memfd:authority-image", "pidfd", "socket:", "pipe:")
+    counts = [sum(kind in name for name in fds) for kind in kinds]
+    return [len(processes.tree(gate)), len(groups), *counts]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP], ids=str)
+def test_a_hypervisor_that_dies_or_stands_ends_its_run_alone(machines: House, number: int) -> None:
+    """The entry says how, the neighbour goes on, and nothing is left of it."""
+    program = "print('up', flush=True); import time; time.sleep(600)"
+    machines.run("pass")  # what is made once for all is there
+    gate = machines.lab.pid()
+    before = held(gate)
+    beside = machines.start(program).started()
+    beside.said("up")
+    (other,) = find("qemu-system-x86", gate)
+    timed = OPEN.replace("[budgets]", '[budgets]\nwall_time = "20s"')
+    ran = machines.start(program, timed).started()
     ran.said("up")
-    (hypervisor,) = find("qemu-system-x86", machines.lab.pid())
-    os.kill(hypervisor.pid, signal.SIGKILL)
+    (hypervisor,) = {p.pid for p in find("qemu-system-x86", gate)} - {other.pid}
+    os.kill(hypervisor, number)
     ran.end()
-    assert (ran.summary["code"], ran.summary["reason"]) == (137, "killed")
     (entry,) = machines.lab.log(kind="run.end", run=ran.run)
-    assert entry["reason"] == "killed"
-    wait_for(lambda: not find("qemu-system-x86", machines.lab.pid()))
+    if number == signal.SIGSTOP:
+        assert (ran.summary["code"], entry["reason"]) == (137, "wall_time")
+    else:
+        assert (ran.summary["code"], entry["reason"]) == (137, "killed")
+        assert entry["detail"] == "it ended without telling the program's end"
+    assert [p.pid for p in find("qemu-system-x86", gate)] == [other.pid]
+    machines.lab.admin("POST", f"/v1/runs/{beside.run}/stop", {})
+    beside.end()
+    assert beside.summary["reason"] == "stopped"
+    wait_for(lambda: all(now <= was for now, was in zip(held(gate), before, strict=True)))
+    assert verify(machines.lab.directory.log).ok
 
 
 def test_a_halt_ends_a_machine(machines: House) -> None:
