@@ -15,7 +15,7 @@ from authority import protocol
 from authority.audit.verification import verify
 from authority.isolation import probe, processes
 from authority.matrix.seen import find
-from authority.vm import Images
+from authority.vm import Images, hardware
 from gate.lab import OPEN, wait_for
 
 from .conftest import House
@@ -52,6 +52,10 @@ def test_the_hypervisor_holds_nothing(built: Images) -> None:
             files = {name for name in names if name.startswith("/") and "/dev/" not in name}
             assert {name for name in files if not name.startswith("/memfd:")} == set()
             assert machine.usage()["memory"] > 0
+            limits = Path(f"/proc/{machine.pid}/limits").read_text().splitlines()
+            (data,) = [line.split()[3:5] for line in limits if line.startswith("Max data size")]
+            wanted = (machine.host_plan.hardware.memory_mib << 20) + hardware.DATA_BYTES
+            assert [int(value) for value in data] == [wanted, wanted]
         finally:
             machine.kill()
             status_ = await machine.wait()
