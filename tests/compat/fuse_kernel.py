@@ -12,6 +12,7 @@ import struct
 from typing import Any, NamedTuple
 
 from authority.compat import fuse_abi as abi
+from authority.compat.fuse_reply import NAME_SECONDS
 
 HEADER = struct.Struct("<IIQQIIIHH")
 ALL_FLAGS = abi.WANTED | abi.INIT_EXT
@@ -290,7 +291,7 @@ class Kernel:
 
 def entry(reply: bytes) -> Entry:
     node, _, name_valid, attr_valid, ns, ns2 = struct.unpack_from("<QQQQII", reply)
-    assert (name_valid, attr_valid, ns, ns2) == (0, 0, 0, 0)
+    assert (name_valid, attr_valid, ns, ns2) == (NAME_SECONDS, 0, 0, 0)
     return Entry(node, _attr(reply[40:]), (name_valid, attr_valid))
 
 

@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 from collections.abc import Iterator
 
@@ -256,3 +258,49 @@ def test_a_dry_run_is_discarded_and_changes_files_in_no_other_way(lab: Lab) -> N
     assert lab.cli("dry", "discard", name).returncode == 0
     assert (lab.work / "kept.txt").read_text() == "kept\n"
     assert lab.cli("dry", "show", name).returncode == 125
+
+
+def test_what_changes_outside_is_seen_at_once(lab: Lab) -> None:
+    """The kernel may go through names that it was told of; what it finds there is what is there now."""
+    for name in ("gone", "again", "folder", "new", "link", "d/f", "l/f", "other/f"):
+        lab.file(f"seen/{name}", f"old {name}")
+    ran_out = lab.work / "seen"
+
+    def change() -> None:
+        deadline = time.monotonic() + 60
+        while not (ran_out / "looked").exists() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        for name in ("gone", "again", "folder"):
+            (ran_out / name).unlink()
+        lab.file("seen/new.part", "new new").replace(ran_out / "new")
+        (ran_out / "link").unlink()
+        (ran_out / "link").symlink_to("other/f")
+        for name in ("d", "l"):
+            shutil.rmtree(ran_out / name)
+        lab.file("seen/d/f", "new d/f")
+        (ran_out / "l").symlink_to("other")
+        (ran_out / "go").touch()
+
+    outside = threading.Thread(target=change)
+    outside.start()
+    ran = lab.run(
+        "import os, time\n"
+        "os.chdir('seen')\n"
+        "names = ['gone', 'again', 'folder', 'new', 'link', 'd/f', 'l/f', 'other/f']\n"
+        "print([open(n).read() == 'old ' + n for n in names].count(True))\n"
+        "for n in names: os.stat(n)\n"
+        "os.mkdir('looked')\n"
+        "while not os.path.exists('go'): time.sleep(0.001)\n"
+        "with open('again', 'w') as f: f.write('made')\n"
+        "os.mkdir('folder')\n"
+        "for n in ['again', 'new', 'link', 'd/f', 'l/f', 'other/f']: print(open(n).read())\n"
+        "print(os.path.exists('gone'), os.path.islink('link'), os.path.islink('l'))\n",
+        POLICY,
+    )
+    outside.join()
+    assert ran.out.splitlines() == [
+        "8",
+        *("made", "new new", "old other/f", "new d/f", "old other/f", "old other/f"),
+        "False True True",
+    ], ran.err
+    assert (ran_out / "folder").is_dir()

@@ -2,7 +2,9 @@
 
 Pure. Rules
 - An error is a positive errno here and negative on the wire.
-- Names and attributes are valid for no time at all: the kernel asks again each time.
+- A name that is there is valid for `NAME_SECONDS`: the kernel goes through it without asking, and what
+  it then does with the node is asked for, by the node. Attributes, and names that are not there, are
+  valid for no time at all.
 
 Source: `include/uapi/linux/fuse.h` of Linux.
 """
@@ -15,6 +17,8 @@ from typing import NamedTuple
 
 from authority.compat.fuse_abi import INIT_EXT
 from authority.compat.fuse_wire import MAX_NAME, MAX_WRITE
+
+NAME_SECONDS = 1
 
 _OUT = struct.Struct("<IiQ")
 
@@ -73,8 +77,8 @@ def attr_out(attr: Attr) -> bytes:
 
 
 def entry_out(nodeid: int, generation: int, attr: Attr) -> bytes:
-    """A name's node, valid for no time at all."""
-    return _ENTRY_HEAD.pack(nodeid, generation, 0, 0, 0, 0) + _ATTR.pack(*attr)
+    """A name's node, valid for `NAME_SECONDS`; its attributes for no time at all."""
+    return _ENTRY_HEAD.pack(nodeid, generation, NAME_SECONDS, 0, 0, 0) + _ATTR.pack(*attr)
 
 
 def open_out(fh: int, flags: int) -> bytes:

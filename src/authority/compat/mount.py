@@ -12,6 +12,10 @@ Rules
 - An interrupted request is finished: it may be admitted already. FORGET and INTERRUPT have no answer.
 - When the run is halted, ends, or loses its capability, all open files are closed in the same step;
   every further message gets EIO.
+- The kernel may go through a name that it was told of a moment ago (`fuse_reply`). What it asks about
+  the node is judged and performed at the path where the node lies, on the very object that it was told
+  of. If that is not there any more the answer is ESTALE: the kernel then asks for every name of the
+  path anew, so that a change from outside is seen at once.
 - A defect here answers EIO, ends the mount and is raised: nothing goes on half right.
 
 Parts: `mount_desk` (who answers what), `fuse_wire` and `fuse_reply` (the messages), `mount_view`
@@ -50,6 +54,11 @@ THREADS = 4
 _BACKGROUND = 64
 _PAGES = 256
 _ERRNO_MOST = 511
+_DOUBTFUL = frozenset({errno.EACCES, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
+_OF_A_NODE = frozenset(
+    {abi.GETATTR, abi.SETATTR, abi.ACCESS, abi.OPEN, abi.OPENDIR, abi.READLINK, abi.GETXATTR}
+    | {abi.LISTXATTR, abi.SETXATTR, abi.REMOVEXATTR}
+)
 
 NO_SHARED_MAPPINGS = (
     "this kernel has no shared writable file mappings over FUSE without a cache (Linux 6.6 and later"
@@ -211,7 +220,7 @@ class Mount:
         try:
             answer = handler(request)
         except (OSError, Untouchable) as error:
-            answer = out.error(request.unique, errno_of(error))
+            answer = self._failure(request, error)
         if isinstance(answer, bytes):
             await self._stream.write(answer)
             return
@@ -223,7 +232,7 @@ class Mount:
         try:
             answer = await work
         except (OSError, Untouchable) as error:
-            answer = out.error(request.unique, errno_of(error))
+            answer = self._failure(request, error)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -236,6 +245,14 @@ class Mount:
             await self._stream.write(answer)
         except ConnectionError:
             self._over = True
+
+    def _failure(self, request: Request, error: OSError | Untouchable) -> bytes:
+        """The errno; ESTALE where the path led elsewhere than the kernel believes."""
+        number = errno_of(error)
+        doubtful = number in _DOUBTFUL or (number == errno.ENOENT and request.opcode in _OF_A_NODE)
+        if doubtful and not self._view.there(request.nodeid):
+            number = errno.ESTALE
+        return out.error(request.unique, number)
 
     # --- what concerns the mount itself ---
 

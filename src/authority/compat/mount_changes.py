@@ -126,7 +126,7 @@ class Changes:
         """Note what was made, and tell the kernel of its node."""
         if verb == OWN:
             self._bench.own.note(resource, effect)
-        node = self._nodes.enter(parent, name, (status.st_dev, status.st_ino))
+        node = self._nodes.enter(parent, name, (status.st_dev, status.st_ino), status.st_mode)
         return out.reply(request.unique, self._view.entry(request, node, status))
 
     # --- removing ---

@@ -100,7 +100,7 @@ class OpenFiles:
         except WouldWait:
             found = await bench.thread(lambda: bench.files.look(path))
         with found:
-            if found.identity != node.identity:
+            if not node.stands_for(found.identity, found.status.st_mode):
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
             check_regular(found)
             shown = self._view.shows(resource)
@@ -190,7 +190,7 @@ class OpenFiles:
         if node is None:
             assert created is not None
             status = os.fstat(fd)
-            node = self._nodes.enter(*created, (status.st_dev, status.st_ino))
+            node = self._nodes.enter(*created, (status.st_dev, status.st_ino), status.st_mode)
         handle = Handle(node, resource, fd)
         handle.writable = True
         handle.verb, handle.flow, handle.label_at = verb, flow, label_at
@@ -261,7 +261,7 @@ class OpenFiles:
         if not self._view.sees(resource).allowed:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         with await self._bench.thread(lambda: self._bench.files.look(path)) as found:
-            node = self._nodes.enter(parent, name, found.identity)
+            node = self._nodes.enter(parent, name, found.identity, found.status.st_mode)
         return await self._opened(node, resource, flags)
 
     # --- reading ---

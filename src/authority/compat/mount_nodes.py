@@ -1,8 +1,9 @@
 """What the kernel knows of a mount: its nodes, and which path each of them stands for now.
 
 Pure but for what the caller tells it. Rules
-- A node is a name in a directory's node, with the identity (device, inode) that was found there when
-  the kernel was told. Numbers are never given twice.
+- A node is a name in a directory's node, with the identity (device, inode) and the kind (file, folder,
+  link) that was found there when the kernel was told. Numbers are never given twice; those of inodes
+  are, so a link may come to have a removed file's.
 - A rename through the mount moves the node, and with it everything beneath. A name that vanished or
   became another object detaches its node: it has no path any more, and only what is open on it goes
   on working.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from authority.compat.fuse_abi import ROOT_ID
 from authority.compat.fuse_wire import WireError
@@ -34,6 +36,7 @@ class Node:
         "handles",
         "id",
         "identity",
+        "kind",
         "lookups",
         "name",
         "parent",
@@ -41,11 +44,14 @@ class Node:
         "resource",
     )
 
-    def __init__(self, id_: int, parent: Node | None, name: bytes, identity: Identity) -> None:
+    def __init__(
+        self, id_: int, parent: Node | None, name: bytes, identity: Identity, kind: int
+    ) -> None:
         self.id = id_
         self.parent = parent
         self.name = name
         self.identity = identity
+        self.kind = kind
         self.lookups = 0
         self.children: dict[bytes, Node] = {}
         self.handles: set[int] = set()
@@ -53,12 +59,16 @@ class Node:
         self.path = b""
         self.resource: Resource | None = None
 
+    def stands_for(self, identity: Identity, mode: int) -> bool:
+        """Whether this is what the kernel was told of."""
+        return self.identity == identity and self.kind == stat.S_IFMT(mode)
+
 
 class Nodes:
     """All nodes of one mount. `root` is the resource that its root stands for."""
 
     def __init__(self, root: Resource, identity: Identity) -> None:
-        self._root = Node(ROOT_ID, None, b"", identity)
+        self._root = Node(ROOT_ID, None, b"", identity, stat.S_IFDIR)
         self._root.resource = self.root = root
         self._by_id: dict[int, Node] = {ROOT_ID: self._root}
         self._next = ROOT_ID + 1
@@ -106,16 +116,16 @@ class Nodes:
         node.path, node.resource = self.child(node.parent, node.name)
         node.epoch = self._epoch
 
-    def enter(self, parent: Node, name: bytes, identity: Identity) -> Node:
+    def enter(self, parent: Node, name: bytes, identity: Identity, mode: int) -> Node:
         """The node of what was found under a name; the kernel is told of it once more."""
         node = parent.children.get(name)
-        if node is not None and node.identity != identity:
+        if node is not None and not node.stands_for(identity, mode):
             self.detach(node)
             node = None
         if node is None:
             if len(self._by_id) >= LIMIT:
                 raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
-            node = Node(self._next, parent, name, identity)
+            node = Node(self._next, parent, name, identity, stat.S_IFMT(mode))
             self._next += 1
             self._by_id[node.id] = node
             parent.children[name] = node

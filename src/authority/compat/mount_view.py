@@ -108,7 +108,7 @@ class View:
         except WouldWait:
             return self._lookup_waiting(request, parent, name, path, judgement)
         except Untouchable:
-            return out.error(request.unique, errno.ENOENT)
+            return self._untouchable(request)
 
     async def _lookup_waiting(
         self, request: Request, parent: Node, name: bytes, path: bytes, judgement: Judgement
@@ -116,16 +116,35 @@ class View:
         try:
             found = await self._bench.thread(lambda: self._bench.files.look(path))
         except Untouchable:
-            return out.error(request.unique, errno.ENOENT)
+            return self._untouchable(request)
         with found:
             return self._entered(request, parent, name, found, judgement)
+
+    def _untouchable(self, request: Request) -> bytes:
+        """What is neither file nor folder does not exist; what lies behind a link is asked for anew."""
+        there = self.there(request.nodeid)
+        return out.error(request.unique, errno.ENOENT if there else errno.ESTALE)
+
+    def there(self, nodeid: int) -> bool:
+        """Whether a node that has a name is still what the kernel was told of, as far as that can be
+        said at once."""
+        try:
+            node = self._nodes.get(nodeid)
+            if not self._nodes.attached(node):
+                return True
+            with self._bench.files.look(self._nodes.path(node), now=True) as found:
+                return node.stands_for(found.identity, found.status.st_mode)
+        except WouldWait:
+            return True
+        except (OSError, Untouchable):
+            return False
 
     def _entered(
         self, request: Request, parent: Node, name: bytes, found: Handle, judgement: Judgement
     ) -> bytes:
         if judgement.partial and stat.S_ISREG(found.status.st_mode):
             return out.error(request.unique, errno.ENOENT)
-        node = self._nodes.enter(parent, name, found.identity)
+        node = self._nodes.enter(parent, name, found.identity, found.status.st_mode)
         self._several(node, found.status)
         return out.reply(request.unique, self.entry(request, node, found.status))
 
@@ -187,7 +206,7 @@ class View:
             return os.fstat(fd)
 
     def _attributes(self, request: Request, node: Node, found: Handle) -> bytes:
-        if found.identity != node.identity:
+        if not node.stands_for(found.identity, found.status.st_mode):
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         self._several(node, found.status)
         return out.reply(request.unique, out.attr_out(self.attr(request, found.status)))
