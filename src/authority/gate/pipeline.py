@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import traceback
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
@@ -83,7 +84,7 @@ class Pipeline:
         self._look_up = look_up
         self._fatal = on_fatal
         self._under_way = UnderWay(on_fatal)
-        self._rooms: dict[str, Room] = {}
+        self._rooms: defaultdict[str, Room] = defaultdict(Room)
         self.on_overspent: Callable[[str, int], None]  # set by what answers incidents
         self.goings: Stoppable | None = None  # set by what carries effects that go on
         self.hidden: Hidden  # set by the gate: what carries requests for handles
@@ -244,7 +245,7 @@ class Pipeline:
         assert request.resource is not None
         if spec.side_effect:
             await ledger.durable(admit.seq)
-        room = self._rooms.setdefault(request.run, Room())
+        room = self._rooms[request.run]
         size = answer_bound(request.effect, request.arguments, admit.reserve)
         await room.take(size)
         try:

@@ -107,7 +107,6 @@ class Reader:
         tree: Any = None
         refs: tuple[values.Ref, ...] = ()
         raw: bytes = bytes(wire.arguments)
-        shown = printable(wire.resource, SHOWN_LIMIT)
         spec = EFFECTS.get(effect)
         if spec is None or spec.internal:
             problem = _bad(f"no effect {printable(effect, 64)!r}")
@@ -125,7 +124,6 @@ class Reader:
                     raw = _json(arguments)
                 verb = _verb(arguments)
                 resource = resources.parse(effect, wire.resource, cwd=cwd)
-                shown = resource.text
                 if effect == "fs.rename":
                     target = resources.parse(effect, arguments.to, cwd=cwd)
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -134,6 +132,7 @@ class Reader:
                 problem = _bad(f"{effect}: {error.message}")
             except (values.Malformed, values.Unfit) as error:
                 problem = _bad(f"{effect}: {error}")
+        shown = resource.text if resource else printable(wire.resource, SHOWN_LIMIT)
         problem = problem or _flags(wire.flags, effect, refs)
         if wire.n <= last_n:
             problem = Problem(
