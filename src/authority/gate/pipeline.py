@@ -35,7 +35,7 @@ from authority.gate.ledger import Ledger
 from authority.gate.reader import INLINE_LIMIT, Asked, short_body, value_bytes
 from authority.gate.room import Room, answer_bound
 from authority.gate.tallies import Tallies
-from authority.gate.underway import UnderWay
+from authority.gate.underway import UnderWay, stage
 from authority.kernel import decide as kernel
 from authority.kernel import entries, flows
 from authority.kernel.canonical import printable
@@ -204,7 +204,7 @@ class Pipeline:
             self._refuse(asked, verdict, receipt, reply)
         elif isinstance(verdict, entries.Admit):
             work = self._perform(asked, verdict, reply)
-            self._under_way.perform(verdict.run, work, verdict.effect, verdict.seq, verdict.caps)
+            self._under_way.begin(verdict.run, work, verdict.effect, verdict.seq, verdict.caps)
 
     def _refuse(self, asked: Asked, denied: entries.Denied, receipt: Receipt, reply: Reply) -> None:
         if denied.hidden:
@@ -298,6 +298,7 @@ class Pipeline:
             defect = EffectFailed(SENTENCES[Code.INTERNAL], facts={"defect": type(error).__name__})
             self._failed(asked, admit, policy, defect, reply, Code.INTERNAL)
             return
+        await stage(request.effect)
         await self._done(asked, admit, policy, done, reply)
 
     async def _done(
