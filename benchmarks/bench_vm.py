@@ -330,8 +330,9 @@ def run(quick: bool) -> list[dict[str, Any]]:
         trip("round trip, name spaces", "space trip", "200 bytes to the probe and back"),
         trip("round trip, machine", "machine trip", "the same"),
         trip("round trip, channel alone", "channel trip", "200 bytes, no supervisor", 400),
-        milliseconds("processor time, name spaces", "space python worked", "of a fresh Python"),
-        milliseconds("processor time, machine", "machine python worked", "of its hypervisor"),
+        milliseconds(
+            "processor time, machine", "machine python worked", "of a fresh Python, its hypervisor"
+        ),
         memory("idle memory, name spaces", "space python memory", "a Python, all processes"),
         memory("idle memory, machine", "machine python memory", "a Python, its hypervisor"),
         memory("idle memory, machine, probe", "machine probe memory", "the probe, its hypervisor"),
