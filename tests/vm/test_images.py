@@ -212,7 +212,7 @@ def test_init_is_compiled_to_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "_TOOLS", "/nowhere")
-    with pytest.raises(IsolationRefused, match="gcc.* not installed") as refused:
+    with pytest.raises(IsolationRefused, match=r"gcc.* not installed") as refused:
         kernel.build(architectures.of(probe().architecture))
     assert "apt-get install -y gcc" in refused.value.fix
 
