@@ -115,9 +115,10 @@ class Trunk:
 
 @asynccontextmanager
 async def running(source: str, **spec: Any) -> AsyncIterator[tuple[Sandbox, Trunk]]:
-    """A real run of a Python program, with `trunk` as its gate."""
+    """A real run of a Python program, or of `argv`, with `trunk` as its gate."""
     fields = {"cwd": os.path.realpath("/var/tmp"), "memory": 1 << 30, "processes": 64, **spec}
-    prepared = plan(SandboxSpec((sys.executable, "-I", "-c", source), **fields), probe())
+    fields.setdefault("argv", (sys.executable, "-I", "-c", source))
+    prepared = plan(SandboxSpec(**fields), probe())
     gate, run = socket.socketpair()
     sandbox = await start(prepared, run)
     gate.setblocking(False)

@@ -178,6 +178,7 @@ def become_program(
 ) -> "NoReturn":
     """In the child: the three streams, nothing else, default signals, the program."""
     try:
+        call("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)  # this process is the run's own again
         for number, fd in enumerate(streams):
             posix.dup2(fd, number)
         posix.dup2(ready, 3, False)
@@ -418,11 +419,11 @@ def start_program(
     configuration: "dict[str, Any]", listener: int, streams: "tuple[int, ...]"
 ) -> Start:
     ready_read, ready_write = posix.pipe2(posix.O_CLOEXEC)
+    # Nothing in the run may look into this process: said before there is anybody who could.
+    call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
     child = posix.fork()
     if child == 0:
         become_program(configuration, streams, ready_write)
-    # From here on nothing in the run may look into this process, or open its memory.
-    call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
     posix.close(ready_write)
     for fd in streams:
         posix.close(fd)
