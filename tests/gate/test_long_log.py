@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from authority.gate import opening, snapshots, statedir
 from authority.gate.opening import Opened
 from authority.gate.statedir import StateDir
 from authority.kernel import entries
+from authority.kernel.state import digest
 
 from .lab import Lab
 
 MANY = 6000
+HALTED = "halted early"
 DEADLINE = 60.0
 
 
@@ -39,6 +42,8 @@ def _open(directory: StateDir) -> Opened:
 def long(own: Lab) -> Lab:
     """A state directory whose log fills several segments, and that was opened once since."""
     opened = _open(own.directory)
+    opened.ledger.step([entries.Halt(run="", reason=HALTED, by="uid 0")])
+    opened.ledger.step([entries.Resume(reason=HALTED, by="uid 0")])
     for number in range(MANY):
         note = entries.Control(
             action="status", by="uid 0", caps=[], detail=f"{number} " + "x" * 400
@@ -92,4 +97,44 @@ def test_without_the_anchor_the_same_byte_refuses_the_opening(long: Lab) -> None
     _damage(long)
     Path(long.directory.log / "anchor").unlink()
     with pytest.raises(opening.LogError):
+        _open(long.directory)
+
+
+def _lose_the_snapshot(lab: Lab) -> None:
+    """Whoever can write the state directory removes the body that the signed entry names."""
+    snapshot = lab.log(kind="snapshot")[-1]
+    (body,) = lab.directory.store.rglob(snapshot["digest"])
+    body.unlink()
+
+
+def _forge(lab: Lab) -> None:
+    """The entry that ended a halt becomes one that says nothing: the gate was halted ever since."""
+    segment = lab.directory.log / "00000001.jsonl"
+    lines = segment.read_bytes().split(b"\n")
+    (at,) = (i for i, line in enumerate(lines) if b'"kind":"resume"' in line)
+    entry = json.loads(lines[at])
+    note = entries.Control(action="status", by="uid 0")
+    note.seq, note.batch, note.time = entry["seq"], entry["batch"], entry["time"]
+    body = entries.encode(note)[:-1]
+    lines[at] = body + b',"hash":"' + entry["hash"].encode() + b'"}'
+    segment.write_bytes(b"\n".join(lines))
+
+
+def test_without_its_snapshot_it_comes_to_the_same_state(long: Lab) -> None:
+    _lose_the_snapshot(long)
+    opened = _open(long.directory)
+    assert opened.ledger.log.recovery.unread > 1000
+    assert opened.unconfirmed is None
+    assert opened.ledger.state.halted < 0
+    pieces = everything(
+        long.directory.log, opened.signing.public, opened.witnesses, opened.ledger.state.seq
+    )
+    assert snapshots.whole_digest(pieces) == digest(opened.ledger.state)
+    _close(opened, snapshot=False)
+
+
+def test_no_state_is_made_of_what_nobody_has_checked_yet(long: Lab) -> None:
+    _lose_the_snapshot(long)
+    _forge(long)
+    with pytest.raises(opening.LogError, match="hash"):
         _open(long.directory)

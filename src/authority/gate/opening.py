@@ -6,7 +6,8 @@ Rules
   (`incidents.txt`), because the log itself is no longer to be trusted with it.
 - The state is the fold of every entry that was read. A snapshot only shortens the way, and only one
   whose digest stands in an entry under a checkpoint. A log that was opened from its anchor is read
-  whole as soon as the gate serves; until then what lies before rests on the log's signed checkpoints.
+  whole as soon as the gate serves; until then what lies before rests on the log's signed checkpoints,
+  and so does the snapshot. Without one all of it is read first.
 - The first entry that a gate appends says what it is; before it, a `repair` for what recovery cut.
 - The first opening also mints the admin capability and the one that resumes after a halt.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from authority.audit.checkpoints import Checkpointer
 from authority.audit.errors import LogError, LogTampered
 from authority.audit.files import FileLayer, OsLayer
 from authority.audit.notes import SigningKey
-from authority.audit.opening import open_log
+from authority.audit.opening import everything, open_log
 from authority.audit.store import ContentStore
 from authority.audit.witness import DirectoryWitness
 from authority.audit.writer import Log
@@ -87,24 +89,32 @@ def open_state(directory: StateDir, *, layer: FileLayer | None = None) -> Opened
 
     Raises `Refused`, `FoldError`, `LogError` (a lock held elsewhere among them), `OSError`.
     """
-    signing = checkpoints.load_key(directory.signing_key)
-    witnesses = [DirectoryWitness(directory.witness)]
-    witnesses += [DirectoryWitness(path) for path in statefiles.witnesses(directory)]
     try:
-        log, checkpointer = open_log(directory.log, signing, layer=layer, witnesses=witnesses)
+        return _opened(directory, layer)
     except LogTampered as error:
         _write_down(directory, error)
         raise Refused(
             f"the log was tampered with: {error.message}",
             "keep the state directory as it is: 'authority audit verify' says what is wrong",
         ) from error
+
+
+def _opened(directory: StateDir, layer: FileLayer | None) -> Opened:
+    signing = checkpoints.load_key(directory.signing_key)
+    witnesses = [DirectoryWitness(directory.witness)]
+    witnesses += [DirectoryWitness(path) for path in statefiles.witnesses(directory)]
+    log, checkpointer = open_log(directory.log, signing, layer=layer, witnesses=witnesses)
+
+    def all_checked() -> Iterator[list[bytes]]:
+        return everything(directory.log, signing.public, witnesses, log.next_seq - 1)
+
     try:
         store = ContentStore(directory.store, keys=directory.keys / "sealed")
-        folded = snapshots.fold(directory.log, store, checkpointer.size, _place(log))
+        folded = snapshots.fold(directory.log, store, checkpointer.size, _place(log), all_checked)
         keys = statefiles.mac_keys(directory)
         ledger = Ledger(log, folded.state)
         opened = Opened(directory, ledger, checkpointer, store, keys, signing, witnesses)
-        if folded.start >= 0 or log.recovery.unread:
+        if folded.start >= 0:
             opened.unconfirmed = (folded.state.seq, digest(folded.state))
         anchors.keep(str(directory.log), layer or OsLayer(), log.recovery.borders, folded.start)
         _first_entries(opened)

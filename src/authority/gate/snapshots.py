@@ -5,13 +5,14 @@ Rules
   in a `snapshot` entry that lies under a checkpoint or witness which recovery has checked.
 - Using one is a shortcut, never a second truth: the whole fold runs in the background after the start
   and must reach the same state, or everything is halted.
-- A snapshot that is gone or damaged is passed over: the fold from the beginning needs none.
+- A snapshot that is gone or damaged is passed over: the fold from the beginning needs none. Nothing
+  that was not checked is folded: where only the log's end was, the rest is before.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from authority.audit import query
@@ -56,9 +57,16 @@ def take(ledger: Ledger, store: ContentStore) -> int:
     return ledger.step([entries.Snapshot(at=at, digest=name, size=len(data))]).seq
 
 
-def fold(directory: Folder, store: ContentStore, vouched: int, place: Place = BEGINNING) -> Folded:
+def fold(
+    directory: Folder,
+    store: ContentStore,
+    vouched: int,
+    place: Place,
+    everything: Callable[[], Iterable[list[bytes]]],
+) -> Folded:
     """The state of the log, from the newest usable snapshot among the first `vouched` entries. It is
-    looked for from `place` on, where the log was opened, and if there is none from the beginning.
+    looked for from `place` on, where the log was opened; if there is none, and something lies before,
+    `everything` gives all lines, checked.
 
     Raises `FoldError`, `EntryError`, `LogCorrupt`.
     """
@@ -71,17 +79,21 @@ def fold(directory: Folder, store: ContentStore, vouched: int, place: Place = BE
         else:
             return Folded(_apply(state, directory, found.at + 1, place), found.at)
     if place != BEGINNING:
-        return fold(directory, store, vouched)
+        return Folded(_whole(everything()), -1)
     return Folded(_apply(State(), directory, 0, BEGINNING), -1)
 
 
 def whole_digest(pieces: Iterable[list[bytes]]) -> str:
     """The digest of the fold of all these lines, from the log's first on."""
+    return digest(_whole(pieces))
+
+
+def _whole(pieces: Iterable[list[bytes]]) -> State:
     state = State()
     for lines in pieces:
         for line in lines:
             apply(state, entries.decode(line))
-    return digest(state)
+    return state
 
 
 def _newest(directory: Folder, vouched: int, place: Place) -> entries.Snapshot | None:
