@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from authority.compat import fuse_abi as abi
+from authority.kernel.file_labels import recorded
 
 from .fuse_kernel import Kernel
 from .seat import Seat, number, sit, successor
@@ -31,7 +32,9 @@ async def wrote(seat: Seat, *, tainted: bool) -> None:
     """The first run: it may read somebody's words, and then writes `mine/a`."""
     seat.file("theirs", "untrusted")
     (seat.work / "mine").mkdir()
-    await seat.kernel.put("mine/before", b"x")
+    await seat.kernel.mkdir((await seat.kernel.walk("mine")).node, "good")
+    for name in ("before", "one", "two", "good/x"):
+        await seat.kernel.put(f"mine/{name}", b"x")
     if tainted:
         await seat.kernel.get("theirs")
     await seat.kernel.put("mine/a", WORDS)
@@ -64,6 +67,11 @@ async def sized(kernel: Kernel, name: str) -> None:
 
 async def got(kernel: Kernel, name: str) -> None:
     assert await kernel.get(name) == WORDS
+
+
+async def got_one(kernel: Kernel, name: str) -> None:
+    """Which of two files it is was the choice: both were written before anything was read."""
+    assert await kernel.get(name) == b"x"
 
 
 WAYS: dict[str, tuple[Callable[[Seat], Awaitable[None]], str, Callable[..., Awaitable[None]]]] = {}
@@ -109,6 +117,37 @@ async def an_exchange(seat: Seat) -> None:
 @way("a folder that moved", "mine/other/b", got)
 async def a_folder(seat: Seat) -> None:
     await moved(seat.kernel)
+
+
+@way("a look at a folder that it made", "mine/made", met)
+async def a_folder_made(seat: Seat) -> None:
+    await seat.kernel.mkdir((await seat.kernel.walk("mine")).node, "made")
+
+
+@way("a look at another name of what it only read", "mine/also", met)
+async def a_link_of_before(seat: Seat) -> None:
+    folder = (await seat.kernel.walk("mine")).node
+    await seat.kernel.link((await seat.kernel.walk("mine/before")).node, folder, "also")
+
+
+@way("which of two files has a name", "mine/chosen", got_one)
+@way("a look at a name that it chose", "mine/chosen", met)
+async def a_choice(seat: Seat) -> None:
+    folder = (await seat.kernel.walk("mine")).node
+    await seat.kernel.rename(folder, "before", folder, "chosen")
+
+
+@way("which of two files has a name, exchanged", "mine/one", got_one)
+@way("and the other", "mine/two", got_one)
+async def a_choice_of_two(seat: Seat) -> None:
+    folder = (await seat.kernel.walk("mine")).node
+    await seat.kernel.rename(folder, "one", folder, "two", flags=abi.RENAME_EXCHANGE)
+
+
+@way("which of two folders has a name", "mine/chosen/x", got_one)
+async def a_choice_of_folders(seat: Seat) -> None:
+    folder = (await seat.kernel.walk("mine")).node
+    await seat.kernel.rename(folder, "good", folder, "chosen")
 
 
 @pytest.mark.parametrize("name", WAYS)
@@ -190,5 +229,38 @@ def test_listing_a_folder_shows_sizes_and_what_is_gone() -> None:
         async with successor(seat) as later:
             await later.kernel.list((await later.kernel.walk("mine")).node)
             assert later.tainted()
+
+    sit(body, POLICY)
+
+
+@pytest.mark.parametrize("tainted", [False, True], ids=["control", "tainted"])
+def test_what_cannot_be_removed_tells_what_is_there(*, tainted: bool) -> None:
+    async def body(seat: Seat) -> None:
+        await wrote(seat, tainted=tainted)
+        good = (await seat.kernel.walk("mine/good")).node
+        await seat.kernel.unlink(good, "x")
+        await seat.kernel.put("mine/good/y", b"x")
+        async with successor(seat) as later:
+            folder = (await later.kernel.walk("mine")).node
+            await later.kernel.walk("mine/good")
+            assert not later.tainted()
+            assert await number(later.kernel.rmdir(folder, "good")) == "ENOTEMPTY"
+            assert later.tainted() == tainted
+
+    sit(body, POLICY)
+
+
+@pytest.mark.parametrize("tainted", [False, True], ids=["control", "tainted"])
+def test_a_folder_that_moved_is_known_to_who_asks_for_what_is_in_it(*, tainted: bool) -> None:
+    """Without a mount nobody looks at the folders on the way."""
+
+    async def body(seat: Seat) -> None:
+        await wrote(seat, tainted=tainted)
+        await a_choice_of_folders(seat)
+        name = f"fs:{seat.work}/mine/chosen/x"
+        label = recorded(seat.gate.ledger.state.files, "fs.read", name, {})
+        assert bool(label.sources) == tainted
+        elsewhere = f"fs:{seat.work}/mine/before"
+        assert recorded(seat.gate.ledger.state.files, "fs.read", elsewhere, {}).clean
 
     sit(body, POLICY)

@@ -174,3 +174,26 @@ def test_a_child_learns_nothing_from_a_message_that_does_not_come(lab: Lab) -> N
         assert isinstance(gate.call("msg.send", f"run:{child}", {"data": one["/text"]}), Handle)
         assert gate.wait(control, 20_000)["code"] == 0
         assert gate.wait(child, 20_000)["code"] == 3
+
+
+ENDORSED = """\
+from authority.agent import Denied, connect
+import sys
+gate = connect()
+one = gate.tool("hostile", {"q": "x"}, handle=True)
+try: gate.tool("pay", {"amount": one["/n"].typed(AMOUNT)})
+except Denied as no: sys.exit({"E_TAINT": 3}[no.code])
+"""
+
+
+def test_children_tell_no_more_bits_than_their_parent_may(lab: Lab) -> None:
+    lab.file("act.py", ACT)
+    lab.file("hostile.py", 'print(\'{"result": {"n": 3}}\')\n')
+    lab.file("child.py", ENDORSED.replace("AMOUNT", repr(AMOUNT)))
+    text = POLICY.replace("[labels]", '[agents.child]\ncommand = ["python3", "child.py"]\n[labels]')
+    with lab.attached(text) as run:
+        gate = run.gate()
+        codes = [gate.wait(gate.spawn("child"), 20_000)["code"] for _ in range(3)]
+        assert codes == [0, 0, 3]  # 10 bits each, of 20
+        one = gate.tool("hostile", {"q": "mine"}, handle=True)
+        assert code_of(lambda: gate.tool("pay", {"amount": one["/n"].typed(AMOUNT)})) == "E_TAINT"

@@ -28,6 +28,7 @@ from authority.effects.beneath import Handle as Looked
 from authority.effects.beneath import Untouchable
 from authority.effects.file_changes import moment
 from authority.effects.tree import Files, Identity
+from authority.kernel import flows, resources
 from authority.kernel.canonical import printable
 from authority.kernel.codes import Code
 from authority.kernel.policy_persist import HOME
@@ -106,9 +107,15 @@ class Bench:
         check: Callable[[], Awaitable[None]] | None = None,
     ) -> _T:
         """Admit a change and perform it in a thread; `check` looks once more, on the loop, right
-        before. Raises `OSError`."""
+        before. That it failed tells what is there, so then it was a look. Raises `OSError`."""
         flow = await self.admit(effect, resource, arguments, verb)
-        return await self.perform(flow, perform, check)
+        try:
+            return await self.perform(flow, perform, check)
+        except (OSError, Untouchable):
+            to = getattr(arguments, "to", "")
+            facts = {**flows.FAILED, "target": resources.parse(effect, to).text if to else ""}
+            self.door.glance(effect, resource, self.verb or verb, facts)
+            raise
 
     async def perform(
         self,

@@ -23,6 +23,7 @@ from authority.effects.base import Call, EffectFailed, Performed
 from authority.errors import AuthorityError
 from authority.gate.run import Event, Run, Start
 from authority.gate.runs import Runs
+from authority.kernel import flows
 from authority.kernel.budgets import BudgetError, check
 from authority.kernel.canonical import printable
 from authority.kernel.capabilities import TokenError
@@ -123,13 +124,15 @@ class Messages:
         return await self._receive(call)
 
     def _send(self, call: Call) -> Performed:
+        sent_by = self._state.runs.get(call.run)
         other = self._runs.running.get(call.resource.text.removeprefix("run:"))
+        # That it can't take more is its own word, and that of whoever sent it values of handles.
+        told = flows.missing(self._state, sent_by, call.effect, call.resource) if sent_by else CLEAN
         if other is None:
-            raise EffectFailed("The other run has ended.")
+            raise EffectFailed("The other run has ended.", carried=told)
         if len(other.mailbox) >= MAILBOX:
-            raise EffectFailed("The other run's mailbox is full.")
-        sender = self._state.runs.get(call.run)
-        label: Label = sender.label if sender else CLEAN
+            raise EffectFailed("The other run's mailbox is full.", carried=told)
+        label: Label = sent_by.label if sent_by else CLEAN
         other.mailbox.append((call.run, call.arguments.data, label.join(call.given)))
         other.mail.set()
         return Performed({})

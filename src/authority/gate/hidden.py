@@ -27,6 +27,7 @@ from authority.kernel.entries import Body
 from authority.kernel.facts import Facts, Problem
 from authority.kernel.labels import Label
 from authority.kernel.policy import Policy
+from authority.kernel.resources import Resource
 from authority.kernel.state import State
 
 if TYPE_CHECKING:
@@ -120,8 +121,7 @@ class Hidden:
         """The outcome of a call whose answer is kept, and what is said of it."""
         request = asked.request
         assert request.resource is not None
-        given = Label(frozenset(admit.sources), frozenset(admit.secrets))
-        label = given.join(
+        label = self._anyhow(admit, request.resource).join(
             flows.answer_label(
                 self._pipeline.ledger.state,
                 policy,
@@ -151,8 +151,7 @@ class Hidden:
         """The same for a call that failed, or was refused at the last moment."""
         request = asked.request
         assert request.resource is not None
-        given = Label(frozenset(admit.sources), frozenset(admit.secrets))
-        label = given.join(
+        label = self._anyhow(admit, request.resource).join(
             flows.answer_label(
                 self._pipeline.ledger.state,
                 policy,
@@ -170,6 +169,13 @@ class Hidden:
         outcome = self._outcome(admit, "failed", label, body, why.facts)
         outcome.code = code
         return outcome, {"handle": admit.handle}
+
+    def _anyhow(self, admit: entries.Admit, resource: Resource) -> Label:
+        """The label that the answer has whatever comes of the call: the program sees what it steers."""
+        state = self._pipeline.ledger.state
+        given = Label(frozenset(admit.sources), frozenset(admit.secrets))
+        run = state.runs.get(admit.run)
+        return given.join(flows.missing(state, run, admit.effect, resource)) if run else given
 
     def _outcome(
         self,

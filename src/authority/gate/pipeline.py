@@ -43,7 +43,7 @@ from authority.kernel.codes import SENTENCES, Code, Layer
 from authority.kernel.facts import Problem, Request
 from authority.kernel.labels import CLEAN, Label
 from authority.kernel.policy import Policy
-from authority.kernel.requests import EFFECTS
+from authority.kernel.requests import EFFECTS, FsWrite
 
 
 class Performer(Protocol):
@@ -285,7 +285,7 @@ class Pipeline:
                 )
                 return
             # Being refused there tells something about what is there.
-            seen = self._label(asked, policy, facts=flows.FAILED)
+            seen = self._label(asked, policy, facts=flows.failed(request.target))
             self._aborted(asked, admit, no.code, no.sentence, no.facts, Layer.EFFECT, reply, seen)
             return
         except EffectFailed as failed:
@@ -345,7 +345,7 @@ class Pipeline:
         if admit.handle:
             self._keep(asked, admit, self.hidden.failed(asked, admit, policy, failed, code), reply)
             return
-        label = self._label(asked, policy, failed.carried, flows.FAILED)
+        label = self._label(asked, policy, failed.carried, flows.failed(request.target))
         outcome = entries.Outcome(
             run=request.run,
             of=admit.seq,
@@ -393,6 +393,8 @@ class Pipeline:
         request, state = asked.request, self.ledger.state
         assert request.resource is not None
         what = (request.effect, request.resource, request.verb)
+        if isinstance(request.arguments, FsWrite) and not facts.get("failed"):
+            facts = {**facts, "replaces": not request.arguments.create_only}
         return flows.answer_label(state, policy, *what, carried or CLEAN, facts)
 
     def _keep(

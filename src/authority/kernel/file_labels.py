@@ -9,6 +9,11 @@ Pure; a part of the state, and so of the log. Rules
   for a file that has several names, or is as long as it was when it was written.
 - Names and sizes are words, too: a folder in which a tainted run made, changed or removed something
   has a label of its own, which listing it brings, and so does asking there for what can't be had.
+- Which file stands at a name is a word: a name that a tainted run made, or moved something to, has its
+  label, whatever the file holds, and of a folder that it moved all names below (`_tree`).
+- Changing says what was there: whether a name could be made, moved or removed, and how long a file is
+  that was added to. So it brings labels as a look does. Only `fs.write`, where it replaces what there
+  may be and does not fail, says nothing.
 - Size, times and mode of a file are its writer's words, so looking at it is reading it.
 - No rule of a policy lowers it. Where nothing is recorded the policy's word holds.
 - A file that is not as it was last written was changed by somebody else: what is read carries the
@@ -19,7 +24,7 @@ Pure; a part of the state, and so of the log. Rules
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -34,6 +39,7 @@ _WHOLE: Final = frozenset({"fs.write", "fs.modify"})
 """Changes whose digest, where there is one, is that of the whole file."""
 _NAMES: Final = frozenset({"fs.mkdir", "fs.rename", "fs.link", "fs.symlink", "fs.delete"})
 READS: Final = frozenset({"fs.read", "fs.open", "fs.stat", "fs.list", "fs.show", "fs.look"})
+_CHANGES: Final = _CONTENT | _NAMES
 
 
 class Marked(msgspec.Struct):
@@ -70,10 +76,12 @@ def intend(
     elif effect in ("fs.rename", "fs.link"):
         for name in _below(files, resource):
             _join(files, target + name[len(resource) :], files[name].label)
-    if not label.clean and (effect in _CONTENT or effect in _NAMES):
+    if not label.clean and effect in _CHANGES:
         for end in (resource, target):
             if end:
                 _join(files, _folder(end), label)
+        if effect in _NAMES and effect != "fs.delete":
+            _join(files, target or resource, label)
 
 
 def in_doubt(files: Files, effect: str, resource: str, target: str, label: Label) -> None:
@@ -83,7 +91,12 @@ def in_doubt(files: Files, effect: str, resource: str, target: str, label: Label
         above = resource.rpartition("/")[0]
         while "/" in above:
             _join(files, _folder(above), label)
+            _join(files, above, label)
             above = above.rpartition("/")[0]
+    elif effect == "fs.rename":  # perhaps of a folder, and perhaps an exchange
+        for name in _below(files, target):
+            _join(files, resource + name[len(target) :], files[name].label)
+        _placed(files, (resource, target), label, whole=True)
 
 
 def intend_hidden(files: Files, effect: str, resource: str, label: Label) -> None:
@@ -110,26 +123,32 @@ def done(
             _drop(files, name, facts)
     elif effect == "fs.rename":
         _moved(files, resource, target, facts)
+        ends = (resource, target) if facts.get("exchanged") else (target,)
+        _placed(files, ends, label, whole=_folders(facts))
     elif effect == "fs.link":
         files.pop(target, None)
         if resource in files:
             _join(files, target, files[resource].label)
-    elif effect == "fs.symlink" and not label.clean:
-        _join(files, resource, label)
+        _placed(files, (target,), label)
+    elif effect == "fs.symlink":
+        _placed(files, (resource,), label)
     elif effect == "fs.mkdir" and not label.clean:
         above = resource
         for _ in range(min(facts.get("made", 1), 256)):
             _join(files, _folder(above), label)
+            _join(files, above, label)
             above = above.rpartition("/")[0]
     for name in (resource, target) if effect == "fs.link" else (target or resource,):
         _known(files, effect, name, facts)
 
 
 def recorded(files: Files, effect: str, resource: str, facts: Mapping[str, Any]) -> Label:
-    """What a read of any kind brings beside what the policy says."""
-    if not files or effect not in READS:
+    """What a read of any kind brings beside what the policy says, and what a change tells."""
+    if not files:
         return CLEAN
-    names = [resource, REST]
+    if effect not in READS:
+        return _told(files, effect, resource, facts)
+    names = [resource, REST, *_trees(resource)]
     if effect in ("fs.list", "fs.show"):
         names.append(resource.rstrip("/") + "/")
     if facts.get("failed"):
@@ -144,6 +163,21 @@ def recorded(files: Files, effect: str, resource: str, facts: Mapping[str, Any])
         if name in files:
             label = label.join(files[name].label)
     return label.join(HOST) if marked is not None and _changed(marked, facts) else label
+
+
+def _told(files: Files, effect: str, resource: str, facts: Mapping[str, Any]) -> Label:
+    """What is seen of a change: of one that `failed` at its `target`, too."""
+    if effect not in _CHANGES or (effect == "fs.write" and facts.get("replaces")):
+        return CLEAN
+    names = [resource, REST, *_trees(resource)]
+    if facts.get("failed"):
+        for end in filter(None, (resource, facts.get("target", ""))):
+            names += [end, f"{end}/", _folder(end), *_trees(end)]
+    label = CLEAN
+    for name in names:
+        if name in files:
+            label = label.join(files[name].label)
+    return label
 
 
 def _changed(marked: Marked, facts: Mapping[str, Any]) -> bool:
@@ -189,6 +223,19 @@ def _moved(files: Files, resource: str, target: str, facts: Mapping[str, Any]) -
             files.pop(marked.inode, None)
 
 
+def _placed(files: Files, names: Iterable[str], label: Label, *, whole: bool = False) -> None:
+    """These names lead where a run's words want it; with `whole` also what is below them."""
+    for name in names if not label.clean else ():
+        _join(files, name, label)
+        if whole:
+            _join(files, _tree(name), label)
+
+
+def _folders(facts: Mapping[str, Any]) -> bool:
+    """Whether a folder was moved, or may have been."""
+    return facts.get("type") == "directory" or bool(facts.get("exchanged"))
+
+
 def _drop(files: Files, name: str, facts: Mapping[str, Any]) -> None:
     """A name is gone, and with its last name the file."""
     marked = files.pop(name, None)
@@ -212,6 +259,17 @@ def _below(files: Files, name: str) -> list[str]:
 def _folder(name: str) -> str:
     """The key of the folder that holds a name."""
     return name.rpartition("/")[0] + "/"
+
+
+def _tree(name: str) -> str:
+    """The key of all that is below a folder."""
+    return f"{name}//"
+
+
+def _trees(name: str) -> Iterator[str]:
+    """The keys of all folders above a name."""
+    while name := name.rpartition("/")[0]:
+        yield _tree(name)
 
 
 def _inode(facts: Mapping[str, Any]) -> str:

@@ -30,7 +30,7 @@ from authority.kernel.mcp_rules import parts
 from authority.kernel.models import EFFECTS
 from authority.kernel.policy import Policy
 from authority.kernel.resources import Resource
-from authority.kernel.state import State
+from authority.kernel.state import Run, State
 
 _READS = frozenset({"fs.read", "fs.list", "fs.stat", "fs.open", "fs.look", "fs.show"})
 _SYSTEM = frozenset({"sys.time", "sys.random", "sys.uuid"})
@@ -53,6 +53,11 @@ _MCP = frozenset({"mcp.list", "mcp.read", "mcp.prompt"})
 _ANY = frozenset({ANY_SOURCE})
 FAILED: Final[Mapping[str, Any]] = MappingProxyType({"failed": True})
 """What is known of a read that came to nothing."""
+
+
+def failed(target: Resource | None) -> Mapping[str, Any]:
+    """What is known of a call that came to nothing, and of where it would have led."""
+    return FAILED if target is None else {**FAILED, "target": target.text}
 
 
 def argument_names(effect: str, arguments: Any) -> frozenset[str]:
@@ -124,6 +129,20 @@ def answer_label(
     if effect == "msg.receive" and (own := state.runs.get(resource.name)) is not None:
         kept = kept.join(own.hints)
     return result_label(policy, effect, resource, verb, carried).join(kept)
+
+
+def missing(state: State, run: Run, effect: str, resource: Resource) -> Label:
+    """What it would bring that a file, or a message, is not there."""
+    if effect == "msg.receive":
+        label = run.hints
+        for name in (run.parent, *run.children):
+            if (other := state.runs.get(name)) is not None:
+                label = label.join(other.label)
+        return label
+    if effect == "msg.send":
+        receiver = state.runs.get(resource.name)
+        return receiver.label.join(receiver.hints) if receiver is not None else CLEAN
+    return recorded(state.files, effect, resource.text, FAILED)
 
 
 def result_label(

@@ -191,7 +191,8 @@ def _used_up(state: State, run: Run, approvals: list[str], endorsed: dict[str, i
     for approval in approvals:
         del state.approvals[approval]
     for name, bits in endorsed.items():
-        run.endorsed[name] = run.endorsed.get(name, 0) + bits
+        told = state.root(run.id).endorsed  # by all that descends from it
+        told[name] = told.get(name, 0) + bits
 
 
 def _held(state: State, run: Run, e: entries.Admit | entries.Denied) -> None:

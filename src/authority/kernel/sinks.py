@@ -11,8 +11,8 @@ Pure. Rules
 - A control argument that is a whole field of a handle may do more, by the policy's word alone:
   a *trusted field* has no source of its own; an *issued* name of the right kind, of a lookup that was
   asked in trusted words, may be used for the argument that it was issued for; an *endorsed* value of
-  a narrow type may steer as long as the run has bits left. Whether the value has that kind is behind
-  the handle, so that refusal is hidden (`Finding.hidden`).
+  a narrow type may steer as long as the run, with its parents and children, has bits left. Whether
+  the value has that kind is behind the handle, so that refusal is hidden (`Finding.hidden`).
 - A list of those that are there (`$some`) says which are: each has the label of all that this hinges
   on, so a trusted field its handle's, unless it is recorded (`shapes`).
 - Where the policy lets a person approve, a control argument of untrusted words waits for one. No
@@ -58,13 +58,16 @@ def answered(state: State, run: Run, policy: Policy | None, request: Request) ->
 
     All that its arguments hold counts, in fields that the policy trusts too: whether such a field is
     there is its tool's word, but for a recorded one (`shapes`). So does the source of the answer, and
-    what an MCP server was asked with before, since it may have seen that.
+    what an MCP server was asked with before, since it may have seen that. What failing would bring
+    counts in any case, because a program sees what a handle may steer: whether a file or a message is
+    there does not show in that.
     """
     label = shapes.given(state, policy, run, request.parts)
     if policy is None or request.resource is None:
         return label
     resource = request.resource
     label = label.join(flows.result_label(policy, request.effect, resource, request.verb))
+    label = label.join(flows.missing(state, run, request.effect, resource))
     found = policy.mcp_tool(resource) if request.effect == "tool.call" else None
     server = found[1] if found else resource.name if resource.scheme == "mcp" else ""
     if server:
@@ -130,7 +133,7 @@ def judge(state: State, policy: Policy, run: Run, request: Request) -> Finding:
         kind = _issued(policy, run, part, request)
         rule = ""
         if not kind:
-            kind, rule, bits = _endorsed(policy, run, part, label, request, endorsed)
+            kind, rule, bits = _endorsed(state, policy, run, part, label, request, endorsed)
             if kind:  # that the value is of its type was seen to when it was put in its place
                 endorsed[rule] = endorsed.get(rule, 0) + bits
         if not kind:
@@ -169,6 +172,7 @@ def _issued(policy: Policy, run: Run, part: Part, request: Request) -> str:
 
 
 def _endorsed(
+    state: State,
     policy: Policy,
     run: Run,
     part: Part,
@@ -181,7 +185,7 @@ def _endorsed(
         return "", "", 0
     use = f"{request.resource.text} {part.argument}"
     for name, rule in policy.labels.endorse.items():
-        spent = run.endorsed.get(name, 0) + used.get(name, 0)
+        spent = state.root(run.id).endorsed.get(name, 0) + used.get(name, 0)
         fits = rule.type == part.kind and use in rule.to and label.sources <= set(rule.sources)
         if fits and spent + part.bits <= rule.bits:
             return part.kind, name, part.bits

@@ -157,6 +157,10 @@ class State(msgspec.Struct):
             info = self.runs.get(run)
             run = info.parent if info else ""
 
+    def root(self, run: str) -> Run:
+        """The run that a run descends from, or itself."""
+        return self.runs[[*self.ancestry(run)][-1]]
+
     def denials_spent(self, run: Run) -> bool:
         """Whether the run used up what it may be refused."""
         limit = self.accounts[run.accounts[0]].limit.get("denials", DENIALS_DEFAULT)

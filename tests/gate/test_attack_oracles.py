@@ -1,0 +1,167 @@
+"""Attacks: a trusted run learns, by asking for something harmless, what hidden or untrusted words did.
+
+Each query changes a file, sends a message or uses a handle, and shows by its success, its refusal or a
+length what is there. Whoever was told has read it; or both worlds are answered alike.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from authority.agent.client import Gate
+
+from .lab import Lab, code_of
+from .test_attack_laundering import POLICY, pays, taint
+
+ASK: dict[str, Callable[[Gate, str], object]] = {
+    "delete": lambda g, n: g.delete(n),
+    "rename": lambda g, n: g.rename(n, f"{n}-2"),
+    "mkdir": lambda g, n: g.mkdir(n),
+    "create": lambda g, n: g.write(n, b"", create_only=True),
+    "append": lambda g, n: g.append(n, b""),
+}
+
+
+@pytest.fixture(autouse=True)
+def files(lab: Lab) -> None:
+    answers(lab, "words")
+    lab.file("child.py", "import time\ntime.sleep(30)\n")
+
+
+def answers(lab: Lab, result: object) -> None:
+    """What the tool says from now on."""
+    answer = json.dumps({"result": result})
+    lab.file("tool.py", f"print({answer!r})\n")
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["not there", "there"])
+@pytest.mark.parametrize("how", ASK)
+def test_a_change_tells_whether_a_hidden_one_was_made(lab: Lab, how: str, there: bool) -> None:
+    answers(lab, {"a": "x"} if there else {})
+    name = f"out/hidden-{how}-{there}"
+    with lab.attached(POLICY) as run:
+        gate = run.gate()
+        words = gate.tool("web", {"q": "x"}, handle=True)
+        gate.write(name, words["/a"])
+        assert pays(gate) == ""
+        code_of(lambda: ASK[how](gate, name))
+        assert pays(gate) == "E_TAINT"
+
+
+@pytest.mark.parametrize("how", ASK)
+def test_control_a_change_among_trusted_files(lab: Lab, how: str) -> None:
+    folder = f"out/own-{how}"
+    with lab.attached(POLICY) as run:
+        gate = run.gate()
+        gate.mkdir(folder)
+        for name in ("there", "not-there"):
+            if name == "there":
+                gate.write(f"{folder}/{name}", b"x")
+            code_of(lambda n=name: ASK[how](gate, f"{folder}/{n}"))
+        assert pays(gate) == ""
+
+
+def test_replacing_what_there_may_be_tells_nothing(lab: Lab) -> None:
+    with lab.attached(POLICY) as run:
+        gate = run.gate()
+        gate.write("out/replaced", gate.tool("web", {"q": "x"}, handle=True))
+        gate.write("out/replaced", b"mine")
+        assert pays(gate) == ""
+
+
+def test_a_length_is_no_number_for_a_later_run(lab: Lab) -> None:
+    with lab.attached(POLICY) as first:
+        first.gate().write("out/clean", b"x" * 5)
+        taint(first.gate())
+        first.gate().write("out/long", b"x" * 12345)
+    for name, size, code in (("clean", 5, ""), ("long", 12345, "E_TAINT")):
+        with lab.attached(POLICY) as later:
+            assert later.gate().append(f"out/{name}", b"") == size
+            assert pays(later.gate()) == code
+
+
+def test_which_of_two_files_has_a_name_is_words(lab: Lab) -> None:
+    with lab.attached(POLICY) as first:
+        gate = first.gate()
+        gate.write("out/bob", b"bob")
+        gate.write("out/eve", b"eve")
+        gate.rename("out/bob", "out/payee-trusted")
+        taint(gate)
+        gate.rename("out/eve", "out/payee")
+    for name, code in (("payee-trusted", ""), ("payee", "E_TAINT")):
+        with lab.attached(POLICY) as later:
+            later.gate().read(f"out/{name}")
+            assert pays(later.gate()) == code
+
+
+def test_a_folder_that_is_there_is_words(lab: Lab) -> None:
+    with lab.attached(POLICY) as first:
+        first.gate().mkdir("out/clean-folder")
+        taint(first.gate())
+        first.gate().mkdir("out/bit/one", parents=True)
+    for name, code in (("clean-folder", ""), ("bit", "E_TAINT"), ("bit/one", "E_TAINT")):
+        with lab.attached(POLICY) as later:
+            later.gate().stat(f"out/{name}")
+            assert pays(later.gate()) == code
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["there", "gone"])
+def test_what_a_handle_may_steer_does_not_say_whether_a_file_is_there(lab: Lab, gone: bool) -> None:
+    folder = f"out/choice-{gone}"
+    with lab.attached(POLICY) as first:
+        gate = first.gate()
+        gate.mkdir(folder)
+        for name in ("bit", "other"):
+            gate.write(f"{folder}/{name}", b"x")
+        taint(gate)
+        gate.delete(f"{folder}/{'bit' if gone else 'other'}")
+    with lab.attached(POLICY) as later:
+        gate = later.gate()
+        held = gate.read(f"{folder}/bit", handle=True)
+        assert code_of(lambda: gate.tool("pay", {"to": held})) == "E_TAINT"
+        clean = gate.read("data/a.txt", handle=True)
+        assert code_of(lambda: gate.tool("pay", {"to": clean})) == ""
+
+
+CHILD = """\
+from authority.agent import connect
+gate = connect()
+gate.receive(20_000)
+gate.tool("web", {"q": "x"})
+if BIT:
+    gate.send(PARENT, b"x")
+gate.receive(20_000)
+"""
+
+
+@pytest.mark.parametrize("bit", [False, True], ids=["silent", "sends"])
+def test_what_a_handle_may_steer_does_not_say_whether_a_message_came(lab: Lab, bit: bool) -> None:
+    with lab.attached(POLICY) as run:
+        lab.file("child.py", CHILD.replace("BIT", str(bit)).replace("PARENT", repr(run.run)))
+        gate = run.gate()
+        child = gate.spawn("child")
+        gate.send(child, b"go")
+        run_of = {"run": child, "kind": "outcome"}
+        while not any("tool:web" in one.get("sources", ()) for one in lab.log(**run_of)):
+            gate.receive(20, handle=True)
+        held = gate.receive(300, handle=True)
+        assert code_of(lambda: gate.tool("pay", {"to": held["/from"]})) == "E_TAINT"
+        assert pays(gate) == ""  # it has read nothing
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["none came", "all came"])
+def test_a_full_mailbox_counts_hidden_messages(lab: Lab, there: bool) -> None:
+    answers(lab, {"a": "x"} if there else {})
+    room = POLICY.replace("runs = 100", 'runs = 100\nstored_bytes = "4GB"')
+    with lab.attached(room) as run:
+        gate = run.gate()
+        child = gate.spawn("child")
+        words = gate.tool("web", {"q": "x"}, handle=True)
+        for _ in range(256):
+            gate.send(child, words["/a"])
+        assert pays(gate) == ""
+        assert code_of(lambda: gate.send(child, b"x")) == ("E_EFFECT_FAILED" if there else "")
+        assert pays(gate) == ("E_TAINT" if there else "")
