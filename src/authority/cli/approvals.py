@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     granted = options.what == "approve"
     answers = []
     for key in _ids(gate, options.id):
-        path = f"/v1/approvals/{quote(key, safe='')}"
+        path = f"/v1/approvals/{quote(os.fsencode(key), safe='')}"
         answers.append(gate.call("POST", path, {"granted": granted}))
         if not options.json:
             print(f"{key}: {_said(key, granted=granted)} (entry {answers[-1]['seq']})")
@@ -183,12 +184,17 @@ def _said(key: str, *, granted: bool) -> str:
 
 def _show(found: dict[str, Any], *, listed: bool) -> None:
     definitions = found["definitions"]
+    if not listed and not found["approvals"] and not definitions:
+        print("nothing waits")
     if listed and (found["approvals"] or not definitions):
         rows = [
             (str(a["asked"]), a["run"], f"{a['effect']} {a['resource']}", a["answer"])
             for a in found["approvals"]
         ]
-        table("", _REQUESTS, rows, right=("entry",))
+        if rows:
+            table("", _REQUESTS, rows, right=("entry",))
+        else:
+            print("nothing waits")
     for each in found["approvals"]:
         if each["answer"] == "waiting" or not listed:
             _show_request(each)

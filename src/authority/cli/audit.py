@@ -14,6 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,16 @@ from authority.errors import AuthorityError
 from authority.gate.client import client
 from authority.gate.statedir import StateDir
 from authority.kernel.canonical import printable
+from authority.kernel.entries import KIND_NAMES
 from authority.rejudge.log import Rejudged, rejudge
 from authority.rejudge.sources import Sources
+
+_PARTS = {
+    "run": "7601413ffacb",
+    "kind": "denied, admit or run.start",
+    "effect": "http.request",
+    "code": "E_POLICY_DENY",
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,28 +59,37 @@ def main(arguments: Sequence[str]) -> int:
     one = parts.add_parser(
         "bundle", help="one run as a file that can be checked and played elsewhere"
     )
-    one.add_argument("run")
-    one.add_argument("--output", type=Path, required=True, metavar="FILE")
+    one.add_argument("run", help="its id, as 'authority audit query --kind run.start' lists them")
+    one.add_argument("--output", type=Path, required=True, metavar="FILE", help="a new file")
     one.add_argument("--with-keys", action="store_true", help="the keys of what is sealed, too")
     one.add_argument("--alone", action="store_true", help="without the lines of other runs")
     one = parts.add_parser("show", help="one entry, or the last ones")
-    one.add_argument("entry", nargs="?", type=int)
+    one.add_argument("entry", nargs="?", type=int, help="its number (default: the last ones)")
     one.add_argument("-n", type=int, default=20, help="how many (default: 20)")
     one = parts.add_parser("tail", help="the last entries, and with -f what comes")
-    one.add_argument("-n", type=int, default=10)
-    one.add_argument("-f", "--follow", action="store_true")
+    one.add_argument("-n", type=int, default=10, help="how many (default: 10)")
+    one.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
     one = parts.add_parser("query", help="entries that match")
-    for name in ("run", "kind", "effect", "code"):
-        one.add_argument(f"--{name}", action="append", default=[])
-    one.add_argument("--resource", default="", metavar="GLOB")
+    for name, such in _PARTS.items():
+        one.add_argument(
+            f"--{name}", action="append", default=[], help=f"such as {such}; repeatable"
+        )
+    one.add_argument(
+        "--resource",
+        default="",
+        metavar="GLOB",
+        help="such as 'fs:*/docs/*'; a star passes slashes",
+    )
     one.add_argument("--since", default="", metavar="TIME", help="ISO 8601, or 10m, 2h, 3d ago")
-    one.add_argument("--until", default="", metavar="TIME")
+    one.add_argument("--until", default="", metavar="TIME", help="the same; it is not included")
     one = parts.add_parser("prove", help="proof that an entry is in the log, for a stranger")
-    one.add_argument("entry", type=int)
+    one.add_argument("entry", type=int, help="its number")
     one = parts.add_parser("export", help="a range of entries, with a proof")
-    one.add_argument("first", type=int)
-    one.add_argument("last", type=int)
-    one.add_argument("--output", type=Path, metavar="FILE")
+    one.add_argument("first", type=int, help="the first entry's number")
+    one.add_argument("last", type=int, help="the last one's, included")
+    one.add_argument(
+        "--output", type=Path, metavar="FILE", help="a new file (default: standard output)"
+    )
     for part in parts.choices.values():
         add_common(part)
     options = made.parse_args(arguments)
@@ -231,6 +249,14 @@ def _tail(options: argparse.Namespace) -> int:
 
 
 def _query(options: argparse.Namespace) -> int:
+    for kind in options.kind:
+        if kind not in KIND_NAMES:
+            near = get_close_matches(kind, KIND_NAMES, 1)
+            raise AuthorityError(
+                f"{printable(kind, 60)} is no kind of entry"
+                + (f"; did you mean {near[0]}?" if near else ""),
+                f"kinds: {', '.join(sorted(KIND_NAMES))}",
+            )
     wanted = Filter(
         runs=frozenset(options.run),
         kinds=frozenset(options.kind),
@@ -319,9 +345,15 @@ def _export(options: argparse.Namespace) -> int:
         for line in lines:
             sys.stdout.write(line.decode("ascii"))
         return 0
-    with open(options.output, "xb") as out:
-        for line in lines:
-            out.write(line)
+    try:
+        with open(options.output, "xb") as out:
+            for line in lines:
+                out.write(line)
+    except FileExistsError:
+        raise AuthorityError(
+            f"{printable(str(options.output), 400)} is there already, and is left as it is",
+            "name another file",
+        ) from None
     return 0
 
 

@@ -82,6 +82,8 @@ def _list(options: argparse.Namespace) -> int:
         raise AuthorityError("the gate's answer can't be read")
     if options.json:
         print_json(planted)
+    elif not planted:
+        print("none is planted; 'authority canary plant --help' says how")
     else:
         table("", ("name", "where"), [(printable(k), printable(v)) for k, v in planted.items()])
     return 0

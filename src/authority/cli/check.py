@@ -5,7 +5,8 @@ depend on the run.
 
 Rules
 - A request is an effect and a resource. Without an effect, what is named says which are meant: a URL
-  the request (`--verb`), host and port the tunnel, anything else a file, to be read and written.
+  the request (`--verb`, or written before it, as rules have it), host and port the tunnel, anything
+  else a file, to be read and written.
 - The exit code is 0 only when everything that was asked is allowed.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ _SCHEMES = {
     "fs": ("fs.read", "fs.write"),
 }
 _TUNNEL = re.compile(r"[A-Za-z0-9.-]+:[0-9]{1,5}\Z")
+_VERBED = re.compile(r"([A-Za-z]+) +(https?://.*)\Z", re.DOTALL)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,7 +47,9 @@ def main(arguments: Sequence[str]) -> int:
     made.add_argument("--policy", type=Path, required=True, metavar="FILE")
     made.add_argument("effect", nargs="?", help="such as fs.read or http.request; may be left out")
     made.add_argument("resource", nargs="?", help="a path, a URL, host:port, tool:NAME")
-    made.add_argument("--verb", default="GET", help="the HTTP method (default: GET)")
+    made.add_argument(
+        "--verb", default="GET", help="the HTTP method, unless the URL says it (default: GET)"
+    )
     options = made.parse_args(arguments)
     policy = policyfile.read(options.policy).policy
     warnings = check_warnings(policy)
@@ -58,8 +63,8 @@ def main(arguments: Sequence[str]) -> int:
                 print(f"  note: {printable(line)}")
         return 0
     answers = [
-        answer(policy, effect, resource, options.verb.upper())
-        for effect, resource in asked(options.effect, options.resource)
+        answer(policy, effect, resource, (verb or options.verb).upper())
+        for effect, verb, resource in asked(options.effect, options.resource)
     ]
     if options.json:
         first = {**answers[0], "warnings": warnings}
@@ -70,18 +75,35 @@ def main(arguments: Sequence[str]) -> int:
     return 0 if all(each["allowed"] for each in answers) else 1
 
 
-def asked(effect: str, resource: str | None) -> list[tuple[str, str]]:
-    """The requests that are meant. Raises `AuthorityError`."""
+def asked(effect: str, resource: str | None) -> list[tuple[str, str, str]]:
+    """The requests that are meant: effect, method where one was written, resource.
+
+    Raises `AuthorityError`.
+    """
     if effect in EFFECTS and resource is not None:
-        return [(effect, resource)]
-    if effect in EFFECTS or resource is not None:
+        return [(effect, *split_verb(resource))]
+    if effect in EFFECTS:
         raise AuthorityError(
-            "name an effect and a resource", f"effects: {', '.join(sorted(EFFECTS))}"
+            f"name the resource of {effect}", "a path, a URL, host:port, tool:NAME"
+        )
+    if resource is not None:
+        near = get_close_matches(effect, EFFECTS, 1)
+        raise AuthorityError(
+            f"{printable(effect, 60)} is no effect"
+            + (f"; did you mean {near[0]}?" if near else ""),
+            f"effects: {', '.join(sorted(EFFECTS))}",
         )
     if _TUNNEL.match(effect):
-        return [("net.connect", effect)]
-    effects = _SCHEMES.get(effect.partition(":")[0], _SCHEMES["fs"])
-    return [(each, effect) for each in effects]
+        return [("net.connect", "", effect)]
+    verb, text = split_verb(effect)
+    effects = _SCHEMES.get(text.partition(":")[0], _SCHEMES["fs"])
+    return [(each, verb, text) for each in effects]
+
+
+def split_verb(text: str) -> tuple[str, str]:
+    """`GET https://host/` as the method and the URL; without a method, '' and the text."""
+    found = _VERBED.match(text)
+    return (found[1], found[2]) if found else ("", text)
 
 
 def answer(policy: Policy, effect: str, text: str, verb: str) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 
-from authority.cli.common import amount, table
+from authority.cli.common import amount, columns_of, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TextIO
 
 
 def show(end: dict[str, Any]) -> None:
@@ -50,7 +51,7 @@ def show(end: dict[str, Any]) -> None:
         named = ", ".join([*sources[:3], *end["label"]["secrets"]])
         more = f" and {len(sources) - 3} more" if len(sources) > 3 else ""
         print(f"label: shaped by {named}{more}", file=out)
-    print(f"protection: {_protection(end['protection'])}", file=out)
+    print(f"protection: {_fitted(_protection(end['protection']), out)}", file=out)
     print(f"log head: entry {end['head']['seq']} {end['head']['hash']}", file=out)
 
 
@@ -64,9 +65,20 @@ def _budgets(budgets: dict[str, dict[str, int]]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _protection(found: dict[str, Any]) -> str:
+def _fitted(parts: list[str], out: TextIO) -> str:
+    """On a terminal as many to a line as it has room for, each line after the first indented."""
+    text = ", ".join(parts)
+    if not out.isatty():
+        return text
+    return textwrap.fill(
+        text, max(columns_of(out) - 1, 40), initial_indent=" " * len("protection: "),
+        subsequent_indent="  ", break_long_words=False, break_on_hyphens=False,
+    ).lstrip()  # fmt: skip
+
+
+def _protection(found: dict[str, Any]) -> list[str]:
     if not found.get("contained"):
-        return "NOT CONTAINED (attached)"
+        return ["NOT CONTAINED (attached)"]
     parts = []
     for key, value in sorted(found.items()):
         if key in {"contained", "runtime"}:
@@ -75,4 +87,4 @@ def _protection(found: dict[str, Any]) -> str:
             parts.append(key if value else f"NO {key}")
         elif isinstance(value, str | int):
             parts.append(f"{key} {value}")
-    return ", ".join(parts)
+    return parts

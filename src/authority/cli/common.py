@@ -81,7 +81,8 @@ def table(
 ) -> None:
     """A table: rich on a terminal, tab-free aligned text elsewhere. Cells are printable text.
 
-    So is one that is too wide for the terminal: its lines wrap, and no cell is cut.
+    So is one that is too wide for the terminal: no cell is cut, and in a row that does not fit the last
+    cell stands below, by itself.
     """
     out = file or sys.stdout
     body = [list(map(str, row)) for row in rows]
@@ -89,7 +90,8 @@ def table(
         max(len(column), *(len(row[i]) for row in body)) if body else len(column)
         for i, column in enumerate(columns)
     ]
-    if out.isatty() and sum(widths) + 3 * len(widths) < _columns(out):
+    room = columns_of(out) if out.isatty() else 0
+    if room > sum(widths) + 3 * len(widths):
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
@@ -108,10 +110,13 @@ def table(
             cell.rjust(width) if column in right else cell.ljust(width)
             for cell, width, column in zip(row, widths, columns, strict=True)
         ]
-        print(("  " + "  ".join(cells)).rstrip(), file=out)
+        line = ("  " + "  ".join(cells)).rstrip()
+        if room and len(line) > room and row[-1] and len(row) > 1:
+            line = ("  " + "  ".join(cells[:-1])).rstrip() + f"\n      {row[-1]}"
+        print(line, file=out)
 
 
-def _columns(out: Any) -> int:
+def columns_of(out: Any) -> int:
     """How wide the terminal is; 80 where it does not say."""
     try:
         return os.get_terminal_size(out.fileno()).columns or 80

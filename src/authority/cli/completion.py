@@ -7,29 +7,39 @@ from collections.abc import Sequence
 
 from authority.cli.main import COMMANDS
 
-_WORDS = {
-    "audit": "verify show tail query prove export",
+WORDS = {
+    "audit": "verify bundle show tail query prove export",
     "token": "mint attenuate inspect revoke",
-    "key": "rotate",
-    "approvals": "list approve deny",
-    "gate": "status start stop clock",
+    "key": "rotate --grace --state --json",
+    "approvals": "list show approve deny --wait --watch --state --json",
+    "policy": "prove diff dead recheck",
+    "incident": "show timeline evidence cause patch prove test deploy resume report",
+    "canary": "plant remove list",
+    "image": "build show prune --force --kernel --days --state --json",
+    "dry": "list show apply discard --state --json",
+    "why": "--lineage --state --json",
+    "replay": "--bundle --key --until --from --live --step --env --quiet --state --json",
+    "rejudge": "--policy --state --json",
+    "mcp": "--policy --name --grant --accept-policy --state --json --",
+    "drill": "--json",
+    "gate": "status start stop clock --force --state --json",
     "completion": "bash zsh fish",
-    "run": "--policy --state --json --isolation --accept-policy --quiet --tty --no-tty --suggest "
-    "--exact --write --",
-    "attach": "--policy --state --json --accept-policy",
+    "run": "--policy --state --json --isolation --emulate --accept-policy --grant --files --quiet "
+    "--tty --no-tty --suggest --write --dry-run --",
+    "attach": "--policy --state --json --accept-policy --grant",
     "suggest": "--exact --write --state --json",
     "init": "--for --policy --no-policy --state --json",
-    "check": "--policy --verb --json",
-    "matrix": "--json --against --state",
+    "check": "--policy --verb --state --json",
+    "matrix": "--json --against --isolation --emulate",
     "halt": "--reason --state --json",
     "resume": "--reason --state --json",
 }
 
 _BASH = """\
 _authority() {{
-    local current=${{COMP_WORDS[COMP_CWORD]}} words
+    local current=${{COMPWORDS[COMP_CWORD]}} words
     if [ "$COMP_CWORD" -eq 1 ]; then words="{commands}"; else
-        case ${{COMP_WORDS[1]}} in
+        case ${{COMPWORDS[1]}} in
 {cases}
             *) words="--state --json" ;;
         esac
@@ -51,10 +61,10 @@ def main(arguments: Sequence[str]) -> int:
         for name, text in COMMANDS.items():
             quoted = text.replace("'", "\\'")
             print(f"complete -c authority -n __fish_use_subcommand -a {name} -d '{quoted}'")
-        for name, words in _WORDS.items():
+        for name, words in WORDS.items():
             print(f"complete -c authority -n '__fish_seen_subcommand_from {name}' -a '{words}' -F")
         return 0
-    cases = "\n".join(f'            {n}) words="{w}" ;;' for n, w in _WORDS.items())
+    cases = "\n".join(f'            {n}) words="{w}" ;;' for n, w in WORDS.items())
     script = _BASH.format(commands=" ".join(COMMANDS), cases=cases)
     if shell == "zsh":
         script = "autoload -U +X bashcompinit && bashcompinit\n" + script

@@ -9,9 +9,11 @@ Rules
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 from authority.cli.common import parser, print_json, state_of
 from authority.gate.client import client
@@ -31,11 +33,11 @@ def main(arguments: Sequence[str]) -> int:
     elif options.action == "show":
         found = show(directory, options.run)
     else:
-        found = client(directory).call("POST", f"/v1/dry/{options.run}/{options.action}", {})
+        found = client(directory).call("POST", f"{_path(options.run)}/{options.action}", {})
     if options.json:
         print_json(found)
     elif options.action == "list":
-        print("\n".join(found["runs"]))
+        print("\n".join(found["runs"]) or "nothing is kept")
     elif options.action == "show":
         print_diff(found)
     elif options.action == "apply":
@@ -45,9 +47,13 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _path(run: str) -> str:
+    return f"/v1/dry/{quote(os.fsencode(run), safe='')}"
+
+
 def show(directory: StateDir, run: str) -> dict[str, Any]:
     """The changes of a dry run. Raises `GateError`."""
-    return client(directory).call("GET", f"/v1/dry/{run}")
+    return client(directory).call("GET", _path(run))
 
 
 def print_diff(found: dict[str, Any]) -> None:

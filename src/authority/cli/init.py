@@ -13,17 +13,20 @@ from authority.kernel.canonical import printable
 
 POLICY_NAME = "authority.toml"
 _NEXT = {
-    "program": "python3 my_agent.py",
-    "python": "python3 my_program.py",
-    "node": "node my_program.js",
-    "mcp": "my-server",
-    "coding-agent": "my-agent",
+    "program": ("run", "python3 my_agent.py"),
+    "python": ("run", "python3 my_program.py"),
+    "node": ("run", "node my_program.js"),
+    "mcp": ("mcp", "my-server"),
+    "coding-agent": ("run", "my-agent"),
 }
 
 
 def main(arguments: Sequence[str]) -> int:
     made = parser("init", "Make a state directory with keys, and a starter policy in this folder.")
-    made.add_argument("--policy", type=Path, default=Path(POLICY_NAME), metavar="FILE")
+    made.add_argument(
+        "--policy", type=Path, default=Path(POLICY_NAME), metavar="FILE",
+        help=f"where the starter is written (default: {POLICY_NAME})",
+    )  # fmt: skip
     made.add_argument(
         "--for", dest="kind", choices=[kind for kind in KINDS if kind != "program"],
         default="program", help="what the starter is for",
@@ -61,7 +64,8 @@ def main(arguments: Sequence[str]) -> int:
     elif not options.no_policy:
         print(f"left the policy {printable(str(options.policy))} as it is")
     policy = printable(str(options.policy))
-    print(f"next: authority run --policy {policy} -- {_NEXT[options.kind]}")
+    command, program = _NEXT[options.kind]
+    print(f"next: authority {command} --policy {policy} -- {program}")
     return 0
 
 

@@ -16,6 +16,7 @@ import os
 import sys
 
 from authority.errors import AuthorityError
+from authority.kernel.printing import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,6 +68,27 @@ def usage() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The `authority` program."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    rest = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    as_json = "--json" in rest[1:]
+    try:
+        try:
+            return _command(arguments)
+        finally:  # also when a parser has shown its help and leaves
+            sys.stdout.flush()
+    except AuthorityError as error:
+        return failed(error.message, error.hint, as_json)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read standard output (`| head`) has gone
+        _drop_unsaid()
+        return 1
+    except OSError as error:
+        where = f" ({printable(os.fsdecode(error.filename), 400)})" if error.filename else ""
+        heard = not _drop_unsaid()
+        return failed(f"{error.strerror or error}{where}", "", as_json and heard)
+
+
+def _command(arguments: list[str]) -> int:
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         print(usage())
         return 0 if arguments else 2
@@ -75,34 +97,52 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"authority {__version__}")
         return 0
-    name, rest = arguments[0], arguments[1:]
+    name = arguments[0]
     if name not in COMMANDS:
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, COMMANDS, 1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        print(f"authority: no command {name!a}; {hint}'authority help' lists them",
+        print(f"authority: no command {name!a}; {_meant(name)}'authority help' lists them",
               file=sys.stderr)  # fmt: skip
         return 2
-    as_json = "--json" in (rest[: rest.index("--")] if "--" in rest else rest)
-    try:
-        module = importlib.import_module(f"authority.cli.{name}")
-        code: int = module.main(rest)
-    except AuthorityError as error:
-        return failed(error.message, error.hint, as_json)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 1
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        return failed(f"{error.strerror or error}{where}", "", as_json)
+    code: int = importlib.import_module(f"authority.cli.{name}").main(arguments[1:])
     return code
+
+
+def _meant(name: str) -> str:
+    from difflib import get_close_matches
+
+    if name.startswith("-"):
+        return "options stand behind the command, as in 'authority doctor --json'; "
+    near = get_close_matches(name, COMMANDS, 1)
+    return f"did you mean '{near[0]}'? " if near else ""
+
+
+def _drop_unsaid() -> bool:
+    """What standard output does not take (nobody reads, a full disk) is not tried again at the end.
+    Whether something was dropped."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return True
+    return False
+
+
+def _stand() -> None:
+    """A standard stream that was closed leads nowhere, so that no file opened later takes its place."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def program() -> NoReturn:
     """The process: `main`, and its end."""
+    _stand()
     code = main()
     if sys.argv[1:2] and sys.argv[1] in END_AT_ONCE:
         try:
@@ -117,11 +157,14 @@ def program() -> NoReturn:
 def failed(message: str, hint: str, as_json: bool) -> int:
     """Say what is wrong and what to do; the exit code for it."""
     if as_json:
-        print(json.dumps({"error": message, "hint": hint}))
-    else:
-        print(f"authority: {message}", file=sys.stderr)
-        if hint:
-            print(f"  {hint}", file=sys.stderr)
+        try:
+            print(json.dumps({"error": message, "hint": hint}), flush=True)
+            return REFUSED
+        except OSError:  # it takes nothing, which is then what is wrong
+            _drop_unsaid()
+    print(f"authority: {message}", file=sys.stderr)
+    if hint:
+        print(f"  {hint}", file=sys.stderr)
     return REFUSED
 
 

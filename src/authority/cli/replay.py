@@ -65,7 +65,9 @@ def _recorded(options: argparse.Namespace) -> Report:
     """A run of this state directory."""
     directory = state_of(options)
     if not options.run:
-        raise AuthorityError("name the run to play", "'authority audit query --kind run.start'")
+        raise AuthorityError(
+            "name the run to play", "'authority audit query --kind run.start' lists them"
+        )
     report = verify(directory.log)
     if not report.ok:
         raise AuthorityError(

@@ -124,7 +124,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.files:
         body["files"] = options.files
     if options.isolation == "vm" and not options.quiet:
-        _say_what_takes_long()
+        _say_what_takes_long(emulate=options.emulate)
     wanted = not options.json and terminal.is_ours() if options.tty is None else options.tty
     if wanted:
         body["terminal"] = terminal.window()
@@ -138,10 +138,12 @@ def main(arguments: Sequence[str]) -> int:
     return code
 
 
-def _say_what_takes_long() -> None:
-    """The first machine of all has to be built."""
-    from authority.vm import architectures, kernel
+def _say_what_takes_long(*, emulate: bool) -> None:
+    """The first machine of all has to be built; not where the gate will refuse it anyway."""
+    from authority.vm import acceleration, architectures, kernel
 
+    if not emulate and acceleration.obstacle():
+        return
     if kernel.find(architectures.of(os.uname().machine)) is None:
         print("authority: fetching a kernel and building a machine, once", file=sys.stderr)
 
@@ -365,7 +367,8 @@ class Follower:
         try:
             found, written = suggest.made_for(self._directory, run, self.suggests, self._unseen)
             tools = suggest_tools.proposed(self._directory, run)
+            silent = suggest.silent(self._directory, run)
         except AuthorityError as error:
             return {"suggestion": {"error": error.message}}, f"authority: {error.message}"
-        plain = suggest.plain(run, found, written, tools)
-        return {"suggestion": plain}, "\n".join(suggest.lines(run, found, written, tools))
+        plain = suggest.plain(run, found, written, tools, silent)
+        return {"suggestion": plain}, "\n".join(suggest.lines(run, found, written, tools, silent))

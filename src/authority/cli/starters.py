@@ -69,6 +69,11 @@ _MORE: Final = """
 # require = ["POST https://payments.example/**"]
 """
 
+_MODELS: Final = """
+# [models]                         # found by the OpenAI and Anthropic SDKs; your key stays at the gate
+# allow = ["gpt-4.1*"]             # and in [budgets]: cost_usd = "1.00"
+"""
+
 _PYTHON: Final = """
 [filesystem]
 read = ["./**"]                    # the program, its data, its modules
@@ -114,6 +119,13 @@ http = []                          # hosts that its tools need, such as "GET htt
 [process]
 exec = []                          # programs that it may start itself
 pass_env = ["LANG"]                # a token that it needs belongs into [credentials], not here
+
+[mcp.server]                       # the server behind 'authority mcp --policy FILE -- COMMAND'
+allow = []                         # tools that may be called, such as "read_*"
+# approve = "changes"              # a first sight is taken; otherwise a person approves each definition
+
+# [mcp.server.tools.search.arguments]
+# path = "./docs/**"               # what an argument may be; docs/mcp.md
 """
 
 _AGENT: Final = """
@@ -171,13 +183,13 @@ def starter(kind: str, found: Callable[[str], str | None] = shutil.which) -> str
             return head + _AGENT.format(secrets=_SECRETS, exec=programs) + large
         case "node":
             programs = _listed([name for name in ("node",) if found(name)])
-            return head + _NODE.format(secrets=_SECRETS, exec=programs) + small
+            return head + _NODE.format(secrets=_SECRETS, exec=programs) + small + _MODELS
         case "python":
-            return head + _PYTHON.format(secrets=_SECRETS) + small
+            return head + _PYTHON.format(secrets=_SECRETS) + small + _MODELS
         case "mcp":
             return head + _MCP.format(secrets=_SECRETS) + small
         case _:
-            return head + _PLAIN.format(secrets=_SECRETS) + small + _MORE
+            return head + _PLAIN.format(secrets=_SECRETS) + small + _MODELS + _MORE
 
 
 def _listed(names: list[str]) -> str:

@@ -5,6 +5,9 @@ Rules
   from its gate when it ends, and whether that exists is looked up here, with the person's own eyes.
 - Judged by the policy that the run had. To write a file, the policy's text as it is now is the base,
   and what that allows by now is left out.
+- Two refusals leave no entry, since nothing inside asks: a program that is started where none may be,
+  and a server of this machine that is looked for on the run's own loopback. A run that ended badly is
+  told of those that its policy makes possible.
 - A tool that was called and that nobody described gets a proposal of its own (`suggest_tools`).
 - A file is written anew, never over one that is there, and only beside the policy: the paths in it are
   relative to where it lies.
@@ -18,6 +21,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from authority.audit import query
 from authority.audit.store import ContentStore
@@ -50,10 +55,11 @@ def main(arguments: Sequence[str]) -> int:
     options.run = options.run or _last(directory)
     found, written = made_for(directory, options.run, options)
     tools = suggest_tools.proposed(directory, options.run)
+    unsaid = silent(directory, options.run)
     if options.json:
-        print_json(plain(options.run, found, written, tools))
+        print_json(plain(options.run, found, written, tools, unsaid))
     else:
-        print("\n".join(lines(options.run, found, written, tools)))
+        print("\n".join(lines(options.run, found, written, tools, unsaid)))
     return 0
 
 
@@ -116,6 +122,7 @@ def _found(
 ) -> Suggestion:
     """`policy` is the text as it is now, when that matters; what is protected, the run's own knows."""
     own = from_canonical(ContentStore(directory.store).get(start["policy"]))
+    wishes = [_placed(own, wish) for wish in wishes]
     try:
         found = suggest(own, wishes, exact=exact)
         if policy is None:
@@ -128,6 +135,39 @@ def _found(
             f"nothing can be suggested for run {start['run']}: {error.message}",
             "look at its parent's run",
         ) from error
+
+
+def _placed(own: Policy, wish: Wish) -> Wish:
+    """A denial that no rule of the policy made, though it stands there (an upstream's key that is
+    missing): no rule can help."""
+    if wish.layer != "policy" or wish.looked:
+        return wish
+    try:
+        named = [resources.parse_text(text) for text in (wish.resource, wish.target) if text]
+    except ResourceError:
+        return wish
+    if all(own.judge(wish.effect, each, wish.verb).allowed for each in named):
+        return msgspec.structs.replace(wish, layer="effect")
+    return wish
+
+
+def silent(directory: StateDir, run: str) -> list[str]:
+    """What may have been refused to a run that ended badly without an entry of its own."""
+    said: list[str] = []
+    for entry in query.read(directory.log, query.Filter(runs=frozenset({run}))):
+        if entry["kind"] == "run.start":
+            protection = entry.get("protection", {})
+            if str(protection.get("execution", "")).startswith("none"):
+                said.append(
+                    "a program that it starts has to stand in [process] exec: where none does, the "
+                    "kernel says 'Function not implemented'"
+                )
+            said.append(
+                "127.0.0.1 is the run's own: docs/guide.md says how a server of this machine is reached"
+            )
+        elif entry["kind"] == "run.end":
+            return said if entry.get("code") not in (0, None) else []
+    return []
 
 
 def _history(directory: StateDir, run: str) -> tuple[dict[str, Any], list[Wish]]:
@@ -200,7 +240,11 @@ def _target(target: Path, policy: str) -> Path:
 
 
 def lines(
-    run: str, found: Suggestion, written: str = "", tools: Sequence[dict[str, Any]] = ()
+    run: str,
+    found: Suggestion,
+    written: str = "",
+    tools: Sequence[dict[str, Any]] = (),
+    unsaid: Sequence[str] = (),
 ) -> list[str]:
     """For people: TOML, with what is left as comments below it."""
     out = [
@@ -227,6 +271,9 @@ def lines(
         out.append(
             f"# {gone} names were looked for that are not there: a rule would change nothing"
         )
+    if unsaid:
+        out += ["", "# it ended badly, and what may be behind that leaves no denial:"]
+        out += [f"#   {line}" for line in unsaid]
     if written:
         out += ["", f"# wrote {_line(written)}"]
     return out
@@ -237,7 +284,11 @@ def _line(text: str) -> str:
 
 
 def plain(
-    run: str, found: Suggestion, written: str = "", tools: Sequence[dict[str, Any]] = ()
+    run: str,
+    found: Suggestion,
+    written: str = "",
+    tools: Sequence[dict[str, Any]] = (),
+    unsaid: Sequence[str] = (),
 ) -> dict[str, Any]:
     """As JSON."""
     return {
@@ -268,4 +319,5 @@ def plain(
         "toml": toml(found),
         "written": written,
         "tools": list(tools),
+        "unsaid": list(unsaid),
     }

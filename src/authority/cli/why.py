@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import glob
+import os
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,6 +16,7 @@ from authority.audit import query
 from authority.audit.lineage import body_of
 from authority.audit.store import ContentStore
 from authority.cli import why_labels
+from authority.cli.check import split_verb
 from authority.cli.common import parser, print_json, state_of, when
 from authority.cli.lineage import lineage, tree
 from authority.errors import AuthorityError
@@ -43,8 +47,8 @@ def main(arguments: Sequence[str]) -> int:
         "entry",
         type=_entry,
         nargs="?",
-        help="its number, or a pattern for what it asked for, such as tool:pay: the last such denial "
-        "(default: the last denial)",
+        help="its number, or what it asked for: a path, a URL, tool:pay, or a pattern with stars: the "
+        "last such denial (default: the last denial)",
     )
     made.add_argument(
         "--lineage", action="store_true", help="where the words of its arguments came from"
@@ -71,10 +75,26 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _entry(text: str) -> int | str:
-    """A number, or what can't be taken for one: a resource has a colon, a pattern a star."""
-    if not text.isdecimal() and ":" not in text and "*" not in text:
-        raise argparse.ArgumentTypeError("a number, or a resource such as tool:pay")
-    return int(text) if text.isdecimal() else text
+    """A number, or what can't be taken for one: a resource has a colon, a path a slash or a file."""
+    if text.isdecimal():
+        return int(text)
+    if "*" in text:
+        return text
+    url = split_verb(text)[1]
+    if url.startswith(("http://", "https://")):
+        return _canonical("http.request", url)
+    if ":" in text and not text.startswith(("/", "./", "../")):
+        return glob.escape(text)
+    if "/" in text or os.path.lexists(text):
+        return _canonical("fs.read", text)
+    raise argparse.ArgumentTypeError("a number, a path, or a resource such as tool:pay")
+
+
+def _canonical(effect: str, text: str) -> str:
+    """How the log writes it, as a pattern for exactly that; what has no such form stays."""
+    with contextlib.suppress(ResourceError):
+        text = resources.parse(effect, text, cwd=os.path.realpath(os.getcwd())).text
+    return glob.escape(text)
 
 
 def _last(directory: StateDir, pattern: str) -> int:

@@ -18,6 +18,7 @@ from authority.gate import starting
 from authority.kernel.policy import Policy, load
 from authority.kernel.policy_sections import Source
 from authority.kernel.policy_tree import SHIPPED_PRICES
+from authority.kernel.printing import printable
 
 
 @dataclass
@@ -62,7 +63,14 @@ def shipped_prices() -> Source:
 
 def read(path: Path) -> Read:
     """Load a policy file with all that it extends. Raises `PolicyError`, `PolicyFileError`."""
-    return _gathered(os.path.realpath(path), starting.text_of)
+    place = os.path.realpath(path)
+    try:
+        place.encode()
+    except UnicodeEncodeError as error:
+        raise starting.PolicyFileError(
+            f"the policy's path {printable(place)} is not UTF-8", "rename what is not"
+        ) from error
+    return _gathered(place, starting.text_of)
 
 
 def wanted(

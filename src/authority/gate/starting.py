@@ -10,6 +10,7 @@ Rules
 
 from __future__ import annotations
 
+import errno
 import os
 
 from authority.errors import AuthorityError
@@ -89,14 +90,16 @@ def text_of(path: str) -> str:
     except OSError as error:
         raise PolicyFileError(
             f"the policy {printable(path)} can't be read: {error.strerror}",
-            "'authority init' writes a starter",
+            "'authority init' writes a starter" if error.errno == errno.ENOENT else "name its file",
         ) from error
     if len(raw) > MAX_TEXT:
         raise PolicyFileError(f"the policy {printable(path)} is larger than 4 MiB")
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        raise PolicyFileError(f"the policy {printable(path)} is not UTF-8") from error
+        raise PolicyFileError(
+            f"the policy {printable(path)} is not UTF-8", "save it as UTF-8, without anything else"
+        ) from error
 
 
 def _found(program: str) -> str:
@@ -106,4 +109,10 @@ def _found(program: str) -> str:
         place = os.path.join(folder, program)
         if os.path.isfile(place) and os.access(place, os.X_OK):
             return os.path.abspath(place)
-    raise PolicyFileError(f"there is no program {printable(program)} in PATH", "check its name")
+    if "/" in program and os.path.lexists(program):
+        what = "is a folder" if os.path.isdir(program) else "is no program that may be executed"
+        raise PolicyFileError(
+            f"{printable(program)} {what}", "name the program, such as python3 FILE"
+        )
+    where = "" if "/" in program else " in PATH"
+    raise PolicyFileError(f"there is no program {printable(program)}{where}", "check its name")

@@ -15,7 +15,7 @@ Rules
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -420,6 +420,8 @@ AnyEntry = (
     Admit | Outcome | Chunk | Tally | Denied | Input | Halt | Resume | Approval | Definition |
     Incident | IncidentStep | Canary | Clock | Control | Proof | Snapshot | Replay | ReplayEnd
 )  # fmt: skip
+
+KIND_NAMES = frozenset(str(kind.__struct_config__.tag) for kind in get_args(AnyEntry))
 
 
 class EntryError(ValueError):
