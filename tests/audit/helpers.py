@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,3 @@ def forge(lines: list[bytes], start: int, change: Any) -> list[bytes]:
         previous, sealed = seal(previous, body)
         out.append(sealed[:-1])
     return out
-
-
-def fsize(path: str | os.PathLike[str]) -> int:
-    return os.stat(path).st_size

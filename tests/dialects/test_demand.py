@@ -24,7 +24,7 @@ from authority.dialects.demand import (
     Prepared,
 )
 from authority.dialects.events import MAX_EVENT, EventTooLong, Splitter, data_of
-from authority.dialects.usage import LONGEST_TOKEN, Meter, Usage, least_tokens
+from authority.dialects.usage import Meter, Usage
 from authority.kernel import models
 
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
@@ -133,7 +133,6 @@ def test_the_kernel_reads_the_same_demand() -> None:
     names = Demand.__struct_fields__
     assert names == models.Ask.__struct_fields__
     assert Usage.__struct_fields__ == models.Usage.__struct_fields__
-    assert LONGEST_TOKEN == models.LONGEST_TOKEN
     assert MAX_LIMIT == models.MAX_LIMIT
     assert set(routes.EFFECTS.values()) == models.EFFECTS
 
@@ -303,10 +302,6 @@ def test_no_answer_breaks_the_meter(value: Any) -> None:
         found = meter.usage()
         assert found.input >= -1
         assert found.text <= 3 * text_bytes(value)
-
-
-def test_text_proves_tokens() -> None:
-    assert [least_tokens(n) for n in (0, 1, 256, 257)] == [0, 1, 1, 2]
 
 
 # --- addresses and refusals ---

@@ -106,6 +106,16 @@ def test_what_is_not_reported_is_charged_as_reserved(demand: Ask, price: Price) 
     assert done.spent["output_tokens"] == held["output_tokens"]
 
 
+@pytest.mark.parametrize(("text", "tokens"), [(0, 0), (1, 1), (256, 1), (257, 2)])
+def test_text_proves_tokens_whatever_is_reported(text: int, tokens: int) -> None:
+    terms, demand = Terms("m", FREE), Ask(size=0, max_output=100)
+    held = reserve("model.chat", demand, terms, no_limit)
+    usage = Usage(input=0, output=0, text=text, complete=True)
+    done = settle("model.chat", held, demand, terms, usage)
+    assert done.spent["output_tokens"] == tokens
+    assert done.facts.get("under", False) is (tokens > 0)
+
+
 @given(
     demands(),
     prices,

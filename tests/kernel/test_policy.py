@@ -268,17 +268,6 @@ def test_private_hosts_are_named_exactly() -> None:
     assert full.names_private("169.254.169.254", 80, "metadata")
 
 
-def test_credentials_go_only_to_their_hosts_and_not_in_clear() -> None:
-    def found(url: str) -> tuple[str, ...]:
-        return full.credentials_for(parse("http.request", url))
-
-    assert found("https://api.github.com/x") == ("github",)
-    assert found("https://api.github.com:444/x") == ()
-    assert found("http://api.github.com:443/x") == ()
-    assert found("https://evil.example/x") == ()
-    assert found("http://intranet.example/") == ("github",)  # named as private
-
-
 def test_the_digest_is_over_what_decides() -> None:
     assert full.digest == hashlib.sha256(full.canonical).hexdigest()
     assert make(FULL + "# a comment\n").digest == full.digest

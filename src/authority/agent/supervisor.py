@@ -104,7 +104,6 @@ class Supervisor:
         self.input_ends = False
         self.status: tuple[int, int] | None = None
         self.childless = False
-        self.exit_sent = False
         self.troubles = 0
         self.wake, wake_write = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
         _signal.signal(_signal.SIGCHLD, lambda _number, _frame: None)

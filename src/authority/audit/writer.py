@@ -152,11 +152,6 @@ class Log:
         return self._hash
 
     @property
-    def durable_state(self) -> State:
-        """Where the chain stands after the last durable entry."""
-        return self._durable_state
-
-    @property
     def poisoned(self) -> LogPoisoned | None:
         """The failure that ended this log's life, if there was one."""
         return self._poison

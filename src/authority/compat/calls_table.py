@@ -40,7 +40,7 @@ class Table:
         self, walker: Walker, targets: Targets, writes: Writes, uid: int, gid: int
     ) -> None:
         self._opens = opens = Openings(walker, writes)
-        self._looks = looks = Looks(walker, targets)
+        looks = Looks(walker, targets)
         self._changes = changes = CallChanges(walker, targets, uid, gid)
         no = AT_SYMLINK_NOFOLLOW
         self._works: dict[str, Work] = {

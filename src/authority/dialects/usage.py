@@ -4,8 +4,8 @@ Pure. Rules
 - Usage is what the vendor reports, in whole non-negative numbers; anything else counts as not said.
   A price that the vendor reports is never read: tokens are priced with the policy's list.
 - `Meter` takes a whole answer, or the events of a stream one by one. `text` counts the bytes of text
-  that the model wrote (words, thinking, arguments of tools): `least_tokens` says how many tokens
-  those prove at least, so that a report of next to nothing is seen.
+  that the model wrote (words, thinking, arguments of tools): `kernel.models.settle` holds how
+  many tokens those prove at least against the report, so that one of next to nothing is seen.
 - A stream is complete when the event came that ends it; until then the output is not known.
 """
 
@@ -17,8 +17,6 @@ import msgspec
 
 from authority.dialects.demand import CHAT, COUNT, EMBEDDINGS, MESSAGES, RESPONSES
 
-LONGEST_TOKEN: Final = 256
-"""No vocabulary in use has a token of more bytes."""
 _MOST: Final = 2**53 - 1
 _WRITTEN: Final = frozenset(
     [
@@ -43,11 +41,6 @@ class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     written: int = 0
     text: int = 0
     complete: bool = False
-
-
-def least_tokens(text: int) -> int:
-    """How many tokens so many bytes of text are at least."""
-    return -(-text // LONGEST_TOKEN)
 
 
 class Meter:

@@ -12,7 +12,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -87,9 +87,3 @@ class EffectRefused(Exception):
         self.code = code
         self.sentence = sentence
         self.facts = dict(facts or {})
-
-
-class Effect(Protocol):
-    """`prepare` gathers recorded facts before the decision (a file's size); it changes nothing."""
-
-    async def perform(self, call: Call) -> Performed: ...

@@ -38,7 +38,6 @@ class Detectors:
         self._ledger = ledger
         self._incidents = incidents
         self._running = running
-        self._namespaces: dict[str, str] = {}
         ledger.listen(self._seen)
 
     def _seen(self, entry: entries.AnyEntry) -> None:

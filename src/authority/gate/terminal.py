@@ -56,8 +56,3 @@ class Terminal:
     def flush(self) -> str:
         """What still waits, at the end of the stream."""
         return self.feed(b"", final=True)
-
-
-def harmless(text: str) -> str:
-    """A whole text made harmless."""
-    return _BAD.sub(_harmless, text)

@@ -28,7 +28,6 @@ from authority.protocol.packets import Peer
 RESTARTS = 8
 PRINTED = 16 * 1024
 MEMORY = 512 * 1024 * 1024
-SOURCES = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 class Worker:

@@ -233,16 +233,6 @@ def require(host: Host) -> None:
         raise IsolationRefused(f"user name spaces are not to be had: {cause}", fix)
 
 
-def bwrap_version(host: Host) -> str:
-    """What bubblewrap says of itself, for `authority doctor`."""
-    if not host.bwrap:
-        return ""
-    done = subprocess.run(
-        [host.bwrap, "--version"], capture_output=True, check=False, timeout=10, env={}
-    )
-    return shown(done.stdout.strip())
-
-
 def try_namespaces(host: Host) -> str:
     """Makes the name spaces once and says what went wrong, or nothing."""
     if not host.bwrap:

@@ -120,14 +120,3 @@ def shown(effect: str, arguments: Any) -> Any:
     empty = {"fs.write": "data", "fs.append": "data", "http.request": "body", "msg.send": "data"}
     name = empty.get(effect)
     return msgspec.structs.replace(arguments, **{name: b""}) if name else arguments
-
-
-def describe(part: Part) -> dict[str, Any]:
-    """Where a part came from, for people."""
-    return {
-        "argument": part.argument,
-        "at": part.at,
-        "handle": part.handle,
-        "path": part.path,
-        "entry": part.born,
-    }

@@ -33,6 +33,7 @@ BUILTIN: Final = ("obedient", "obedient-embed")
 DEFAULT_MAX_OUTPUT: Final = 8192
 MAX_LIMIT: Final = 2**31 - 1
 LONGEST_TOKEN: Final = 256
+"""No vocabulary in use has a token of more bytes."""
 UNBOUNDED_INPUT: Final = 2_000_000
 """What is reserved beside for a request that nothing bounds, in a run without limits."""
 WHOLE_ANSWER: Final = 1024 * 1024

@@ -321,21 +321,6 @@ class Policy:
         """Whether a run under this policy has a loopback of its own, and services on it."""
         return self.reach.anything
 
-    def credentials_for(self, resource: Resource) -> tuple[str, ...]:
-        """Names of the credentials for a request: over https, or to a host that is private."""
-        if resource.scheme not in _URLS:
-            return ()
-        if resource.scheme == "http" and not self.names_private(resource.host, resource.port):
-            return ()
-        found = []
-        for name, credential in self.credentials.items():
-            for text in credential.hosts:
-                host, port = private_key(text)
-                if host == resource.host and (port or 443) == resource.port:
-                    found.append(name)
-                    break
-        return tuple(found)
-
     def protect(
         self, paths_no_access: Iterable[str | bytes], paths_no_write: Iterable[str | bytes] = ()
     ) -> Policy:

@@ -35,15 +35,6 @@ from authority.proof.prover import Prover, Question, Witness
 from authority.proof.space import Cell
 from authority.proof.statements import Scope
 
-ASPECTS: Final = (
-    "allowed",
-    "without approval",
-    "trusted",
-    "secret",
-    "released",
-    "untrusted data",
-    "definitions",
-)
 _READS: Final = tuple(sorted(flows._READS))
 _ANSWERS: Final = (*_READS, *sorted(flows._NETWORK), "tool.call", *sorted(flows._MCP))
 
