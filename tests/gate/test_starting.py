@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from authority.cli import incident
 from authority.gate import policyfile, starting
 from authority.gate.client import GateError
 
@@ -68,6 +69,19 @@ def test_a_parent_that_changes_after_it_was_sent_does_not_matter(lab: Lab) -> No
     parent.write_text('version = 1\n[process]\nexec = ["false"]\n', "utf-8")
     found = policyfile.read_sent(body["policy_sources"], body["policy_path"]).policy
     assert found.digest == sent.digest != policyfile.read(lab.work / "child.toml").policy.digest
+
+
+def test_a_patch_that_a_person_means_is_the_text_that_is_sent(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are read once: a change in between can't be accepted under the digest of another."""
+    read, text_of = [], starting.text_of
+    monkeypatch.setattr(starting, "text_of", lambda path: [read.append(path), text_of(path)][1])
+    files = [lab.file("parent.toml", PARENT), lab.file("child.toml", CHILD)]
+    body = incident.policy_body(files[1])
+    assert sorted(read) == sorted(map(str, files))
+    sent = policyfile.read_sent(body["policy_sources"], body["policy_path"]).policy
+    assert body["accept"] == sent.digest
 
 
 @pytest.mark.parametrize("names", ["NAMED", [1], None, {"NAMED": 1}])

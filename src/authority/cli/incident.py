@@ -20,7 +20,6 @@ from authority.cli.common import add_common, print_json, state_of, table, when
 from authority.errors import AuthorityError
 from authority.gate import policyfile
 from authority.gate.client import client
-from authority.gate.policyfile import start_request
 from authority.kernel.canonical import printable
 from authority.kernel.incidents import HOUR, STEPS
 
@@ -205,13 +204,14 @@ def _patch(options: argparse.Namespace) -> int:
         raise AuthorityError("the patch is a policy or this version", "--policy FILE or --version")
     if options.version:
         return _taken(options, "patched", {"kind": "version"})
-    return _taken(options, "patched", {"kind": "policy", **_policy_body(options.policy)})
+    return _taken(options, "patched", {"kind": "policy", **policy_body(options.policy)})
 
 
-def _policy_body(path: Path) -> dict[str, Any]:
-    """The policy as the gate reads it. Naming it here is the person's word that it is meant."""
-    body = start_request(path, (), os.curdir)
-    return {**body, "accept": policyfile.read(path).policy.digest}
+def policy_body(path: Path) -> dict[str, Any]:
+    """The policy as the gate reads it. Naming it is the person's word that what is sent is meant."""
+    body = policyfile.start_request(path, (), os.curdir)
+    meant = policyfile.read_sent(body["policy_sources"], body["policy_path"]).policy
+    return {**body, "accept": meant.digest}
 
 
 def _prove(options: argparse.Namespace) -> int:
@@ -227,7 +227,7 @@ def _test(options: argparse.Namespace) -> int:
 
 def _deploy(options: argparse.Namespace) -> int:
     return _taken(
-        options, "deployed", _policy_body(options.policy) if options.policy is not None else {}
+        options, "deployed", policy_body(options.policy) if options.policy is not None else {}
     )
 
 
