@@ -58,6 +58,7 @@ from authority.gate.policies import Policies
 from authority.gate.reader import Reader
 from authority.gate.routes import Routes
 from authority.gate.run import Run
+from authority.gate.run_routes import RunRoutes
 from authority.gate.runs import Runs
 from authority.gate.tallies import Tallies
 from authority.gate.toolbox import SandboxStarter
@@ -172,6 +173,7 @@ class Gate:
         self.control = Control(self.ledger, reader, self._touch)
         self.reader = reader
         Routes(self).register(self.control)
+        RunRoutes(self).register(self.control)
         IncidentRoutes(self).register(self.control)
         self.dry.register(self.control)
 
