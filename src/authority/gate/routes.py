@@ -58,8 +58,8 @@ class Routes:
                     "run": r.id,
                     "program": [printable(a) for a in r.spec.argv],
                     "attached": r.sandbox is None,
-                    "requests": r.tally.requests,
-                    "denials": r.tally.denials,
+                    "requests": r.counts.requests,
+                    "denials": r.counts.denials,
                 }
                 for r in self._runs.running.values()
             ],

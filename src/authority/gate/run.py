@@ -1,4 +1,4 @@
-"""One run while it lives: sandbox, channel, output, tally, and whoever listens to it.
+"""One run while it lives: sandbox, channel, output, counts, and whoever listens to it.
 
 Rules
 - A program with a terminal writes pictures, a byte or a screen at a time. The first piece after a pause
@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import traceback
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +28,7 @@ from authority.compat.base import Service
 from authority.gate import clock
 from authority.gate.answers import Answer
 from authority.gate.channel import MALFORMED, Channel, Takes
+from authority.gate.figures import Counts
 from authority.gate.houses import NAMESPACES, House
 from authority.gate.raw import RawStream
 from authority.gate.screen import Screen
@@ -50,19 +51,6 @@ FRAME_BYTES = 60 * 1024
 END_SECONDS = 15.0
 """How long a sandbox may stay after it has told the program's end."""
 AskOutput = Callable[["Run", int, bytes, int, Callable[[Answer], None]], None]
-
-
-@dataclass
-class Tally:
-    """What a run did so far, for the live line and the closing table."""
-
-    done: Counter[str] = field(default_factory=Counter)
-    denied: Counter[str] = field(default_factory=Counter)
-    failed: Counter[str] = field(default_factory=Counter)
-    open: dict[int, str] = field(default_factory=dict)
-    requests: int = 0
-    denials: int = 0
-    first_denials: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -111,13 +99,13 @@ class Start:
 
 
 class Run:
-    """A running run: its sandbox (none when attached), channel, tally and listener."""
+    """A running run: its sandbox (none when attached), channel, counts and listener."""
 
     def __init__(self, ask: AskOutput, id_: str, token: bytes, spec: Start, listener: Listener):
         self.id = id_
         self.token = token
         self.spec = spec
-        self.tally = Tally()
+        self.counts = Counts()
         self.channel: Channel | None = None
         self.clients: set[Channel] = set()
         self.sandbox: Sandbox | Machine | None = None

@@ -97,31 +97,7 @@ class Runs:
             return
         if run.noted is not None:
             run.noted()
-        tally = run.tally
-        if isinstance(entry, entries.Admit):
-            tally.requests += 1
-            if entry.final:
-                tally.done[entry.effect] += 1
-            else:
-                tally.open[entry.seq] = entry.effect
-        elif isinstance(entry, entries.Outcome):
-            effect = tally.open.pop(entry.of, "")
-            (tally.done if entry.status == "done" else tally.failed)[effect] += 1
-        elif isinstance(entry, entries.Denied):
-            tally.requests += 1
-            tally.denials += 1
-            tally.denied[entry.effect or "frame"] += 1
-            if len(tally.first_denials) < 20 and not entry.again:
-                tally.first_denials.append(
-                    {
-                        "seq": entry.seq,
-                        "effect": entry.effect,
-                        "resource": entry.resource,
-                        "code": entry.code,
-                        "layer": entry.layer,
-                        "reason": entry.reason,
-                    }
-                )
+        run.counts.add(entry)
 
     def _new(self, spec: Start, listener: Listener) -> tuple[Run, list[entries.AnyEntry]]:
         """The run with its capability, and the entries that make the capability known.
