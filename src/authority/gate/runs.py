@@ -34,6 +34,7 @@ from authority.gate.answers import Reply
 from authority.gate.channel import Channel
 from authority.gate.detectors import Detectors
 from authority.gate.given import Given, seed_of
+from authority.gate.grants import capability_of
 from authority.gate.ledger import Ledger
 from authority.gate.pipeline import Pipeline
 from authority.gate.places import Reach, reach
@@ -42,13 +43,12 @@ from authority.gate.run import Listener, Run, Start
 from authority.gate.wanted import places_of, sketch_of, wanted_of
 from authority.isolation import Host
 from authority.kernel import capabilities, entries, resources
-from authority.kernel.capabilities import MacKey, Restriction
+from authority.kernel.capabilities import MacKey
 from authority.kernel.facts import Facts, Request, request_digest
 from authority.kernel.policy import Policy
-from authority.kernel.requests import EFFECTS, Output
+from authority.kernel.requests import Output
 
 FINISH_SECONDS = 5.0
-METHODS = sorted(EFFECTS)
 
 
 class StartRefused(AuthorityError):
@@ -100,39 +100,9 @@ class Runs:
         run.counts.add(entry)
 
     def _new(self, spec: Start, listener: Listener) -> tuple[Run, list[entries.AnyEntry]]:
-        """The run with its capability, and the entries that make the capability known.
-
-        A child's is the parent's, attenuated: contained by construction, and revoked with it. A
-        deputy's is its own.
-        """
+        """The run with its capability, and the entries that make the capability known."""
         run_id = secrets.token_hex(6)
-        made: list[entries.AnyEntry]
-        if spec.parent and not spec.own:
-            narrower = spec.restriction or Restriction()
-            token = capabilities.attenuate(spec.capability, narrower, nonce=secrets.token_bytes(16))
-            parsed = capabilities.parse(token)
-            known = self._ledger.state.caps
-            made = [
-                entries.CapDerive(
-                    run=run_id,
-                    id=id_,
-                    parent=parsed.ids[at],
-                    restriction=parsed.restrictions[at + 1].plain(),
-                )
-                for at, id_ in enumerate(parsed.ids[1:])
-                if id_ not in known
-            ]
-        else:
-            restriction = spec.restriction or Restriction(methods=tuple(METHODS))
-            token = capabilities.mint(
-                self._minting(), id=secrets.token_hex(16), run=run_id, restriction=restriction
-            )
-            parsed = capabilities.parse(token)
-            made = [
-                entries.CapMint(
-                    run=run_id, id=parsed.id, kid=parsed.kid, restriction=restriction.plain()
-                )
-            ]
+        token, made = capability_of(spec, run_id, self._minting, self._ledger.state.caps)
         return Run(self._output, run_id, token, spec, listener), made
 
     def _record_start(
