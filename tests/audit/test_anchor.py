@@ -6,6 +6,7 @@ Each falsehood stands beside the control: the same log, opened from the anchor t
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -125,6 +126,27 @@ def test_a_false_anchor_is_passed_over(anchored: Path, falsehood: str) -> None:
 def test_what_is_no_anchor_is_passed_over(anchored: Path, text: str) -> None:
     there = opened(anchored)[1]
     (anchored / anchors.NAME).write_text(text, "ascii")
+    assert opened(anchored) == (0, there)
+
+
+ODD: dict[str, Callable[[Path], object]] = {
+    "a pipe": lambda name: os.mkfifo(name, 0o600),
+    "a folder": lambda name: name.mkdir(),
+    "a link to a good one": lambda name: name.symlink_to(name.with_name("kept-aside")),
+    "a link to nothing": lambda name: name.symlink_to("nothing"),
+    "a file without end": lambda name: (name.touch(), os.truncate(name, 1 << 40)),
+    "a good one and a megabyte of blanks": lambda name: name.write_bytes(
+        name.with_name("kept-aside").read_bytes() + b" " * (1 << 20)
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_something_else_in_its_place_is_passed_over(anchored: Path, what: str) -> None:
+    there = opened(anchored)[1]
+    name = anchored / anchors.NAME
+    name.rename(anchored / "kept-aside")
+    ODD[what](name)
     assert opened(anchored) == (0, there)
 
 

@@ -138,3 +138,12 @@ def test_no_state_is_made_of_what_nobody_has_checked_yet(long: Lab) -> None:
     _forge(long)
     with pytest.raises(opening.LogError, match="hash"):
         _open(long.directory)
+
+
+def test_an_anchor_that_cannot_be_kept_keeps_no_gate_from_opening(long: Lab) -> None:
+    anchor = long.directory.log / "anchor"
+    anchor.unlink()
+    (anchor / "full").mkdir(parents=True)
+    opened = _open(long.directory)
+    assert opened.ledger.log.recovery.unread == 0
+    _close(opened, snapshot=False)

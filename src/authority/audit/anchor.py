@@ -28,6 +28,8 @@ from authority.audit.reading import Reader
 from authority.kernel.canonical import CanonicalError, decode, encode
 
 NAME = "anchor"
+MOST_BYTES = 16 * 1024
+"""Of an anchor; the largest tree's edge has 53 nodes."""
 _NO_BATCH = -1
 """No entry's batch goes on over a border, so the first line behind it begins its own."""
 
@@ -56,6 +58,8 @@ def load(directory: str, layer: FileLayer) -> Anchor | None:
     if not layer.exists(path):
         return None
     try:
+        if not 0 < _size(path, layer) <= MOST_BYTES:
+            return None  # a pipe has none, and reading one would wait for ever
         value = decode(layer.read(path))
         found = Anchor(
             value["segment"],
@@ -66,9 +70,17 @@ def load(directory: str, layer: FileLayer) -> Anchor | None:
         if type(found.segment) is not int or type(found.entries) is not int or found.segment < 2:
             return None
         found.tree()
-    except (CanonicalError, LookupError, TypeError, ValueError):
+    except (CanonicalError, LookupError, TypeError, ValueError, OSError):
         return None
     return found if len(found.head) == 32 and found.entries > 0 else None
+
+
+def _size(path: str, layer: FileLayer) -> int:
+    fd = layer.open(path)
+    try:
+        return layer.size(fd)
+    finally:
+        layer.close(fd)
 
 
 def keep(directory: str, layer: FileLayer, borders: Iterable[Anchor], most: int) -> None:

@@ -14,6 +14,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
@@ -116,7 +117,10 @@ def _opened(directory: StateDir, layer: FileLayer | None) -> Opened:
         opened = Opened(directory, ledger, checkpointer, store, keys, signing, witnesses)
         if folded.start >= 0:
             opened.unconfirmed = (folded.state.seq, digest(folded.state))
-        anchors.keep(str(directory.log), layer or OsLayer(), log.recovery.borders, folded.start)
+        with contextlib.suppress(
+            OSError
+        ):  # without one the next opening reads more, and that is all
+            anchors.keep(str(directory.log), layer or OsLayer(), log.recovery.borders, folded.start)
         _first_entries(opened)
         log.flush()  # no event loop runs yet
     except BaseException:
