@@ -2,7 +2,8 @@
 
 Pure. A policy never changes and its answers are functions of what it is asked, so an answer that was
 given once is the answer. A request asks several times about one resource, and programs come back to
-the same ones. What is remembered is bounded: the least recently asked goes first.
+the same ones. What is remembered is bounded: the least recently asked goes first, and about a
+resource with a long text nothing is.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from functools import lru_cache
 
 from authority.kernel.policy import Policy
 from authority.kernel.policy_sections import Judgement
-from authority.kernel.resources import REMEMBERED, Resource
+from authority.kernel.resources import REMEMBERED, SHORT, Resource
 
 
 class Remembered(Policy):
@@ -29,13 +30,21 @@ class Remembered(Policy):
         self._secrets = remember(super().secrets)
 
     def judge(self, effect: str, resource: Resource, verb: str = "") -> Judgement:
+        if len(resource.text) > SHORT:
+            return super().judge(effect, resource, verb)
         return self._judge(effect, resource, verb)
 
     def approval(self, effect: str, resource: Resource, verb: str = "") -> str:
+        if len(resource.text) > SHORT:
+            return super().approval(effect, resource, verb)
         return self._approval(effect, resource, verb)
 
     def trusted(self, resource: Resource, verb: str = "") -> bool:
+        if len(resource.text) > SHORT:
+            return super().trusted(resource, verb)
         return self._trusted(resource, verb)
 
     def secrets(self, resource: Resource) -> frozenset[str]:
+        if len(resource.text) > SHORT:
+            return super().secrets(resource)
         return self._secrets(resource)

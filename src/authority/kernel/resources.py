@@ -65,7 +65,9 @@ _URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!#-;=?-\[\]_a-z~|{}^]*\Z")
 _HIDDEN: Final = re.compile(r"%(?:2[ef]|5c|00)", re.IGNORECASE)
 MAX_URI: Final = 2048
 REMEMBERED: Final = 1024
-"""Texts, and judgements of a policy, that are remembered; a text has at most some thousand bytes."""
+"""Texts, and judgements of a policy, that are remembered."""
+SHORT: Final = 256
+"""The longest text of which anything is remembered: a path of a thousand names takes 100 KB."""
 _RUN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")
 _SYSTEM: Final = frozenset({"sys:time", "sys:random", "sys:uuid"})
@@ -114,13 +116,16 @@ class Resource(msgspec.Struct, frozen=True):
         return self.segments[0] if self.segments else ""
 
 
-@lru_cache(maxsize=REMEMBERED)
 def parse(effect: str, raw: str | bytes, *, cwd: str | bytes | None = None) -> Resource:
     """The resource that an effect names. Raises `ResourceError` for everything doubtful.
 
     `cwd` is the absolute directory against which relative file paths are read; without it they are
     refused. What was read of late is remembered: the same text is the same resource.
     """
+    return _remembered(effect, raw, cwd) if len(raw) <= SHORT else _read(effect, raw, cwd)
+
+
+def _read(effect: str, raw: str | bytes, cwd: str | bytes | None) -> Resource:
     family, _, action = effect.partition(".")
     if family == "fs":
         return _file(file_segments(raw, cwd))
@@ -146,6 +151,9 @@ def parse(effect: str, raw: str | bytes, *, cwd: str | bytes | None = None) -> R
     if (family == "agent" and action) or family == "msg":
         return _named("run", text)
     raise ResourceError(f"no effect is called {shown(effect)!r}")
+
+
+_remembered = lru_cache(maxsize=REMEMBERED)(_read)
 
 
 def parse_text(text: str) -> Resource:
