@@ -115,3 +115,41 @@ def test_a_defect_takes_the_gate_down(waits: bool) -> None:
         assert seen.steps == ["b performs", "b records"]
 
     assert [str(error) for error in see(body).fatal] == ["a defect"]
+
+
+def test_work_that_is_cancelled_by_what_it_asks_holds_up_nobody() -> None:
+    """What somebody else cancelled is no defect; whoever stands behind it goes on, now and later."""
+
+    async def body(seen: Seen) -> None:
+        cancelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        cancelled.cancel()
+
+        async def asks() -> None:
+            seen.steps.append("a asks")
+            await cancelled
+
+        seen.way.begin("run", seen.quick("before"), EFFECT)
+        seen.way.begin("run", asks(), EFFECT)
+        seen.way.begin("run", seen.quick("behind"), EFFECT)
+        await turns()
+        seen.way.begin("run", seen.quick("later"), EFFECT)
+        await turns()
+        assert seen.steps[1] == "a asks"
+        for name in ("before", "behind", "later"):
+            assert f"{name} records" in seen.steps
+
+    assert not see(body).fatal
+
+
+def test_work_that_is_dropped_between_two_stages_is_no_defect() -> None:
+    async def body(seen: Seen) -> None:
+        async def stops() -> None:
+            seen.way._drop(lambda begun: begun.run == "run")
+
+        seen.way.begin("run", seen.quick("a"), EFFECT)
+        seen.way.begin("other", stops(), EFFECT)
+        seen.way.begin("other", seen.quick("b"), EFFECT)
+        await turns()
+        assert seen.steps == ["a performs", "b performs", "b records"]
+
+    assert not see(body).fatal

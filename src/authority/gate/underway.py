@@ -67,8 +67,8 @@ class UnderWay:
             for each in begun:
                 try:
                     waits_for = each.guarded.send(None)
-                except StopIteration:
-                    continue
+                except (StopIteration, asyncio.CancelledError):
+                    continue  # it is over, or what it asked for was cancelled
                 if waits_for is not None:
                     each.guarded = _Waiting(each.guarded, waits_for)
                     self._in_task(each)
@@ -89,7 +89,7 @@ class UnderWay:
         self._caps.pop(seq, None)
 
     def _drop(self, which: Callable[[_Begun], bool]) -> None:
-        """Cancel what is in no task: its first stage is still to come."""
+        """Cancel what is in no task: a stage of it is still to come."""
         for each in self._begun:
             if which(each):
                 each.guarded.close()
@@ -99,7 +99,7 @@ class UnderWay:
     async def _guard(self, work: Work) -> None:
         try:
             await work
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             raise
         except BaseException as error:
             self._fatal(error)
