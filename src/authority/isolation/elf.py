@@ -4,12 +4,12 @@ Read from the file itself. (`ldd` would ask the program's own interpreter, that 
 
 Source: System V ABI, chapters 4 and 5; 64-bit little-endian files alone, which is what x86-64 and
 arm64 use. Anything else, or a file that is cut short, is 'no ELF file' or an error, never a guess.
+It is read and not mapped: somebody may cut it short meanwhile, and touching a mapping would kill us.
 """
 
 from __future__ import annotations
 
 import functools
-import mmap
 import os
 import struct
 from dataclasses import dataclass
@@ -17,6 +17,8 @@ from typing import Final
 
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
 _DT_NEEDED, _DT_STRTAB, _DT_RPATH, _DT_RUNPATH = 1, 5, 15, 29
+_MOST_TEXT, _MOST_DYNAMIC = 4097, 64 * 1024
+"""Bytes of a string with its end, and of the table that names the libraries."""
 _MACHINES: Final = {"x86_64": 62, "aarch64": 183}
 
 
@@ -54,40 +56,42 @@ def _read(path: str, *_identity: int) -> Elf | None:
     with open(path, "rb") as file:
         if file.read(4) != b"\x7fELF":
             return None
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            try:
-                return _parse(data, os.path.dirname(os.path.realpath(path)))
-            except (struct.error, IndexError, OverflowError) as error:
-                raise ElfError("the ELF file is cut short") from error
+        try:
+            return _parse(file.fileno(), os.path.dirname(os.path.realpath(path)))
+        except (struct.error, OverflowError) as error:
+            raise ElfError("the ELF file is cut short") from error
 
 
-def _text(data: mmap.mmap, offset: int) -> str:
-    end = data.find(b"\0", offset)
-    if end < 0 or end - offset > 4096:
+def _unpack(fd: int, form: str, offset: int) -> tuple[int, ...]:
+    return struct.unpack(form, os.pread(fd, struct.calcsize(form), offset))
+
+
+def _text(fd: int, offset: int) -> str:
+    text, end, _ = os.pread(fd, _MOST_TEXT, offset).partition(b"\0")
+    if not end:
         raise ElfError("a string of the ELF file has no end")
-    return os.fsdecode(data[offset:end])
+    return os.fsdecode(text)
 
 
-def _parse(data: mmap.mmap, origin: str) -> Elf:
-    if data[4] != 2 or data[5] != 1:
+def _parse(fd: int, origin: str) -> Elf:
+    if os.pread(fd, 2, 4) != b"\2\1":
         raise ElfError("only 64-bit little-endian ELF files can run here")
-    (machine,) = struct.unpack_from("<H", data, 18)
-    (table,) = struct.unpack_from("<Q", data, 32)
-    size, count = struct.unpack_from("<HH", data, 54)
+    (machine,) = _unpack(fd, "<H", 18)
+    (table,) = _unpack(fd, "<Q", 32)
+    size, count = _unpack(fd, "<HH", 54)
     interpreter, dynamic, loads = "", (0, 0), []
     for place in range(count):
-        kind, _flags, offset, address, _physical, length = struct.unpack_from(
-            "<IIQQQQ", data, table + place * size
-        )
+        header = _unpack(fd, "<IIQQQQ", table + place * size)
+        kind, _flags, offset, address, _physical, length = header
         if kind == _PT_INTERP:
-            interpreter = _text(data, offset)
+            interpreter = _text(fd, offset)
         elif kind == _PT_DYNAMIC:
             dynamic = (offset, length)
         elif kind == _PT_LOAD:
             loads.append((address, offset, length))
-    entries = [
-        struct.unpack_from("<QQ", data, dynamic[0] + at) for at in range(0, dynamic[1] - 15, 16)
-    ]
+    if dynamic[1] > _MOST_DYNAMIC:
+        raise ElfError("the ELF file's table of libraries is too long")
+    entries = [_unpack(fd, "<QQ", dynamic[0] + at) for at in range(0, dynamic[1] - 15, 16)]
     strings = -1
     for tag, value in entries:
         if tag == _DT_STRTAB:
@@ -99,9 +103,9 @@ def _parse(data: mmap.mmap, origin: str) -> Elf:
     needed, search = [], []
     for tag, value in entries:
         if tag == _DT_NEEDED:
-            needed.append(_text(data, strings + value))
+            needed.append(_text(fd, strings + value))
         elif tag in (_DT_RPATH, _DT_RUNPATH):
-            for folder in _text(data, strings + value).split(":"):
+            for folder in _text(fd, strings + value).split(":"):
                 plain = folder.replace("$ORIGIN", origin).replace("${ORIGIN}", origin)
                 if os.path.isabs(plain):
                     search.append(os.path.normpath(plain))
