@@ -2,7 +2,8 @@
 
 Rules
 - A request that waits is approved once, for exactly these arguments: they are shown as they would be
-  sent, each with its label and with where its untrusted words came from. The definition of an MCP
+  sent, each with its label and with where its untrusted words came from. `show` shows all of them; a
+  list cuts what is long, and says so. The definition of an MCP
   server's tool that waits is approved until it changes; what is shown of it is the whole text, or what
   changed in it, with everything invisible or foreign as an escape.
 - A request is named by the number of the entry that asked for it, or by its id. Both name exactly one
@@ -27,13 +28,15 @@ from authority.audit import query
 from authority.audit.lineage import Step
 from authority.cli.common import parser, print_json, state_of, table
 from authority.cli.lineage import lineage, shown_value, tree
-from authority.cli.why import given
+from authority.cli.why import given, sent_with
 from authority.errors import AuthorityError
 from authority.gate.client import Client, client
 from authority.gate.statedir import StateDir
 from authority.kernel.canonical import printable
 
 _REQUESTS = ("entry", "run", "what", "answer")
+LISTED = 2000
+"""Characters of a request's arguments in a list."""
 EVERY = 0.5
 """Seconds between two looks."""
 
@@ -96,7 +99,7 @@ def _look(options: argparse.Namespace, directory: StateDir, gate: Client) -> int
             del each["tree"]
         print_json(found)
         return 0
-    _show(found, listed=options.what == "list")
+    _show(found, listed=options.what == "list", whole=bool(options.id))
     told = {each["id"] for each in (*found["approvals"], *found["definitions"])}
     while options.watch:
         sys.stdout.flush()
@@ -146,10 +149,11 @@ def _told(directory: StateDir, seq: int) -> dict[str, Any]:
     entry, _ = query.find(directory.log, seq)
     body = entry.get("filled") or entry.get("arguments") or {}
     steps = lineage(directory, seq)
+    sent = sent_with(directory, entry)
     arguments = given(directory, entry)
     return {
         "reason": entry["reason"],
-        "arguments": body.get("text", ""),
+        "arguments": sent.decode("utf-8", "surrogateescape") if sent else "",
         "digest": body.get("digest", ""),
         "labels": _labels(directory, entry, arguments, steps),
         "lineage": [msgspec.to_builtins(step) for step in steps],
@@ -182,7 +186,7 @@ def _said(key: str, *, granted: bool) -> str:
     return "approved, for one use of exactly these arguments"
 
 
-def _show(found: dict[str, Any], *, listed: bool) -> None:
+def _show(found: dict[str, Any], *, listed: bool, whole: bool = False) -> None:
     definitions = found["definitions"]
     if not listed and not found["approvals"] and not definitions:
         print("nothing waits")
@@ -197,7 +201,7 @@ def _show(found: dict[str, Any], *, listed: bool) -> None:
             print("nothing waits")
     for each in found["approvals"]:
         if each["answer"] == "waiting" or not listed:
-            _show_request(each)
+            _show_request(each, whole=whole)
     for each in definitions:
         print(_heading(each))
         for line in changes(each["approved_text"], each["text"]):
@@ -205,14 +209,14 @@ def _show(found: dict[str, Any], *, listed: bool) -> None:
         print(f"  authority approvals approve {each['id']}\n")
 
 
-def _show_request(each: dict[str, Any]) -> None:
+def _show_request(each: dict[str, Any], *, whole: bool) -> None:
     number = each["asked"]
     what = printable(f"{each['effect']} {each['resource']}", 400)
     print(f"\nentry {number}: {what}, by run {each['run']} ({each['answer']})")
     print(f"  id       {each['id']}")
     print(f"  because  {printable(each['reason'], 400)}")
-    print(f"  exactly  {printable(each['arguments'] or each['digest'], 2000)}")
-    for line in _aligned(each["labels"]):
+    print(f"  exactly  {_exactly(each, whole=whole)}")
+    for line in _aligned(each["labels"], whole=whole):
         print(f"  {line}")
     print("  where it came from")
     print("\n".join(f"    {line}" for line in each["tree"]))
@@ -221,13 +225,25 @@ def _show_request(each: dict[str, Any]) -> None:
         print(f"  no:        authority approvals deny {number}")
 
 
-def _aligned(labels: Sequence[dict[str, Any]]) -> list[str]:
+def _exactly(each: dict[str, Any], *, whole: bool) -> str:
+    """The bytes that would be sent, or what there is in their place."""
+    if not each["arguments"]:
+        return f"{each['digest']} (what it is of was not kept, so it can't be shown)"
+    text = printable(each["arguments"])
+    more = len(text) - LISTED
+    if whole or more <= 0:
+        return text
+    return f"{text[:LISTED]}... ({more} more characters: authority approvals show {each['asked']})"
+
+
+def _aligned(labels: Sequence[dict[str, Any]], *, whole: bool) -> list[str]:
     """The arguments under each other; nothing is cut to a terminal's width."""
     rows = [("argument", "value", "shaped by")]
     for label in labels:
-        name, value = printable(label["argument"], 40), shown_value(label["value"])
+        name = printable(label["argument"], 40)
+        value = shown_value(label["value"], sys.maxsize if whole else LISTED // 10)
         rows.append((name, value, _label(label["sources"])))
-    wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    wide = [min(max(len(row[column]) for row in rows), LISTED // 10 + 2) for column in (0, 1)]
     lines = [f"{name:{wide[0]}}  {value:{wide[1]}}  {by}" for name, value, by in rows]
     return lines if labels else []
 

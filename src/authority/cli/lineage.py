@@ -82,11 +82,17 @@ def _value(step: Step, arguments: Any) -> str:
 
 
 def shown_value(value: Any, most: int = VALUE) -> str:
-    """A value as one short line."""
+    """A value as one line. A text can't seem to end before it does; what is cut says so."""
     import json
 
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return f'"{printable(text, most)}"' if isinstance(value, str) else printable(text, most)
+    whole = printable(text)
+    cut = f" ({len(text)} characters)" if len(whole) > most else ""
+    shown = printable(text, most)
+    if not isinstance(value, str):
+        return shown + cut
+    quoted = shown.replace('"', '\\"')
+    return f'"{quoted}"{cut}'
 
 
 def _place(step: Step) -> Iterator[str]:

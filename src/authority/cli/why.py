@@ -116,13 +116,18 @@ def _heading(entry: dict[str, Any]) -> str:
 
 def given(directory: StateDir, entry: dict[str, Any]) -> Any:
     """A request's arguments as they would be sent; None where they are not kept."""
-    sealed = directory.keys / "sealed"
-    store = ContentStore(directory.store, keys=sealed if sealed.is_dir() else None)
-    data = body_of(store, entry.get("filled") or entry.get("arguments"))
+    data = sent_with(directory, entry)
     try:
         return msgspec.json.decode(data) if data else None
     except msgspec.DecodeError:
         return None
+
+
+def sent_with(directory: StateDir, entry: dict[str, Any]) -> bytes | None:
+    """The same in the bytes that would be sent."""
+    sealed = directory.keys / "sealed"
+    store = ContentStore(directory.store, keys=sealed if sealed.is_dir() else None)
+    return body_of(store, entry.get("filled") or entry.get("arguments"))
 
 
 def explanation(directory: StateDir, seq: int) -> dict[str, Any]:

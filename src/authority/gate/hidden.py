@@ -89,6 +89,8 @@ class Hidden:
         unsure = isinstance(verdict, entries.Denied) and verdict.layer == Layer.BUDGET
         if isinstance(verdict, entries.Admit) or unsure:
             asked.facts = await self._looked_up(asked)
+        else:
+            await pipeline.keep_for_person(asked, verdict)
         pipeline.judge(asked, reply)
 
     async def _looked_up(self, asked: Asked) -> Facts:

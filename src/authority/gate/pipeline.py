@@ -193,7 +193,15 @@ class Pipeline:
                 time=clock.wall(),
                 problem=problem,
             )
+        else:
+            await self.keep_for_person(asked, verdict)
         self.judge(asked, reply)
+
+    async def keep_for_person(self, asked: Asked, verdict: entries.AnyEntry) -> None:
+        """Keep the arguments of what waits for a person, who is shown them before anything is done."""
+        if isinstance(verdict, entries.Denied) and verdict.approval and not asked.refs:
+            body = await self.bodies.keep(asked.request.run, asked.arguments, CLEAN)
+            asked.facts = msgspec.structs.replace(asked.facts, body=body)
 
     def judge(self, asked: Asked, reply: Reply) -> None:
         """Decide, record, and go on with what was decided."""

@@ -280,6 +280,8 @@ def _denied(state: State, e: entries.Denied) -> None:
     if not e.again:
         run.denied.add(e.request)
         spent["denials"] = 1
+        if e.approval and e.arguments and e.arguments.kept in {"store", "sealed"}:
+            spent["stored_bytes"] = e.arguments.size  # kept for the person who is asked
     budgets.settle(state.accounts, run.accounts, {}, spent)
     if e.approval and e.approval not in state.approvals:
         state.approvals[e.approval] = Pending(e.run, e.effect, e.resource, e.request, e.seq)
