@@ -264,3 +264,18 @@ def test_a_folder_that_moved_is_known_to_who_asks_for_what_is_in_it(*, tainted: 
         assert recorded(seat.gate.ledger.state.files, "fs.read", elsewhere, {}).clean
 
     sit(body, POLICY)
+
+
+def test_a_look_at_a_folder_does_not_count_what_is_in_it() -> None:
+    async def body(seat: Seat) -> None:
+        await wrote(seat, tainted=True)
+        mine = (await seat.kernel.walk("mine")).node
+        before = await seat.kernel.getattr(mine)
+        for number_of in range(40):
+            await seat.kernel.mkdir(mine, f"{number_of}-{'x' * 200}")
+        async with successor(seat) as later:
+            after = await later.kernel.getattr((await later.kernel.walk("mine")).node)
+            assert (after.nlink, after.size) == (1, before.size)
+            assert not later.tainted()
+
+    sit(body, POLICY)

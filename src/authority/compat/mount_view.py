@@ -40,6 +40,7 @@ _ALLOWED = Judgement(True, "shown")
 _USER = b"user."
 _YIELD_EVERY = 200
 _MASK = 2**64 - 1
+_FOLDER_SIZE = 4096
 
 
 class View:
@@ -153,14 +154,15 @@ class View:
         return out.entry_out(node.id, 0, self.attr(request, status))
 
     def attr(self, request: Request, status: os.stat_result) -> out.Attr:
-        """The attributes as the run sees them."""
+        """The attributes as the run sees them. How much is in a folder shows when it is listed."""
+        folder = stat.S_ISDIR(status.st_mode)
         atime, atime_ns = divmod(status.st_atime_ns, 10**9)
         mtime, mtime_ns = divmod(status.st_mtime_ns, 10**9)
         ctime, ctime_ns = divmod(status.st_ctime_ns, 10**9)
         return out.Attr(
             ino=status.st_ino,
-            size=status.st_size,
-            blocks=status.st_blocks,
+            size=_FOLDER_SIZE if folder else status.st_size,
+            blocks=_FOLDER_SIZE // 512 if folder else status.st_blocks,
             atime=atime & _MASK,
             mtime=mtime & _MASK,
             ctime=ctime & _MASK,
@@ -168,7 +170,7 @@ class View:
             mtime_ns=mtime_ns,
             ctime_ns=ctime_ns,
             mode=status.st_mode,
-            nlink=status.st_nlink,
+            nlink=1 if folder else status.st_nlink,
             uid=request.uid,
             gid=request.gid,
         )

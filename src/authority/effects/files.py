@@ -252,7 +252,7 @@ def _stat(beneath: Beneath, work: Work, *, now: bool) -> dict[str, Any]:
         kind = "directory" if found.is_directory else "file"
     value = {
         "type": kind,
-        "size": min(status.st_size, _MAX_INTEGER),
+        "size": 0 if kind == "directory" else min(status.st_size, _MAX_INTEGER),  # as when listed
         "mtime": max(-_MAX_INTEGER, min(status.st_mtime_ns // 1000, _MAX_INTEGER)),
         "mode": status.st_mode & 0o7777,
     }
