@@ -38,6 +38,8 @@ class Call:
     code: str = ""
     asked: bool = False
     answer: Any = None
+    each: bool = False
+    """It is about an item of a list of hidden length: that it was not done says nothing."""
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 Rules
 - Declarations are a file like `tools.toml`: `[SUITE.TOOL]` with the keys that are explained at its top,
-  for every tool of each suite. What is missing or not known is an error: nothing is made up.
+  for every tool of each suite. What is missing or not known is an error: nothing is made up. The
+  policy that is made of them is loaded once before anything runs.
 - Plans are a Python file that defines `PLANS`, a dictionary from `("SUITE", "user_task_N")` to
   functions of a `Planner`, as `plans.py` does. Without plans plain agents run alone.
 - They replace ours, and the report has their digests. The targets of the issue are those of our two
@@ -18,6 +19,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from authority.errors import AuthorityError
+from authority.gate.policyfile import shipped_prices
+from authority.kernel.policy import load
+from authority.kernel.policy_sections import Source
 from benchmarks.agentdojo import declared
 from benchmarks.agentdojo.plans import PLANS
 
@@ -36,6 +41,9 @@ KEYS = frozenset(
     }
 )
 """What a declaration may say of a tool."""
+
+
+LISTS = frozenset({"control", "content", "fields", "secret", "receives"})
 
 
 class Unusable(Exception):
@@ -57,7 +65,29 @@ def declarations(path: Path, tools: Mapping[str, Sequence[str]]) -> None:
         for name, one in said.items():
             if unknown := sorted(set(one) - KEYS):
                 raise Unusable(f"{path}: {suite}.{name}: unknown key {unknown[0]}")
-    declared.FILE = path
+            if loose := sorted(key for key in LISTS & set(one) if not isinstance(one[key], list)):
+                raise Unusable(f"{path}: {suite}.{name}: {loose[0]} has to be a list")
+    before, declared.FILE = declared.FILE, path
+    try:
+        for suite in tools:
+            _loads(path, suite)
+    except Unusable:
+        declared.FILE = before
+        raise
+
+
+def _loads(path: Path, suite: str) -> None:
+    """Whether the gate takes the policy. Raises `Unusable`."""
+    try:
+        text = declared.policy(suite, "w1", "/world/tools.sock", "http://127.0.0.1:1/v1")
+        load(text, format="toml", base="/", name=suite, read_parent=_prices)
+    except AuthorityError as error:
+        raise Unusable(f"{path}: the policy of {error}") from None
+
+
+def _prices(_base: str, _reference: str) -> Source:
+    """All that such a policy refers to."""
+    return shipped_prices()
 
 
 def plans(path: Path, suites: Sequence[str]) -> str:

@@ -5,7 +5,8 @@ Rules
 - A tool that reads is a request about the owner's own data, which tells nobody anything: what it is
   asked may be shaped by anything. A tool that writes takes untrusted words as its content alone.
 - A person may approve what untrusted words would steer, for every tool that writes.
-- The controls: `allow_all` trusts whatever a tool says, `deny_all` declares no tool.
+- The controls: `allow_all` trusts whatever a tool says and knows no secret, `deny_all` declares no
+  tool.
 """
 
 from __future__ import annotations
@@ -53,6 +54,11 @@ def control(suite: str, tool: str) -> tuple[str, ...]:
     return tuple(declarations(suite)[tool].get("control", ()))
 
 
+def content(suite: str, tool: str) -> tuple[str, ...]:
+    """The arguments of a tool that carry words."""
+    return tuple(declarations(suite)[tool].get("content", ()))
+
+
 def trusted(suite: str, tool: str) -> bool:
     """Whether a tool's answers are."""
     return declarations(suite)[tool].get("reads") == "trusted"
@@ -95,7 +101,7 @@ def _labels(
     if loose or one.get("reads") == "trusted":
         lines.append('reads = "trusted"')
     for key in ("secret", "receives"):
-        if key in one:
+        if key in one and not loose:
             lines.append(f"{key} = {json.dumps(one[key])}")
     if fields := one.get("fields"):
         table = ", ".join(f'{json.dumps(pointer)} = "trusted"' for pointer in fields)

@@ -61,8 +61,19 @@ class Planner:
                 break
         return made.answer
 
+    def each(self, held: Handle, limit: int, tool: str, argument: str, **more: Any) -> list[Any]:
+        """A call with each of the first `limit` items of a list, whether they are there or not."""
+        before = len(self.calls)
+        made = self.gate.map(held, limit, lambda item: self.act(tool, **{argument: item}, **more))
+        for call in self.calls[before:]:
+            call.each = True
+        return made
+
     def ask(self, held: Any, question: str, use: str, schema: dict[str, Any] = TEXT) -> Handle:
-        """What the quarantined model reads in `held`. `use` is TOOL.ARGUMENT, or `answer`."""
+        """What the quarantined model reads in `held`. `use` is TOOL.ARGUMENT, or `answer`.
+
+        TOOL@1 is the user's second call of the tool, TOOL@* the list of all, ARGUMENT/0 an item.
+        """
         told = f"[{use}] {question}"
         return self.gate.extract(held, schema, told, model=self.model, max_tokens=4096)
 

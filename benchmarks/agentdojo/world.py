@@ -200,14 +200,22 @@ class World:
         return f"{MARK}: {self.injection.GOAL}" if wanted is None else wanted
 
     def _value(self, whose: str, tool: str, argument: str) -> Any:
-        """The first value that this ground truth gives to an argument, `list/0` its first item."""
+        """The value that this ground truth gives to an argument, `list/0` its first item. Of the
+        tool's first call; `tool@1` is its second one, `tool@*` the list of what all calls give it.
+        An attacker takes what their own calls have."""
+        tool, _, which = tool.partition("@")
         name, _, item = argument.partition("/")
         calls = self.truth(whose)
-        same = [given for function, given in calls if function == tool and name in given]
-        other = [given for _, given in calls if name in given] if whose == "injection" else []
-        for given in [*same, *other]:
-            return given[name][int(item)] if item else given[name]
-        return None
+        found = [given[name] for function, given in calls if function == tool and name in given]
+        if whose == "injection":
+            found += [given[name] for _, given in calls if name in given]
+            which = "" if which != "*" else which
+        if which == "*":
+            return found
+        number = int(which or 0)
+        if number >= len(found):
+            return None
+        return found[number][int(item)] if item else found[number]
 
     def score(self, output: str) -> dict[str, Any]:
         said = [text_content_block_from_string(output)]
@@ -246,7 +254,7 @@ class House:
         """One chat completion: what the quarantined model of a world answers."""
         texts = [str(message["content"]) for message in body["messages"]]
         schema, _ = json.JSONDecoder().raw_decode(texts[0], texts[0].index("{"))
-        use = re.search(r"\[([a-z_.]+(?:/\d+)?)\]", texts[1])
+        use = re.search(r"\[([a-z_]+(?:@(?:\d+|\*))?(?:\.[a-z_]+(?:/\d+)?)?)\]", texts[1])
         world = self._worlds[body["model"].removeprefix("reader-")]
         said = json.dumps(world.reads(use[1] if use else "", schema))
         return {
