@@ -12,9 +12,9 @@ Pure. Rules
   gate checks how the runs are related.
 - An unknown effect, or one on a resource of another kind, is denied.
 
-Reading: `policy_text`, `policy_schema`, `policy_values`, `policy_tree`. Rules: `policy_rules`,
-`patterns`. The compiled form: `policy_compiled`. Sections: `policy_sections`, `policy_merge`.
-Protection: `policy_protect`. For people: `policy_explain`.
+Reading: `policy_text`, `policy_schema` (made of `policy_checkers`), `policy_values`, `policy_tree`.
+Rules: `policy_rules`, `patterns`. The compiled form: `policy_compiled`. Sections: `policy_sections`,
+`policy_merge`. Protection: `policy_protect`. For people: `policy_explain`.
 """
 
 from __future__ import annotations

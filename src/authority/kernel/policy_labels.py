@@ -14,10 +14,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from authority.kernel import policy_checkers as kit
 from authority.kernel import values
 from authority.kernel.addresses import shown
-from authority.kernel.policy_schema import Checker, Context, Path
-from authority.kernel.policy_schema import Checkers as kit
+from authority.kernel.policy_checkers import Checker, Context, Path
 from authority.kernel.policy_values import count
 
 _TO: Final = re.compile(r"(tool:[A-Za-z0-9][A-Za-z0-9._-]{0,160}) ([A-Za-z0-9_$.-]{1,128})\Z")

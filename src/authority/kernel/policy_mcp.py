@@ -19,14 +19,14 @@ from typing import Any, Final
 
 import msgspec
 
+from authority.kernel import policy_checkers as kit
 from authority.kernel import tool_rules
 from authority.kernel.addresses import shown
 from authority.kernel.mcp_arguments import ArgumentRule, check
 from authority.kernel.mcp_rules import McpServer, McpTool, McpView, covering, skeleton
 from authority.kernel.pattern_match import PatternError
+from authority.kernel.policy_checkers import Checker, Context, Path
 from authority.kernel.policy_labels import TOOL_KEYS, check_tool
-from authority.kernel.policy_schema import Checker, Context, Path
-from authority.kernel.policy_schema import Checkers as kit
 from authority.kernel.resources import MCP_SERVER
 
 _TOOL: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}\Z")

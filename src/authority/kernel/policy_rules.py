@@ -26,8 +26,8 @@ from authority.kernel.patterns import (
     tcp_pattern,
     url_pattern,
 )
+from authority.kernel.policy_checkers import Context, Path
 from authority.kernel.policy_models import ModelRules
-from authority.kernel.policy_schema import Context, Path
 from authority.kernel.resources import Resource
 
 _SAFE_VERBS = ("GET", "HEAD")

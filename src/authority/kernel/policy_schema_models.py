@@ -12,11 +12,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from authority.kernel import policy_checkers as kit
 from authority.kernel import policy_values as values
 from authority.kernel.addresses import ResourceError, shown
 from authority.kernel.model_prices import KEYS, MODEL_NAME
-from authority.kernel.policy_schema import Checker, Context, Path
-from authority.kernel.policy_schema import Checkers as kit
+from authority.kernel.policy_checkers import Checker, Context, Path
 from authority.kernel.resources import parse_text
 
 

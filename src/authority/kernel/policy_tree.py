@@ -13,9 +13,10 @@ import msgspec
 
 from authority.kernel import policy_merge, policy_schema_models
 from authority.kernel.addresses import ResourceError
+from authority.kernel.policy_checkers import Context
 from authority.kernel.policy_protect import path_text
 from authority.kernel.policy_rules import Rules, private_key
-from authority.kernel.policy_schema import Context, normalise
+from authority.kernel.policy_schema import normalise
 from authority.kernel.policy_sections import PolicyError, Sections, Source
 from authority.kernel.policy_text import read
 from authority.kernel.resource_files import file_segments
