@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -146,4 +147,32 @@ def test_an_anchor_that_cannot_be_kept_keeps_no_gate_from_opening(long: Lab) -> 
     (anchor / "full").mkdir(parents=True)
     opened = _open(long.directory)
     assert opened.ledger.log.recovery.unread == 0
+    _close(opened, snapshot=False)
+
+
+def test_it_is_read_while_the_gate_goes_on_writing_and_begins_new_segments(long: Lab) -> None:
+    opened = _open(long.directory)
+    assert opened.unconfirmed is not None
+    last, expected = opened.unconfirmed
+    segments = set(long.directory.log.glob("*.jsonl"))
+    found: list[str] = []
+
+    def read() -> None:
+        for _ in range(3):
+            pieces = everything(long.directory.log, opened.signing.public, opened.witnesses, last)
+            found.append(snapshots.whole_digest(pieces))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    written = 0
+    while reader.is_alive() or written < MANY:
+        note = entries.Control(action="status", by="uid 0", detail="y" * 3000)
+        opened.ledger.step([note])
+        written += 1
+        if written % 500 == 0:
+            opened.ledger.log.flush()
+            opened.checkpointer.force_now()
+    reader.join(DEADLINE)
+    assert found == [expected] * 3
+    assert set(long.directory.log.glob("*.jsonl")) > segments
     _close(opened, snapshot=False)
