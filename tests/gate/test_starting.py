@@ -136,3 +136,67 @@ def test_callers_who_start_a_gate_at_the_same_moment_get_one(own: Lab) -> None:
         assert [caller.returncode for caller in callers] == [0] * 4, said
         assert len(own.log(kind="gate.start")) == before + 1
         own.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a\\u0000b", "control"),
+        ("a\\u001b[31mb", "control"),
+        ("x/" * 3000, "characters"),
+        ("named.toml/below", "Not a directory"),
+        ("loop.toml", "symbolic link"),
+        ("..", "Is a directory"),
+        ("/dev/zero", "larger"),
+    ],
+)
+def test_a_name_that_is_no_files_is_told_in_a_sentence(lab: Lab, name: str, said: str) -> None:
+    loop = lab.work / "loop.toml"
+    loop.unlink(missing_ok=True)
+    loop.symlink_to(loop)
+    lab.file("named.toml", f'version = 1\nextends = "{name}"\n')
+    done = lab.cli("run", "--policy", "named.toml", "--quiet", "--", "true")
+    assert done.returncode == 125
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "\x1b" not in done.stderr
+    assert lab.admin("GET", "/v1/status")["halted"] is None
+
+
+def test_where_a_link_leads_is_asked_each_time(lab: Lab) -> None:
+    """Texts that were read before, in the same order, and a link that leads to the other one by now."""
+    lab.file("one.toml", 'version = 1\n[process]\nexec = ["true"]\n')
+    lab.file("two.toml", 'version = 1\n[process]\nexec = ["false"]\n')
+    link = lab.work / "link.toml"
+    child = lab.file("linked.toml", CHILD.replace("parent.toml", "link.toml"))
+    link.unlink(missing_ok=True)
+    for _ in range(2):
+        for name in ("one.toml", "two.toml"):
+            (lab.work / "new.toml").symlink_to(name)
+            (lab.work / "new.toml").replace(link)
+            body = starting.begin(child, ["true"], str(lab.work))
+            assert wanted(lab, body) == {"sources": [str(lab.work / name)]}
+    both = {
+        str(lab.work / name): (lab.work / name).read_text() for name in ("one.toml", "two.toml")
+    }
+    body["policy_sources"] |= both
+    for name, runs in (("two.toml", "false"), ("one.toml", "true")):
+        (lab.work / "new.toml").symlink_to(name)
+        (lab.work / "new.toml").replace(link)
+        found = policyfile.read_sent(body["policy_sources"], body["policy_path"])
+        assert found.policy.process.exec == (runs,)
+
+
+def test_texts_that_are_remembered_are_few_and_not_long() -> None:
+    def text(size: int) -> str:
+        return "version = 1\n[filesystem]\nread = [\n" + "'./a/**',\n" * (size // 10) + "]\n"
+
+    for number in range(20):
+        sources = {"/p.toml": text(1000) + f"# {number}\n"}
+        assert policyfile.read_sent(sources, "/p.toml") is policyfile.read_sent(sources, "/p.toml")
+    long = [{"/p.toml": text(policyfile._USUAL) + f"# {number}\n"} for number in range(2)]
+    first = policyfile.read_sent(long[0], "/p.toml")
+    assert policyfile.read_sent(long[0], "/p.toml") is first
+    policyfile.read_sent(long[1], "/p.toml")
+    assert policyfile.read_sent(long[0], "/p.toml") is not first
+    assert policyfile._usual.cache_info().currsize == 16

@@ -20,6 +20,9 @@ from authority.kernel.policy_sections import Source
 from authority.kernel.policy_tree import SHIPPED_PRICES
 from authority.kernel.printing import printable
 
+_USUAL = 256 * 1024
+"""Characters of a policy and all that it names: what a policy takes compiled is many times its text."""
+
 
 @dataclass
 class Read:
@@ -29,6 +32,8 @@ class Read:
     policy: Policy
     sources: dict[str, str] = field(default_factory=dict)
     servers: list[Policy] = field(default_factory=list)
+    links: dict[str, str] = field(default_factory=dict)
+    """Where each name led that was looked for."""
 
     def variables(self) -> set[str]:
         """The variables of the caller's environment that it names."""
@@ -89,11 +94,16 @@ def wanted(
 
 def read_sent(sources: Mapping[str, str], path: str) -> Read:
     """The policy at a path that a caller sent, with all that it extends. The same texts, read again,
-    are the same object. Raises `PolicyError`, `MissingText`."""
-    return _read_sent(path, tuple(sorted(sources.items())))
+    are the same object: the last ones of usual length, and the last of any. Raises `PolicyError`,
+    `MissingText`."""
+    remembered = _usual if sum(map(len, sources.values())) <= _USUAL else _long
+    texts = tuple(sorted(sources.items()))
+    found = remembered(path, texts)
+    if all(os.path.realpath(name) == real for name, real in found.links.items()):
+        return found
+    return _read_sent(path, texts)
 
 
-@functools.lru_cache(maxsize=16)
 def _read_sent(path: str, texts: tuple[tuple[str, str], ...]) -> Read:
     sources = dict(texts)
 
@@ -103,6 +113,10 @@ def _read_sent(path: str, texts: tuple[tuple[str, str], ...]) -> Read:
         return sources[name]
 
     return _gathered(path, text)
+
+
+_usual = functools.lru_cache(maxsize=16)(_read_sent)
+_long = functools.lru_cache(maxsize=1)(_read_sent)
 
 
 def start_request(policy: Path | None, program: Sequence[str], cwd: str) -> dict[str, Any]:
@@ -118,9 +132,10 @@ def start_request(policy: Path | None, program: Sequence[str], cwd: str) -> dict
 def _gathered(path: str, text: Callable[[str], str]) -> Read:
     """The policy at a real path, and those of its agents and servers, from texts by real path."""
     sources: dict[str, str] = {}
+    links: dict[str, str] = {}
 
     def source(name: str) -> Source:
-        real = os.path.realpath(name)
+        real = links[name] = os.path.realpath(name)
         sources[real] = text(real)
         base = os.path.dirname(real)
         return Source(text=sources[real], format=format_of(real), base=base, name=real)
@@ -147,4 +162,4 @@ def _gathered(path: str, text: Callable[[str], str]) -> Read:
         for server in policy.mcp.values()
         if server.policy
     ]
-    return Read(path, policy, sources, servers)
+    return Read(path, policy, sources, servers, links)
