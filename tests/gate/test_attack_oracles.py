@@ -165,3 +165,58 @@ def test_a_full_mailbox_counts_hidden_messages(lab: Lab, there: bool) -> None:
         assert pays(gate) == ""
         assert code_of(lambda: gate.send(child, b"x")) == ("E_EFFECT_FAILED" if there else "")
         assert pays(gate) == ("E_TAINT" if there else "")
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["not there", "there"])
+def test_what_a_run_may_remove_does_not_tell_what_a_hidden_call_made(lab: Lab, there: bool) -> None:
+    answers(lab, {"a": "x"} if there else {})
+    with lab.attached(POLICY.replace('"fs:./**"', '"fs:./out/**", "fs:./out"')) as run:
+        gate = run.gate()
+        words = gate.tool("web", {"q": "x"}, handle=True)
+        gate.read("data/a.txt")  # other words than those behind the handle
+        gate.write("out/open", b"mine")
+        gate.delete("out/open")  # what it made it may remove
+        gate.write(f"out/own-{there}", words["/a"])
+        assert code_of(lambda: gate.delete(f"out/own-{there}")) == "E_TAINT"
+
+
+@pytest.mark.parametrize("wanted", ["bob", "eve"])
+def test_a_plan_with_a_call_for_each_value_lets_words_choose_one(lab: Lab, wanted: str) -> None:
+    """A known limit: a choice of one costs no bits, and whether its call is made is anybody's."""
+    answers(lab, json.dumps(wanted))
+    endorsed = (
+        '[labels.endorse.names]\nfrom = ["tool:web"]\ntype = "enum"\nto = ["tool:pay to"]\nbits = 1'
+    )
+    with lab.attached(POLICY.replace("[budgets]", f"{endorsed}\n[budgets]")) as run:
+        gate = run.gate()
+        quoted = gate.tool("web", {"q": "x"}, handle=True)
+        for one in ("ann", "bob", "eve"):
+            gate.tool("pay", {"to": quoted.typed({"enum": [one]})})
+        made = [json.loads(e["filled"]["text"])["arguments"] for e in
+                lab.log(kind="admit", run=run.run, resource="tool:pay")]  # fmt: skip
+        assert made == [{"to": wanted}]
+        two = {"enum": ["bob", "eve"]}
+        gate.tool("pay", {"to": quoted.typed(two)})
+        assert code_of(lambda: gate.tool("pay", {"to": quoted.typed(two)})) == "E_TAINT"
+
+
+@pytest.mark.parametrize("wrote", [False, True], ids=["not there", "there"])
+def test_in_which_folders_a_run_wrote_shows_in_what_handles_may_steer(
+    lab: Lab, wrote: bool
+) -> None:
+    """A known limit: labels themselves are seen. Within one folder they are the same."""
+    folder = f"out/which-{wrote}"
+    with lab.attached(POLICY) as first:
+        gate = first.gate()
+        for name in ("here", "there"):
+            gate.mkdir(f"{folder}/{name}", parents=True)
+            gate.write(f"{folder}/{name}/a", b"x")
+        taint(gate)
+        gate.write(f"{folder}/{'there' if wrote else 'here'}/b", b"x")
+    with lab.attached(POLICY) as later:
+        gate = later.gate()
+        seen = [
+            code_of(lambda n=n: gate.tool("pay", {"to": gate.read(f"{folder}/{n}/a", handle=True)}))
+            for n in ("here", "there")
+        ]
+        assert seen == (["", "E_TAINT"] if wrote else ["E_TAINT", ""])

@@ -226,7 +226,8 @@ def _outcome(state: State, e: entries.Outcome) -> None:
         _raise_label(run, e)
     if e.status == "done":
         what = (admission.effect, admission.resource, admission.target, e.facts)
-        follow(run.created, *what)
+        if not admission.handle:  # what it may remove would tell that such a call was made
+            follow(run.created, *what)
         if not admission.handle and run.dry != "kept":
             label = admission.label
             if run.dry == "applied" and (marked := state.files.get(admission.resource)):

@@ -1,7 +1,7 @@
 """Which files a run made itself, so that it may delete them also when it read untrusted words.
 
 Pure. What it made is its own under the name that it gives it since; a name that something else gets is
-not. Bounded: beyond `LIMIT` names further ones are not its own.
+not, nor what a call on handles made. Bounded: beyond `LIMIT` names further ones are not its own.
 """
 
 from __future__ import annotations
