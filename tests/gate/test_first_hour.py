@@ -14,7 +14,7 @@ import pytest
 from authority.cli.completion import WORDS
 from authority.cli.main import COMMANDS
 
-from .lab import CLI, OPEN, SECONDS, Lab
+from .lab import CLI, OPEN, SECONDS, Lab, wait_for
 
 CALLS = [
     ["--help"],
@@ -57,7 +57,9 @@ def test_nobody_reads_what_is_said(lab: Lab, arguments: list[str]) -> None:
 def test_a_full_disk_is_said_once(lab: Lab, arguments: list[str]) -> None:
     with open("/dev/full", "wb") as full:
         said = called(lab, arguments, full.fileno())
-    assert said.splitlines() == ["authority: No space left on device"]
+    assert said.splitlines() == [
+        "authority: No space left on device", "  make room on that disk",
+    ]  # fmt: skip
 
 
 def test_options_before_the_command(lab: Lab) -> None:
@@ -171,6 +173,31 @@ def test_a_key_that_is_missing_is_not_passed_over(own: Lab) -> None:
     )
     done = own.cli("run", "--suggest", "--policy", path, "--", sys.executable, "-c", ask)
     assert "wants the variable OPENAI_API_KEY" in done.stderr.partition("# not suggested:")[2]
+
+
+def test_a_start_that_fails_halfway_is_told_and_ends(own: Lab) -> None:
+    """Where what a run is given can't be kept, and where the gate's own output is full."""
+    path = str(own.policy(OPEN + '[process]\npass_env = ["LANG"]\n'))
+    words = ["run", "--quiet", "--policy", path, "--", sys.executable, "-c", "print('ran')"]
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return own.cli(*words, env={"LANG": "C.UTF-8"})
+
+    assert run().stdout == "ran\n"
+    assert own.cli("gate", "stop").returncode == 0
+    wait_for(lambda: "no gate" in own.cli("gate").stdout)
+    sealed = own.directory.keys / "sealed"
+    aside = sealed.rename(sealed.with_name("aside"))
+    sealed.write_text("in the way")
+    own.directory.gate_output.unlink()
+    own.directory.gate_output.symlink_to("/dev/full")
+    done = run()
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "what the run is given can't be kept: Not a directory" in done.stderr
+    assert json.loads(own.cli("gate", "--json").stdout)["runs"] == []
+    sealed.unlink()
+    aside.rename(sealed)
+    assert run().stdout == "ran\n"
 
 
 def test_completion_knows_what_commands_know(lab: Lab) -> None:

@@ -10,6 +10,7 @@ Rules
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -51,6 +52,10 @@ COMMANDS: dict[str, str] = {
     "completion": "completion for bash, zsh or fish",
 }
 REFUSED = 125
+_WAYS = {
+    errno.EACCES: "call as the user whose it is, or name another place (--state: the state directory)",
+    errno.ENOSPC: "make room on that disk",
+}
 END_AT_ONCE = frozenset({"run"})
 """Commands of which nothing goes on when they return: taking the interpreter apart would be a good
 part of what they take."""
@@ -85,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f" ({printable(os.fsdecode(error.filename), 400)})" if error.filename else ""
         heard = not _drop_unsaid()
-        return failed(f"{error.strerror or error}{where}", "", as_json and heard)
+        hint = _WAYS.get(error.errno or 0, "")
+        return failed(f"{error.strerror or error}{where}", hint, as_json and heard)
 
 
 def _command(arguments: list[str]) -> int:

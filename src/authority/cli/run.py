@@ -25,6 +25,7 @@ from authority.cli import terminal
 from authority.errors import AuthorityError
 from authority.gate import starting, statedir
 from authority.gate.client import Client, GateError, client, token_of
+from authority.kernel.printing import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -266,6 +267,8 @@ class Follower:
         elif kind == "end" and "child" not in event:
             self._clear()
             self._give_back()
+            if event.get("detail"):
+                self._say(printable(str(event["detail"]), 400))
             self._closing(event)
             return int(event["code"])
         return None

@@ -14,6 +14,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -179,9 +180,11 @@ class Control:
             connection.whole(500, {"error": str(error), "hint": "the gate goes down; see gate.err"})
             raise
         except Exception as error:  # a defect of ours: the caller hears of it, the gate stays up
-            traceback.print_exception(error, file=sys.stderr)
             name = type(error).__name__
-            connection.whole(500, {"error": f"the gate failed: {name}", "hint": "see gate.err"})
+            why = error.strerror if isinstance(error, OSError) and error.strerror else name
+            connection.whole(500, {"error": f"the gate failed: {why}", "hint": "see gate.err"})
+            with contextlib.suppress(OSError):  # a full disk: the caller has heard of it anyway
+                traceback.print_exception(error, file=sys.stderr)
         finally:
             self.open -= 1
             self._touched()

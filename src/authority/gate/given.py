@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Mapping
 
 from authority.audit.store import ContentStore
+from authority.errors import AuthorityError
 from authority.gate.run import Start
 from authority.gate.wanted import SEED
 from authority.kernel.canonical import decode, encode
@@ -40,9 +41,16 @@ class Given:
             self.body = Body(digest_of(sealed), len(sealed), "sealed-inline", text)
 
     async def keep(self, store: ContentStore) -> None:
-        """Make it possible to read it again."""
-        if self.body is not None:
+        """Make it possible to read it again. Raises `AuthorityError`."""
+        if self.body is None:
+            return
+        try:
             await asyncio.to_thread(store.keep_key, self.body.digest, self._key)
+        except OSError as error:
+            raise AuthorityError(
+                f"what the run is given can't be kept: {error.strerror}",
+                "see that the state directory can be written, and has room",
+            ) from error
 
 
 def seed_of(environment: Mapping[str, str]) -> str:

@@ -201,7 +201,11 @@ class Runs:
         ends.places = places_of(planned)
         protection = {**planned.protection, "files": reached.way, "contained": True}
         seq = self._record_start(run, made, protection, attached=False, given=given).seq
-        await given.keep(self._store)
+        try:
+            await given.keep(self._store)
+        except AuthorityError as no:
+            await self._end(run, 125, "failed", no.message)
+            raise
         await self._ledger.durable(seq)
         run.emit(
             {
@@ -334,7 +338,7 @@ class Runs:
         finally:
             run.ended.set()
         summary["head"] = {"seq": receipt.seq, "hash": receipt.hash.hex()}
-        run.emit({"event": "end", **summary})
+        run.emit({"event": "end", **summary, "detail": detail})
 
     def _output(self, run: Run, fd: int, data: bytes, n: int, reply: Reply) -> None:
         """What the program printed, as a request under the run's own capability."""
