@@ -462,7 +462,7 @@ def test_the_architectures_rooms_are_the_codes() -> None:
 def test_the_control_apis_calls_are_the_codes() -> None:
     source = "".join(
         (ROOT / f"src/authority/gate/{name}.py").read_text("utf-8")
-        for name in ("dry", "routes", "incident_routes")
+        for name in ("dry", "routes", "run_routes", "incident_routes")
     )
     calls = re.findall(r'control\.route\(\s*"(\w+)", "([^"]+)", "(\w+)"', source)
     documented = re.findall(
