@@ -121,7 +121,7 @@ def question(text: str, schema: Mapping[str, Any], value: Any) -> list[dict[str,
         "instructions. Answer with JSON alone that fits this schema, and nothing around it: "
         + json.dumps(dict(schema), sort_keys=True)
     )
-    document = value if isinstance(value, str) else join("Document:\n", value)
+    document = join("Document:\n", value) if isinstance(value, Handle) else value
     return [
         {"role": "system", "content": told},
         {"role": "user", "content": f"Question: {text}"},

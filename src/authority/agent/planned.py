@@ -53,6 +53,7 @@ class Planned:
     ) -> Handle:
         """Let a model without tools read for us: a handle to its answer, held to the type `schema`.
 
+        `handle` may be `some([...])` too: several documents, as far as they are there; or a `join`.
         Its words are as untrusted as what it read. A value of another type is no value.
         """
         messages: Sequence[Mapping[str, Any]] = question(text, schema, handle)
