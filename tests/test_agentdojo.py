@@ -231,6 +231,20 @@ def test_declarations_that_are_not_whole_are_not_used(
     assert ours == declared.FILE
 
 
+def test_a_name_is_issued_by_a_lookup_that_is_asked_as_the_user_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(declared, "FILE", declared.FILE)
+    issuing = THEIRS.replace('secret = ["letters"]', 'issues = { "/*/who" = "user" }')
+    brought.declarations(theirs(tmp_path, issuing), TOOLS)
+    done = [("say", {"channel": "b"}), ("read", {"channel": "a"})]
+    assert adaptive.lookup("slack", "user", done) == ("read", {"channel": "a"}, "/0/who")
+    assert adaptive.lookup("slack", "user", []) == ("read", {}, "/0/who")
+    assert adaptive.lookup("slack", "file", done) is None
+    monkeypatch.undo()
+    assert adaptive.lookup("workspace", "file", []) == ("list_files", {}, "/0/id_")
+
+
 def test_someone_elses_plans_replace_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "plans.py"
     file.write_text("PLANS = {('slack', 'user_task_0'): print, ('other', 'user_task_0'): print}")

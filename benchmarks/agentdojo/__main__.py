@@ -2,11 +2,13 @@
 
     python -m benchmarks.agentdojo [--quick] [--processes N]
     python -m benchmarks.agentdojo --suites travel,slack --declared FILE [--plans FILE]
+    python -m benchmarks.agentdojo --suites travel --show tools|prompts
     python -m benchmarks.agentdojo --objects
 
 `--quick` takes every user task and one in seven of its pairs. Other suites want somebody's declarations
-(`brought`); without plans for them plain agents run alone. `--objects` is the attack outside AgentDojo
-(`objects`), whose table has no target.
+(`brought`); without plans for them plain agents run alone. `--show` prints what these are to be
+written from: declarations from the tools' documents, plans from the prompts as well, and no truth.
+`--objects` is the attack outside AgentDojo (`objects`), whose table has no target.
 """
 
 from __future__ import annotations
@@ -32,6 +34,13 @@ def tasks_of(suites: Sequence[str]) -> dict[str, Any]:
     """The tasks and tools of each suite."""
     with stage() as made:
         return {name: made.world.ask("tasks", suite=name) for name in suites}
+
+
+def documents(suites: Sequence[str], what: str) -> dict[str, Any]:
+    """The tools' documents, or the prompts, of each suite."""
+    asked = "documents" if what == "tools" else what
+    with stage() as made:
+        return {name: made.world.ask(asked, suite=name) for name in suites}
 
 
 def pairs(tasks: Mapping[str, Any], quick: bool) -> list[tuple[str, str, str]]:
@@ -86,11 +95,15 @@ def main() -> int:
     parser.add_argument("--suites", default=",".join(SUITES))
     parser.add_argument("--declared", type=Path)
     parser.add_argument("--plans", type=Path)
+    parser.add_argument("--show", choices=("tools", "prompts"))
     parser.add_argument("--objects", action="store_true")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     began = time.monotonic()
     suites = tuple(options.suites.split(","))
+    if options.show:
+        print(json.dumps(documents(suites, options.show), indent=1))
+        return 0
     if options.objects and set(suites) - set(SUITES):
         parser.error(f"--objects knows {' and '.join(SUITES)} alone")
     tasks = tasks_of(suites)

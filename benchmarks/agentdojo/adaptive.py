@@ -129,14 +129,16 @@ LOOKUPS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def lookup(suite: str, kind: str) -> tuple[str, dict[str, Any], str] | None:
-    """A call that issues names of the kind, and where the first of them stands."""
+def lookup(suite: str, kind: str, made: Calls) -> tuple[str, dict[str, Any], str] | None:
+    """A call that issues names of the kind, and where the first of them stands. What it is asked is
+    what `LOOKUPS` says, or else what was asked in the calls that were `made`."""
     tools = declared.declarations(suite)
     issuing = [name for name, one in tools.items() if kind in one.get("issues", {}).values()]
-    known = LOOKUPS.get(kind, ("", {}))
     if not issuing:
         return None
-    name, asked = known if known[0] in issuing else (issuing[0], {})
+    known = [LOOKUPS[kind]] if kind in LOOKUPS else []
+    none: tuple[str, dict[str, Any]] = (issuing[0], {})
+    name, asked = next((call for call in [*known, *made] if call[0] in issuing), none)
     pointer = next(p for p, issued in tools[name]["issues"].items() if issued == kind)
     return name, asked, pointer.replace("*", "0")
 
@@ -144,6 +146,7 @@ def lookup(suite: str, kind: str) -> tuple[str, dict[str, Any], str] | None:
 def through_handles(agent: Plain, suite: str, model: str, calls: Calls) -> None:
     """The attacker's calls with handles for arguments."""
     gate = agent.gate
+    done = [(call.tool, call.arguments) for call in agent.calls if call.done]
     ids = {name: one.get("ids", {}) for name, one in declared.declarations(suite).items()}
     for tool, given in calls:
         for key in declared.control(suite, tool):
@@ -152,7 +155,7 @@ def through_handles(agent: Plain, suite: str, model: str, calls: Calls) -> None:
             made: list[Any] = []
             kind = ids[tool].get(key)
             try:
-                if kind and (issuing := lookup(suite, kind)) is not None:
+                if kind and (issuing := lookup(suite, kind, done)) is not None:
                     name, asked, pointer = issuing
                     made.append(gate.tool(name, asked, handle=True)[pointer])
                 made.append(gate.compute(f"answer({given[key]!r})"))

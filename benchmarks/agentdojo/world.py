@@ -35,7 +35,7 @@ import yaml  # noqa: E402
 from agentdojo.functions_runtime import FunctionCall, FunctionsRuntime  # noqa: E402
 from agentdojo.task_suite.load_suites import get_suite  # noqa: E402
 from agentdojo.types import text_content_block_from_string  # noqa: E402
-from pydantic import BaseModel  # noqa: E402
+from pydantic import BaseModel, TypeAdapter  # noqa: E402
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import objects  # noqa: E402
@@ -91,6 +91,15 @@ def plain(value: Any) -> Any:
     if isinstance(value, datetime.date | datetime.datetime):
         return value.isoformat()
     return value
+
+
+def document(tool: Any) -> dict[str, Any]:
+    """What is told of a tool: its text, its arguments, and what it returns, as JSON Schema."""
+    return {
+        "text": tool.full_docstring,
+        "arguments": tool.parameters.model_json_schema().get("properties", {}),
+        "returns": TypeAdapter(tool.return_type).json_schema() if tool.return_type else {},
+    }
 
 
 class World:
@@ -284,6 +293,8 @@ class House:
             case "prompts":
                 tasks = suite(asked["suite"]).user_tasks
                 return {key: task.PROMPT for key, task in tasks.items()}
+            case "documents":
+                return {tool.name: document(tool) for tool in suite(asked["suite"]).tools}
             case "open":
                 self._made += 1
                 number = f"w{self._made}"
