@@ -6,7 +6,7 @@ Rules
   alone and says in its hello which capability, and so which run, it comes with.
 - Bounded everywhere: a frame's size, requests in flight (reading stops above `PIPELINE`, and above
   `PIPELINE_BYTES` of what they were sent as), answers not yet taken (reading stops while the other
-  side does not read), streams.
+  side does not read), streams, and what is done at a stretch (`turns`).
 - What is not a well-formed message is a denial in the log and the end of its stream. What is not a
   well-formed frame is the end of the channel, and of a sandboxed run with it.
 - An attached run may have many channels, one after the other or at a time. It ends when its caller
@@ -19,7 +19,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 from authority import protocol
@@ -27,6 +27,7 @@ from authority.gate import clock
 from authority.gate.answers import Answer, Reply
 from authority.gate.raw import RawStream
 from authority.gate.reader import Asked, Reader, short_body
+from authority.gate.turns import Steps, Turns
 from authority.kernel.codes import Code, Layer
 from authority.kernel.facts import Facts, Problem, Request, request_digest
 
@@ -35,6 +36,8 @@ PIPELINE_BYTES = 32 * 1024 * 1024
 RAW_BYTES = 32 * 1024 * 1024
 """Bytes of messages on raw streams that wait for their services."""
 STREAMS = 2048
+AT_A_TIME = 64
+"""Requests of one frame that are read and submitted in one step."""
 LAST_WORDS_SECONDS = 1.0
 MALFORMED = "malformed frame"
 """How the reason begins for which the gate closes a sandbox's channel."""
@@ -89,7 +92,7 @@ class Channel(asyncio.Protocol):
         self._identify = identify
         self._pipeline = pipeline
         self._reader = reader
-        self._decoder = protocol.FrameDecoder(protocol.MAX_FRAME)
+        self._turns = Turns(self._frame, self._may_take, self._malformed, self._flow)
         self._streams: dict[int, _Stream] = {}
         self._raw: dict[int, RawStream] = {}
         self._raw_bytes = 0
@@ -111,6 +114,9 @@ class Channel(asyncio.Protocol):
         self._transport = None
         self._taken()
         self._takes.set()
+        self._turns.gone(lambda: self._over(exc))
+
+    def _over(self, exc: Exception | None) -> None:
         for raw in self._raw.values():
             raw.closed()
         self._raw.clear()
@@ -131,14 +137,14 @@ class Channel(asyncio.Protocol):
         self._flow()
 
     def _flow(self) -> None:
-        """Read only while few requests are in flight and the other side takes its answers."""
-        wanted = (
-            self._takes.is_set()
-            and self._in_flight < PIPELINE
-            and self._bytes_in_flight < PIPELINE_BYTES
-            and self._raw_bytes < RAW_BYTES
-        )
-        if self._transport is None or wanted == self._reading:
+        """Read only what may be taken, and nothing before what was read is handled."""
+        if self._transport is None:
+            return
+        wanted = self._may_take()
+        if wanted and self._turns.behind:
+            self._turns.go_on()
+            wanted = False
+        if wanted == self._reading:
             return
         self._reading = wanted
         if wanted:
@@ -146,9 +152,19 @@ class Channel(asyncio.Protocol):
         else:
             self._transport.pause_reading()
 
+    def _may_take(self) -> bool:
+        """Only while few requests are in flight and the other side takes its answers."""
+        return (
+            self._takes.is_set()
+            and self._in_flight < PIPELINE
+            and self._bytes_in_flight < PIPELINE_BYTES
+            and self._raw_bytes < RAW_BYTES
+        )
+
     def close(self, reason: str) -> None:
         """End the channel. The supervisor, and the run with it, ends on that."""
         self._reason = reason
+        self._turns.drop()
         if self._transport is not None:
             self._transport.abort()
 
@@ -156,6 +172,7 @@ class Channel(asyncio.Protocol):
         """Say why and end the channel; who does not read that in time is cut off."""
         self._fatal(stream, error)
         transport, self._reason = self._transport, error.sentence
+        self._turns.drop()
         if transport is not None:
             transport.close()
             asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, transport.abort)
@@ -169,32 +186,29 @@ class Channel(asyncio.Protocol):
             self._transport.write(data)
 
     def data_received(self, data: bytes) -> None:
-        try:
-            for stream, payload in self._decoder.feed(data):
-                if self._transport is None or self._transport.is_closing():
-                    return
-                self._frame(stream, payload)
-        except protocol.ProtocolError as error:
-            self._denied(0, error.code, Layer.FRAME, error.sentence)
-            if self._identify is not None:
-                self._send_away(1, error)
-            else:
-                self.close(f"{MALFORMED}: {error.sentence}")
+        self._turns.came(data)
 
-    def _frame(self, stream: int, payload: bytes) -> None:
+    def _malformed(self, error: protocol.ProtocolError) -> None:
+        self._denied(0, error.code, Layer.FRAME, error.sentence)
+        if self._identify is not None:
+            self._send_away(1, error)
+        else:
+            self.close(f"{MALFORMED}: {error.sentence}")
+
+    def _frame(self, stream: int, payload: bytes) -> Steps | None:
         if stream == 0:
             if self._identify is not None:
                 raise protocol.ProtocolError(Code.SCHEMA_INVALID, "stream 0 is not a client's")
             self._control(payload)
-            return
+            return None
         raw = self._raw.get(stream)
         if raw is not None:
             raw.received(payload)
-            return
+            return None
         state = self._streams.get(stream)
         if state is None:
             if stream <= self._last_stream:
-                return  # on its way when the stream ended
+                return None  # on its way when the stream ended
             if self._identify is None or stream != 1:
                 raise protocol.ProtocolError(Code.SCHEMA_INVALID, "a frame on an unknown stream")
             state = self._streams[1] = _Stream()
@@ -205,7 +219,7 @@ class Channel(asyncio.Protocol):
             elif not state.greeted:
                 raise protocol.ProtocolError(Code.SCHEMA_INVALID, "requests before the hello")
             else:
-                self._requests(stream, state, message, len(payload) // len(message))
+                return self._requests(stream, state, message, len(payload) // len(message))
         except protocol.ProtocolError as error:
             self._denied(stream, error.code, Layer.SCHEMA, error.sentence, payload)
             if self._identify is not None:
@@ -214,6 +228,7 @@ class Channel(asyncio.Protocol):
                 self._fatal(stream, error)
                 self._streams.pop(stream, None)
                 self.send_control(protocol.Close(stream))
+        return None
 
     def _control(self, payload: bytes) -> None:
         owner = self._owner
@@ -301,8 +316,15 @@ class Channel(asyncio.Protocol):
 
     def _requests(
         self, stream: int, state: _Stream, requests: list[protocol.Request], share: int
-    ) -> None:
+    ) -> Steps:
         """`share` is each one's part of the bytes that they came in."""
+        for at in range(0, len(requests), AT_A_TIME):
+            self._submit(stream, state, requests[at : at + AT_A_TIME], share)
+            yield
+
+    def _submit(
+        self, stream: int, state: _Stream, requests: Sequence[protocol.Request], share: int
+    ) -> None:
         now = clock.wall()
 
         def reply(answer: Answer) -> None:
@@ -317,7 +339,6 @@ class Channel(asyncio.Protocol):
         self._bytes_in_flight += share * len(read)
         for asked in read:
             self._pipeline.submit(asked, reply)
-        self._flow()
 
     def _answer(self, stream: int, answer: Answer) -> None:
         if not self._waiting:

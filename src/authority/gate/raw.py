@@ -6,6 +6,7 @@ Rules
   the channel.
 - Messages (the resolver, mounts) come whole. They have no window: what waits is bounded for the
   channel as a whole, which stops reading above it.
+- A service that finds more and more waiting lets everybody else have a turn in between (`turns`).
 - What is written waits for room in the same way, so a program that does not read holds up only itself;
   and nothing is written while the channel as a whole takes nothing.
 """
@@ -17,6 +18,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from authority import protocol
+from authority.gate.turns import Turn
 from authority.protocol import RAW_CHUNK, RAW_WINDOW, Service
 
 _MESSAGES = frozenset({Service.NAMES, Service.MOUNT})
@@ -48,6 +50,7 @@ class RawStream:
         self._room = asyncio.Event()
         self._gone = False
         self._eof_sent = False
+        self._turn = Turn()
 
     # --- from the supervisor ---
 
@@ -84,11 +87,15 @@ class RawStream:
     # --- for the service ---
 
     async def read(self) -> bytes:
+        if self._turn.over:
+            await asyncio.sleep(0)
+            self._turn = Turn()
         while not self._queue:
             if self._ended or self._gone:
                 return b""
             self._news.clear()
             await self._news.wait()
+            self._turn = Turn()
         data = self._queue.popleft()
         self._queued -= len(data)
         if self._messages:

@@ -8,7 +8,7 @@ to be a boundary. What stood whole before the bad frame is still given out, howe
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from authority.errors import AuthorityError
 
@@ -52,8 +52,9 @@ class FrameDecoder:
         self._buffer = bytearray()
         self._error: ProtocolError | None = None
 
-    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """Take bytes in and yield each whole frame as (stream, payload).
+    def feed(self, data: bytes) -> Generator[tuple[int, bytes]]:
+        """Take bytes in and yield each whole frame as (stream, payload). What was not asked for when
+        it is closed is kept, and comes with what is fed next.
 
         Raises ProtocolError after the frames that stood before the bad one, and from then on.
         """
@@ -73,7 +74,7 @@ class FrameDecoder:
         """Bytes kept of a frame that is not whole yet."""
         return len(self._buffer)
 
-    def _frames(self) -> Iterator[tuple[int, bytes]]:
+    def _frames(self) -> Generator[tuple[int, bytes]]:
         if self._error is not None:
             raise self._error
         buffer, at = self._buffer, 0
