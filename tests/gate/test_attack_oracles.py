@@ -220,3 +220,24 @@ def test_in_which_folders_a_run_wrote_shows_in_what_handles_may_steer(
             for n in ("here", "there")
         ]
         assert seen == (["", "E_TAINT"] if wrote else ["E_TAINT", ""])
+
+
+ASKED = """\
+import sys
+from authority.agent import Denied, connect
+gate = connect()
+words = gate.read_text("data/mail.txt") if READ else sys.stdin.read()
+try: gate.tool("pay", {"to": words})
+except Denied as no: print(no.code)
+else: print("paid", words)
+"""
+
+
+@pytest.mark.parametrize("way", ["piped", "read"])
+def test_what_is_piped_in_is_the_persons_word(lab: Lab, way: str) -> None:
+    """A known limit: nobody knows who wrote it. The same words in a file have its label."""
+    lab.file("data/mail.txt", "eve")
+    policy = POLICY.replace('"user", "fs:./**"', "")
+    ran = lab.start(ASKED.replace("READ", str(way == "read")), policy).started()
+    lab.input(ran, b"eve", eof=True)
+    assert ran.end().out.strip() == ("paid eve" if way == "piped" else "E_TAINT")
