@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
+from authority.audit.files import is_locked
+from authority.audit.reading import LOCK
 from authority.cli.common import parser, print_json, state_of, table
 from authority.gate.client import alive, client, ensure
+from authority.gate.statedir import StateDir
+
+STOP_SECONDS = 20.0
+
+
+def _gone(directory: StateDir) -> bool:
+    """Wait until it has let go of the log, for a while: its folder may be moved or removed then."""
+    lock = str(directory.log / LOCK)
+    deadline = time.monotonic() + STOP_SECONDS
+    while alive(directory) or is_locked(lock):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,7 +41,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if options.what == "stop":
         found = client(directory).call("POST", "/v1/stop", {"force": options.force})
-        print_json(found) if options.json else print("the gate is stopping")
+        found["stopped"] = _gone(directory)
+        said = "the gate has stopped" if found["stopped"] else "the gate is still stopping"
+        print_json(found) if options.json else print(said)
         return 0
     if options.what == "clock":
         found = client(directory).call("POST", "/v1/clock", {})
