@@ -7,7 +7,7 @@ Rules
   and what that allows by now is left out.
 - Two refusals leave no entry, since nothing inside asks: a program that is started where none may be,
   and a server of this machine that is looked for on the run's own loopback. A run that ended badly is
-  told of those that its policy makes possible.
+  told of both.
 - A tool that was called and that nobody described gets a proposal of its own (`suggest_tools`).
 - A file is written anew, never over one that is there, and only beside the policy: the paths in it are
   relative to where it lies.
@@ -156,15 +156,11 @@ def silent(directory: StateDir, run: str) -> list[str]:
     said: list[str] = []
     for entry in query.read(directory.log, query.Filter(runs=frozenset({run}))):
         if entry["kind"] == "run.start":
-            protection = entry.get("protection", {})
-            if str(protection.get("execution", "")).startswith("none"):
-                said.append(
-                    "a program that it starts has to stand in [process] exec: where none does, the "
-                    "kernel says 'Function not implemented'"
-                )
-            said.append(
-                "127.0.0.1 is the run's own: docs/guide.md says how a server of this machine is reached"
-            )
+            said = [
+                "a program that it starts has to stand in [process] exec: others are not there, and "
+                "where none stands the kernel says 'Function not implemented'",
+                "127.0.0.1 is the run's own: docs/guide.md says how this machine's servers are reached",
+            ]
         elif entry["kind"] == "run.end":
             return said if entry.get("code") not in (0, None) else []
     return []
