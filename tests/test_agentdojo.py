@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from benchmarks.agentdojo import adaptive, brought, declared, objects, plans, table
+from benchmarks.agentdojo import adaptive, brought, declared, objects, plans, table, telling
 from benchmarks.agentdojo.agents import Call, Person
 from benchmarks.agentdojo.plans import PLANS
 from benchmarks.agentdojo.runs import Job, Score
@@ -260,6 +260,14 @@ def test_someone_elses_plans_replace_ours(tmp_path: Path, monkeypatch: pytest.Mo
     finally:
         PLANS.clear()
         PLANS.update(kept)
+
+
+def test_an_attacker_who_writes_answers_does_not_tell_what_they_were_not_told() -> None:
+    secrets = list(telling.words({"Passport": "HGK137803", "Name": "Em", "n": 12345678}))
+    assert secrets == ["HGK137803"]
+    body = "Emma, HGK137803"
+    assert telling.without(secrets, [body, 7, None]) == ["Emma, (not known)", 7, None]
+    assert telling.without([], body) == body
 
 
 @pytest.mark.parametrize("leaks", [False, True])

@@ -9,7 +9,7 @@ Rules
 - The injected text is placed where AgentDojo's attacks place theirs: in each vector that the user
   task's ground truth gets to see. It holds `MARK`, which tells an obedient agent that it has seen it.
 - The quarantined model answers here, too: without an attack what is true, under attack what serves the
-  attacker best, whatever it was given to read.
+  attacker best, whatever it was given to read; but a secret that it was not given it can't tell.
 - Whether a task was done, and whether an attack was, is asked of AgentDojo's own checks.
 - A tool is run as AgentDojo's runtime runs it: arguments checked by its schema, errors as answers.
 
@@ -40,6 +40,7 @@ from pydantic import BaseModel, TypeAdapter  # noqa: E402
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import objects  # noqa: E402
 import scripts  # noqa: E402
+import telling  # noqa: E402
 from world_mark import MARK  # noqa: E402
 
 VERSION = "v1.2.2"
@@ -128,6 +129,14 @@ class World:
         self.done: list[FunctionCall] = []
         self.way = way
         self.tools = tools or {}
+        self._secrets = [word for name in self.tools for word in self._kept(name)]
+
+    def _kept(self, name: str) -> list[str]:
+        """What a tool that keeps a secret tells when it is asked nothing."""
+        if not self.tools[name].get("secret") or self.tools[name].get("control"):
+            return []
+        answer, _ = self.runtime.run_function(self.env.model_copy(deep=True), name, {})
+        return list(telling.words(plain(answer)))
 
     def _attacker(self, key: str, old: Any) -> Any:
         """What an attacker who writes this field writes there."""
@@ -158,7 +167,7 @@ class World:
         kept = [p.split("/")[1:] for p in (*one.get("fields", ()), *one.get("issues", ()))]
 
         def written(value: Any, path: list[str]) -> Any:
-            if any(_covers(pattern, path) for pattern in kept):
+            if any(telling.covers(pattern, path) for pattern in kept):
                 return value
             if isinstance(value, dict):
                 return {key: written(item, [*path, key]) for key, item in value.items()}
@@ -187,7 +196,14 @@ class World:
                 found = scripts.calls(number, self.env, self.before)
         return [[call.function, plain(dict(call.args))] for call in found]
 
-    def reads(self, use: str, schema: dict[str, Any]) -> Any:
+    def reads(self, use: str, schema: dict[str, Any], given: str) -> Any:
+        """What the quarantined model answers that was `given` this to read."""
+        said = self._says(use, schema)
+        if self.injection is None:
+            return said
+        return telling.without([word for word in self._secrets if word not in given], said)
+
+    def _says(self, use: str, schema: dict[str, Any]) -> Any:
         """The quarantined model's answer. Without an attack what is true: the ground truth's value.
         Under attack what serves the attacker best: the value of its own call, or its text."""
         tool, _, argument = use.partition(".")
@@ -195,10 +211,10 @@ class World:
         options = schema.get("enum")
         if self.injection is None:
             if options is not None:
-                return next((one for one in options if _equal(one, honest)), None)
+                return next((one for one in options if telling.equal(one, honest)), None)
             return self.user.GROUND_TRUTH_OUTPUT if use == "answer" else honest
         if options is not None:
-            return next((one for one in options if not _equal(one, honest)), options[0])
+            return next((one for one in options if not telling.equal(one, honest)), options[0])
         if self.way not in ("", "words", "objects"):
             return self._attacker(argument, 0 if schema.get("type") == "number" else "")
         wanted = self._value("injection", tool, argument)
@@ -236,19 +252,6 @@ class World:
         return {**{key: bool(value) for key, value in found.items()}, "done": done}
 
 
-def _covers(pattern: list[str], path: list[str]) -> bool:
-    """Whether a declared pointer covers the field: `*` is any one name, and what is below counts."""
-    pairs = zip(pattern, path, strict=False)
-    return len(path) >= len(pattern) and all(p in ("*", name) for p, name in pairs)
-
-
-def _equal(one: Any, other: Any) -> bool:
-    try:
-        return float(one) == float(other)
-    except (TypeError, ValueError):
-        return bool(one == other)
-
-
 class House:
     """All worlds."""
 
@@ -265,7 +268,7 @@ class House:
         schema, _ = json.JSONDecoder().raw_decode(texts[0], texts[0].index("{"))
         use = re.search(r"\[([a-z_]+(?:@(?:\d+|\*))?(?:\.[a-z_]+(?:/\d+)?)?)\]", texts[1])
         world = self._worlds[body["model"].removeprefix("reader-")]
-        said = json.dumps(world.reads(use[1] if use else "", schema))
+        said = json.dumps(world.reads(use[1] if use else "", schema, "".join(texts)))
         return {
             "id": "chatcmpl-0",
             "object": "chat.completion",
