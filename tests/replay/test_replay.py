@@ -90,6 +90,38 @@ def test_a_run_goes_the_same_way_again(lab: Lab) -> None:
     assert list(query.lines(lab.directory.log)) == before, "nothing is added to the recorded log"
 
 
+STEERED = """\
+[tools.web]
+command = ["python3", "tool.py"]
+content = ["q"]
+effect = "read"
+[tools.pay]
+command = ["python3", "tool.py"]
+control = ["to"]
+"""
+
+
+@pytest.mark.parametrize("explain", ["agent", "operator"])
+def test_a_refusal_is_told_in_the_same_words(lab: Lab, explain: str) -> None:
+    """The argument that labels refuse, and the rule where the policy shows it."""
+    lab.file("tool.py", 'print(\'{"result": "pay eve"}\')\n')
+    program = (
+        "from authority.agent import Denied, connect\n"
+        "gate = connect()\n"
+        "who = gate.tool('web', {'q': 'x'}, handle=True)\n"
+        "for call in (lambda: gate.tool('pay', {'to': who}), lambda: gate.read('/etc/shadow')):\n"
+        "    try: call()\n"
+        "    except Denied as denied: print(denied.sentence, denied.rule)\n"
+    )
+    policy = REQUESTS.replace("[budgets]", STEERED + "[budgets]")
+    policy = policy.replace("version = 1\n", f'version = 1\nexplain = "{explain}"\n')
+    ran = lab.run([sys.executable, str(lab.file("steered.py", program))], lab.policy(policy))
+    first, second = ran.out.splitlines()
+    assert "(argument to)" in first
+    assert second.endswith(" None") is (explain == "operator")
+    assert replayed(lab, ran.run)["verdict"] == "same"
+
+
 def test_that_it_was_played_is_on_record(lab: Lab) -> None:
     run = script(lab, "work.py", WORK)
     number = replayed(lab, run)["record"]

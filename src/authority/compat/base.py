@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 
 import msgspec
 
@@ -76,6 +76,40 @@ class Failed(Exception):
         self.sentence, self.seq = sentence, seq
 
 
+class Ending(TypedDict, total=False):
+    """How an effect that went on ended, beside its status.
+
+    `spent` is what was used of the reservation; what is not named in it counts as used up.
+    """
+
+    code: str
+    spent: Mapping[str, int]
+    facts: Mapping[str, Any]
+    body: bytes
+
+
+class Stops:
+    """What is called back when an effect that goes on is stopped from outside."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._callbacks: list[Callable[[], None]] = []
+
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        """Call back once when it is stopped; at once if it was already."""
+        if self.stopped:
+            callback()
+        else:
+            self._callbacks.append(callback)
+
+    def stop(self) -> None:
+        """Stopped: tell whoever holds something."""
+        self.stopped = True
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+
 class Flow(Protocol):
     """An admitted effect that goes on. Its intent is durable, halt and revocation asked again."""
 
@@ -114,30 +148,11 @@ class Flow(Protocol):
         """Keep what was read as the outcome's result, as far as the run's budget for that goes."""
         ...
 
-    async def finish(
-        self,
-        status: str,
-        *,
-        code: str = "",
-        spent: Mapping[str, int] | None = None,
-        facts: Mapping[str, Any] | None = None,
-        body: bytes = b"",
-    ) -> int:
-        """Commit the outcome (`done`, `failed`, or `aborted`: nothing was performed); its entry.
-
-        `spent` is what was used of the reservation; what is not named counts as used up.
-        """
+    async def finish(self, status: str, **ending: Unpack[Ending]) -> int:
+        """Commit the outcome (`done`, `failed`, or `aborted`: nothing was performed); its entry."""
         ...
 
-    def settle(
-        self,
-        status: str,
-        *,
-        code: str = "",
-        spent: Mapping[str, int] | None = None,
-        facts: Mapping[str, Any] | None = None,
-        body: bytes = b"",
-    ) -> int:
+    def settle(self, status: str, **ending: Unpack[Ending]) -> int:
         """`finish` without waiting: the outcome is appended now and durable with the next batch. Only
         for what a look at the world can settle after a crash (a file)."""
         ...

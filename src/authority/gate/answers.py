@@ -1,4 +1,4 @@
-"""What goes back to whoever asked: an answer, and a denial in the words that an agent gets."""
+"""What goes back to whoever asked: an answer to a client, or what a service of the gate is told."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 
 import msgspec
 
+from authority.compat.base import Failed, Refused
 from authority.gate.room import Room
 from authority.kernel import entries
-from authority.kernel.codes import SENTENCES, Code, Layer
+from authority.kernel.codes import Code, Layer
+from authority.kernel.denials import rendering
 from authority.kernel.policy import Policy
 
 
@@ -30,17 +32,18 @@ class Answer(msgspec.Struct, frozen=True):
 Reply = Callable[[Answer], None]
 
 
-def rendering(denied: entries.Denied, policy: Policy | None) -> list[Any]:
-    """A denial as the agent gets it: code, layer, one plain sentence, its number, maybe the rule.
+def refused(denied: entries.Denied, policy: Policy | None) -> Refused:
+    """A denial for a service of the gate."""
+    code, layer, sentence, number, rule = rendering(denied, policy)
+    return Refused(code, layer, sentence, number, rule, denied.seq)
 
-    Where labels refuse an argument that the program named, the sentence names it, too.
-    """
-    code = Code(denied.code)
-    rule = denied.rule if policy and policy.explain == "agent" else None
-    sentence = denied.reason if denied.layer == Layer.SCHEMA else SENTENCES[code]
-    if denied.layer == Layer.LABELS and denied.reason.startswith("argument "):
-        sentence += f" (argument {denied.reason.split(' ', 2)[1]})"
-    return [str(code), denied.layer, sentence, denied.number, rule]
+
+def why_not(body: Any, seq: int) -> Refused | Failed:
+    """What a refused answer is for a service of the gate: not admitted, or tried in vain."""
+    code, layer, sentence, number, rule = body
+    if layer == Layer.EFFECT and code in {Code.EFFECT_FAILED, Code.INTERNAL}:
+        return Failed(sentence, seq)
+    return Refused(code, layer, sentence, number, rule, seq)
 
 
 def held(answer: Answer, room: Room, size: int) -> Answer:

@@ -16,9 +16,9 @@ import msgspec
 
 from authority import protocol
 from authority.compat.base import Failed, Refused
-from authority.gate.answers import Answer
-from authority.gate.going import Going, Goings, refused
-from authority.gate.reader import Asked, Reader
+from authority.gate.answers import Answer, refused, why_not
+from authority.gate.going import Going, Goings
+from authority.gate.reader import Own, Reader
 from authority.gate.run import Run
 from authority.gate.tallies import Tallies
 from authority.gate.workers import Worker, Workers
@@ -47,27 +47,13 @@ class Doorway:
         self.policy: Policy = run.spec.policy
         self.cwd = run.spec.cwd
         self._run = run
-        self._reader = reader
+        self._own = Own(reader, run.id, run.spec.cwd, run.token)
         self._goings = goings
         self._pipeline = goings.pipeline
         self._tallies = tallies
         self._workers = workers
-        self._n = 0
         self._worker: Worker | None = None
         self._starting = asyncio.Lock()
-
-    def _asked(
-        self,
-        effect: str,
-        resource: str | bytes | Resource,
-        arguments: msgspec.Struct | None,
-        verb: str,
-        problem: Problem | None = None,
-    ) -> Asked:
-        self._n += 1
-        return self._reader.own(
-            self.run, self.cwd, self._n, effect, resource, arguments, verb, self._run.token, problem
-        )
 
     async def ask(
         self,
@@ -84,14 +70,11 @@ class Doorway:
             if answer.taken is not None:
                 answer.taken()
 
-        self._pipeline.submit(self._asked(effect, resource, arguments, verb), reply)
+        self._pipeline.submit(self._own.asked(effect, resource, arguments, verb), reply)
         answer = await future
         if not answer.refused:
             return answer.body
-        code, layer, sentence, number, rule = answer.body
-        if layer == Layer.EFFECT and code in {Code.EFFECT_FAILED, Code.INTERNAL}:
-            raise Failed(sentence, answer.seq)
-        raise Refused(code, layer, sentence, number, rule, answer.seq)
+        raise why_not(answer.body, answer.seq)
 
     async def open(
         self,
@@ -101,7 +84,7 @@ class Doorway:
         verb: str = "",
         facts: Mapping[str, Any] | None = None,
     ) -> Going:
-        asked = self._asked(effect, resource, arguments, verb)
+        asked = self._own.asked(effect, resource, arguments, verb)
         if facts:
             asked.facts = msgspec.structs.replace(
                 asked.facts, looked_up={**asked.facts.looked_up, **facts}
@@ -118,13 +101,13 @@ class Doorway:
         layer: str = Layer.POLICY,
     ) -> Refused:
         problem = Problem(Code(code), Layer(layer), reason)
-        asked = self._asked(effect, resource, None, "", problem)
+        asked = self._own.asked(effect, resource, None, problem=problem)
         ledger = self._pipeline.ledger
         denied = self._pipeline.decide(asked)[-1]
         assert isinstance(denied, entries.Denied)
         receipt = ledger.step([denied])
         await ledger.durable(receipt.seq)
-        return refused(denied, self._pipeline)
+        return refused(denied, self._pipeline.policy(self.run))
 
     def glance(
         self,

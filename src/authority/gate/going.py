@@ -15,12 +15,12 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import msgspec
 
-from authority.compat.base import Refused
-from authority.gate.answers import rendering
+from authority.compat.base import Ending, Refused, Stops
+from authority.gate.answers import refused
 from authority.gate.pipeline import Pipeline
 from authority.gate.reader import Asked, short_body
 from authority.kernel import decide as kernel
@@ -37,40 +37,20 @@ KEPT_OF_A_FLOW = 1024 * 1024
 than the usual `stored_bytes` keeps all, as far as that goes."""
 
 
-def refused(denied: entries.Denied, pipeline: Pipeline) -> Refused:
-    """The refusal that an entry stands for."""
-    code, layer, sentence, number, rule = rendering(denied, pipeline.policy(denied.run))
-    return Refused(code, layer, sentence, number, rule, denied.seq)
-
-
-class Going:
+class Going(Stops):
     """See `compat.base.Flow`."""
 
     def __init__(self, goings: Goings, asked: Asked, admit: entries.Admit) -> None:
+        super().__init__()
         self.seq = admit.seq
         self.run = admit.run
         self.caps = admit.caps
         self.reserved: Mapping[str, int] = admit.reserve
-        self.stopped = False
         self._goings = goings
         self._asked = asked
         self._admit = admit
-        self._callbacks: list[Callable[[], None]] = []
         self._kept = 0
         self._result: entries.Body | None = None
-
-    def on_stop(self, callback: Callable[[], None]) -> None:
-        if self.stopped:
-            callback()
-        else:
-            self._callbacks.append(callback)
-
-    def stop(self) -> None:
-        """Stopped from outside: tell whoever holds something."""
-        self.stopped = True
-        callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback()
 
     async def commit(
         self,
@@ -119,7 +99,7 @@ class Going:
         receipt = pipeline.ledger.step([entry])
         await pipeline.ledger.durable(receipt.seq)
         if isinstance(entry, entries.Denied):
-            raise refused(entry, pipeline)
+            raise refused(entry, policy)
         stopped = kernel.recheck(pipeline.ledger.state, self.run, self.caps)
         if stopped:
             raise Refused(stopped, Layer.HALT, SENTENCES[stopped], 0, None, receipt.seq)
@@ -142,46 +122,30 @@ class Going:
         denied = self._goings.pipeline.decide(asked)[-1]
         assert isinstance(denied, entries.Denied)
         await ledger.durable(ledger.step([denied]).seq)
-        return refused(denied, self._goings.pipeline)
+        return refused(denied, self._goings.pipeline.policy(self.run))
 
-    async def finish(
-        self,
-        status: str,
-        *,
-        code: str = "",
-        spent: Mapping[str, int] | None = None,
-        facts: Mapping[str, Any] | None = None,
-        body: bytes = b"",
-    ) -> int:
-        seq = self.settle(status, code=code, spent=spent, facts=facts, body=body)
+    async def finish(self, status: str, **ending: Unpack[Ending]) -> int:
+        seq = self.settle(status, **ending)
         if seq >= 0:
             await self._goings.pipeline.ledger.durable(seq)
         return seq
 
-    def settle(
-        self,
-        status: str,
-        *,
-        code: str = "",
-        spent: Mapping[str, int] | None = None,
-        facts: Mapping[str, Any] | None = None,
-        body: bytes = b"",
-    ) -> int:
+    def settle(self, status: str, **ending: Unpack[Ending]) -> int:
         ledger, admit = self._goings.pipeline.ledger, self._admit
         self._goings.over(self)
         if self.seq not in ledger.state.open:
             return -1  # the run ended meanwhile: in doubt, and so spent
-        used = {**admit.reserve, **(spent or {})} if status != "aborted" else {}
+        used = {**admit.reserve, **ending.get("spent", {})} if status != "aborted" else {}
         if self._result is not None and self._result.kept in {"store", "sealed"}:
             used["stored_bytes"] = used.get("stored_bytes", 0) + self._result.size
         outcome = entries.Outcome(
             run=self.run,
             of=self.seq,
             status=status,
-            code=code,
+            code=ending.get("code", ""),
             spent={k: v for k, v in used.items() if v},
-            result=short_body(body) if body else self._result,
-            facts={name: _told(value) for name, value in (facts or {}).items()},
+            result=short_body(body) if (body := ending.get("body")) else self._result,
+            facts={name: _told(value) for name, value in ending.get("facts", {}).items()},
         )
         return self._goings.pipeline.outcome(admit, outcome).seq
 
@@ -208,7 +172,7 @@ class Goings:
         verdict = decided[-1]
         if isinstance(verdict, entries.Denied):
             await pipeline.ledger.durable(receipt.seq)
-            raise refused(verdict, pipeline)
+            raise refused(verdict, pipeline.policy(verdict.run))
         assert isinstance(verdict, entries.Admit)
         going = self._open[verdict.seq] = Going(self, asked, verdict)
         await pipeline.ledger.durable(receipt.seq)

@@ -28,7 +28,7 @@ import msgspec
 from authority.audit.writer import Receipt
 from authority.effects.base import Call, EffectFailed, EffectRefused, Performed
 from authority.gate import clock
-from authority.gate.answers import Answer, Reply, held, rendering
+from authority.gate.answers import Answer, Reply, held
 from authority.gate.bodies import Bodies
 from authority.gate.hidden import Hidden
 from authority.gate.ledger import Ledger
@@ -40,6 +40,7 @@ from authority.kernel import decide as kernel
 from authority.kernel import entries, flows
 from authority.kernel.canonical import printable
 from authority.kernel.codes import SENTENCES, Code, Layer
+from authority.kernel.denials import rendering
 from authority.kernel.facts import Problem, Request
 from authority.kernel.labels import CLEAN, Label
 from authority.kernel.policy import Policy

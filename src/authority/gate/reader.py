@@ -237,6 +237,32 @@ class Reader:
         return {"canary": found} if found else {}
 
 
+class Own:
+    """Numbers and reads what one run's services ask under the run's own capability."""
+
+    def __init__(self, reader: Reader, run: str, cwd: str, capability: bytes) -> None:
+        self._reader = reader
+        self._run = run
+        self._cwd = cwd
+        self._capability = capability
+        self._n = 0
+
+    def asked(
+        self,
+        effect: str,
+        resource: str | bytes | Resource,
+        arguments: msgspec.Struct | None,
+        verb: str = "",
+        problem: Problem | None = None,
+    ) -> Asked:
+        """See `Reader.own`."""
+        self._n += 1
+        return self._reader.own(
+            self._run, self._cwd, self._n, effect, resource, arguments, verb,
+            self._capability, problem,
+        )  # fmt: skip
+
+
 def filled(effect: str, tree: Any, found: Mapping[str, Any]) -> Any:
     """The arguments with the values of handles. Raises `Unfit`, also for what is no argument then."""
     try:

@@ -20,7 +20,8 @@ import msgspec
 
 from authority.kernel import entries
 from authority.kernel.canonical import printable
-from authority.kernel.codes import SENTENCES, Code, Layer
+from authority.kernel.codes import Code, Layer
+from authority.kernel.denials import rendering
 from authority.kernel.policy import Policy
 from authority.kernel.requests import FsOpen
 from authority.recorded.bodies import Kept, Missing
@@ -46,7 +47,7 @@ class Matcher:
         self.reordered = 0
         self._kept = kept
         self._own_now = capability or recording.start.capability
-        self._shows_rule = policy.explain == "agent"
+        self._policy = policy
         self._streams: dict[int, int] = {}
         self._unclaimed = sorted(recording.streams, key=self._begins)
         self._own: dict[tuple[str, str], deque[Asked]] = defaultdict(deque)
@@ -234,10 +235,7 @@ class Matcher:
             hidden = isinstance(verdict, entries.Denied) or outcome is not None
             return (False, {"handle": verdict.handle}) if hidden else None
         if isinstance(verdict, entries.Denied):
-            plain = verdict.layer == Layer.SCHEMA
-            sentence = verdict.reason if plain else SENTENCES[Code(verdict.code)]
-            rule = verdict.rule if self._shows_rule else None
-            return True, [verdict.code, verdict.layer, sentence, verdict.number, rule]
+            return True, rendering(verdict, self._policy)
         if outcome is None:
             return None
         try:

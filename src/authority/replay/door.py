@@ -13,13 +13,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import msgspec
 
-from authority.compat.base import Failed, Refused
+from authority.compat.base import Ending, Refused, Stops
+from authority.gate.answers import refused, why_not
 from authority.gate.reader import Asked as Now
-from authority.gate.reader import Reader
+from authority.gate.reader import Own, Reader
 from authority.kernel import entries
 from authority.kernel.codes import SENTENCES, Code, Layer
 from authority.kernel.facts import Problem
@@ -38,21 +39,21 @@ from authority.recorded.recording import Asked
 Telling = Callable[[Divergence], None]
 
 
-class Flow:
+class Flow(Stops):
     """A recorded effect that goes on. See `compat.base.Flow`."""
 
-    def __init__(self, found: Asked, kept: Kept, diverged: Telling) -> None:
+    def __init__(self, found: Asked, policy: Policy, kept: Kept, diverged: Telling) -> None:
+        super().__init__()
         assert isinstance(found.verdict, entries.Admit)
         self.found = found
         self.seq = found.seq
-        self.stopped = False
         self.reserved: Mapping[str, int] = found.verdict.reserve
         self.sent = 0
         """Bytes that went out so far."""
         self.moved = asyncio.Event()
+        self._policy = policy
         self._kept = kept
         self._diverged = diverged
-        self._callbacks: list[Callable[[], None]] = []
         self._out: bytes | None = None
         self._amounts = {
             way: sum(c.body.size for c in found.chunks if c.way == way) for way in ("in", "out")
@@ -87,15 +88,6 @@ class Flow:
         then = f"{described(self.found.verdict)}: a piece of it"
         return Divergence(self.seq, "an answer that is not kept", then, why)
 
-    def on_stop(self, callback: Callable[[], None]) -> None:
-        self._callbacks.append(callback)
-
-    def stop(self) -> None:
-        self.stopped = True
-        callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback()
-
     async def commit(
         self,
         way: str,
@@ -112,7 +104,7 @@ class Flow:
         done = self.sent if way == "out" else self._received
         no = next((d for d in self.found.refused if d.way == way), None)
         if no is not None and done > self._amounts[way]:
-            raise _refused(no)
+            raise refused(no, self._policy)
 
     async def _outward(self, data: bytes) -> None:
         if self._out is None:
@@ -146,26 +138,10 @@ class Flow:
     async def keep(self, data: bytes) -> None:
         """What was read then stands in the log already."""
 
-    async def finish(
-        self,
-        status: str,
-        *,
-        code: str = "",
-        spent: Mapping[str, int] | None = None,
-        facts: Mapping[str, Any] | None = None,
-        body: bytes = b"",
-    ) -> int:
-        return self.settle(status, code=code, spent=spent, facts=facts, body=body)
+    async def finish(self, status: str, **ending: Unpack[Ending]) -> int:
+        return self.settle(status, **ending)
 
-    def settle(
-        self,
-        status: str,
-        *,
-        code: str = "",
-        spent: Mapping[str, int] | None = None,
-        facts: Mapping[str, Any] | None = None,
-        body: bytes = b"",
-    ) -> int:
+    def settle(self, status: str, **ending: Unpack[Ending]) -> int:
         then = self.found.outcome
         total = self._amounts["out"]
         if status == "done" and then is not None and then.status == "done" and self.sent < total:
@@ -178,7 +154,7 @@ class Flow:
                     f"{what}: {self.sent} bytes",
                 )
             )
-        if then is not None and facts:
+        if then is not None and (facts := ending.get("facts")):
             for name in ("sha256", "size"):
                 before, now = then.facts.get(name), facts.get(name)
                 if before is not None and now is not None and before != now:
@@ -218,29 +194,14 @@ class ReplayDoor:
         self.cwd = start.cwd
         self._matcher = matcher
         self._kept = kept
-        self._reader = reader
-        self._token = token
+        self._own = Own(reader, self.run, self.cwd, token)
         self._diverged = diverged
         self._take = take
         self._worker = worker
         self._trouble = trouble
         self._listen = listen
-        self._n = 0
         self.flows: list[Flow] = []
         self.check: Callable[[Asked, int, int], bool] = lambda _found, _dev, _ino: True
-
-    def _asked(
-        self,
-        effect: str,
-        resource: str | bytes | Resource,
-        arguments: msgspec.Struct | None,
-        verb: str,
-        problem: Problem | None = None,
-    ) -> Now:
-        self._n += 1
-        return self._reader.own(
-            self.run, self.cwd, self._n, effect, resource, arguments, verb, self._token, problem
-        )
 
     async def ask(
         self,
@@ -249,9 +210,9 @@ class ReplayDoor:
         arguments: msgspec.Struct,
         verb: str = "",
     ) -> Any:
-        found = await self._take(self._asked(effect, resource, arguments, verb))
+        found = await self._take(self._own.asked(effect, resource, arguments, verb))
         if isinstance(found.verdict, entries.Denied):
-            raise _refused(found.verdict)
+            raise refused(found.verdict, self.policy)
         try:
             told = self._matcher.answer(found)
         except Diverged as other:
@@ -260,13 +221,10 @@ class ReplayDoor:
         if told is None:
             await asyncio.Event().wait()
             raise AssertionError
-        refused, body = told
-        if not refused:
+        is_refused, body = told
+        if not is_refused:
             return body
-        code, layer, sentence, number, rule = body
-        if layer == Layer.EFFECT and code in {Code.EFFECT_FAILED, Code.INTERNAL}:
-            raise Failed(sentence, found.release)
-        raise Refused(code, layer, sentence, number, rule, found.release)
+        raise why_not(body, found.release)
 
     async def open(
         self,
@@ -276,16 +234,16 @@ class ReplayDoor:
         verb: str = "",
         facts: Mapping[str, Any] | None = None,
     ) -> Flow:
-        found = await self._take(self._asked(effect, resource, arguments, verb))
+        found = await self._take(self._own.asked(effect, resource, arguments, verb))
         if isinstance(found.verdict, entries.Denied):
-            raise _refused(found.verdict)
+            raise refused(found.verdict, self.policy)
         outcome = found.outcome
         if outcome is not None and outcome.status == "aborted" and outcome.code == Code.HALTED:
             sentence = SENTENCES[Code.HALTED]
             raise Refused(outcome.code, Layer.HALT, sentence, 0, None, outcome.seq)
         if isinstance(arguments, FsOpen) and not self.check(found, arguments.dev, arguments.ino):
             await asyncio.Event().wait()
-        flow = Flow(found, self._kept, self._diverged)
+        flow = Flow(found, self.policy, self._kept, self._diverged)
         self.flows.append(flow)
         return flow
 
@@ -299,9 +257,9 @@ class ReplayDoor:
         layer: str = Layer.POLICY,
     ) -> Refused:
         problem = Problem(Code(code), Layer(layer), reason)
-        found = await self._take(self._asked(effect, resource, None, "", problem))
+        found = await self._take(self._own.asked(effect, resource, None, problem=problem))
         if isinstance(found.verdict, entries.Denied):
-            return _refused(found.verdict)
+            return refused(found.verdict, self.policy)
         what = described(found.verdict)
         self._diverged(Divergence(found.seq, "a refusal of its own", what, reason))
         await asyncio.Event().wait()
@@ -341,11 +299,6 @@ class ReplayDoor:
 
     def trouble(self, text: str) -> None:
         self._trouble(text)
-
-
-def _refused(denied: entries.Denied) -> Refused:
-    sentence = denied.reason if denied.layer == Layer.SCHEMA else SENTENCES[Code(denied.code)]
-    return Refused(denied.code, denied.layer, sentence, denied.number, None, denied.seq)
 
 
 def _shown(data: bytes) -> str:
