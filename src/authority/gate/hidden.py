@@ -24,8 +24,8 @@ from authority.gate.vault import Vault, value_of
 from authority.kernel import entries, flows, shapes, values
 from authority.kernel.codes import SENTENCES, Code, Layer
 from authority.kernel.entries import Body
-from authority.kernel.facts import Facts, Problem
-from authority.kernel.labels import Label
+from authority.kernel.facts import Facts, Problem, Request
+from authority.kernel.labels import CLEAN, Label
 from authority.kernel.policy import Policy
 from authority.kernel.resources import Resource
 from authority.kernel.state import State
@@ -123,17 +123,7 @@ class Hidden:
         """The outcome of a call whose answer is kept, and what is said of it."""
         request = asked.request
         assert request.resource is not None
-        label = self._anyhow(admit, request.resource).join(
-            flows.answer_label(
-                self._pipeline.ledger.state,
-                policy,
-                request.effect,
-                request.resource,
-                request.verb,
-                done.carried if done.carried is not None else Label(),
-                done.facts,
-            )
-        )
+        label = self._label(request, admit, policy, done.carried or CLEAN, done.facts)
         data = value_bytes(done.value)
         body = await self.vault.keep_body(request.run, data, short_body(data), label)
         value = value_of(request.effect, done.value)
@@ -152,17 +142,7 @@ class Hidden:
     ) -> tuple[entries.Outcome, Any]:
         """The same for a call that failed, or was refused at the last moment."""
         request = asked.request
-        assert request.resource is not None
-        label = self._anyhow(admit, request.resource).join(
-            flows.answer_label(
-                self._pipeline.ledger.state,
-                policy,
-                request.effect,
-                request.resource,
-                request.verb,
-                facts=flows.FAILED,
-            )
-        )
+        label = self._label(request, admit, policy, CLEAN, flows.FAILED)
         if isinstance(why, EffectFailed) and why.carried is not None:
             label = label.join(why.carried)
         self.vault.fail(request.run, admit.handle, f"{code}: {why.sentence}")
@@ -178,6 +158,20 @@ class Hidden:
         given = Label(frozenset(admit.sources), frozenset(admit.secrets))
         run = state.runs.get(admit.run)
         return given.join(flows.missing(state, run, admit.effect, resource)) if run else given
+
+    def _label(
+        self,
+        request: Request,
+        admit: entries.Admit,
+        policy: Policy,
+        carried: Label,
+        facts: Mapping[str, Any],
+    ) -> Label:
+        """What the answer is shaped by: what it has anyhow, and who answers."""
+        assert request.resource is not None
+        state, effect, verb = self._pipeline.ledger.state, request.effect, request.verb
+        answer = flows.answer_label(state, policy, effect, request.resource, verb, carried, facts)
+        return self._anyhow(admit, request.resource).join(answer)
 
     def _outcome(
         self,
