@@ -21,7 +21,7 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import CodeType
 from typing import Final
@@ -107,21 +107,28 @@ def spawn(
 ) -> int:
     """Starts bubblewrap; its pid. `own` go to `FIRST_FD` and on, `entrances` behind them."""
     code, size = launcher_code()
+    given = {2: diagnostics_fd, CODE_FD: code, CONTROL_FD: control}
+    given.update(enumerate((*own, *entrances), FIRST_FD))
+    return detached([*command, bootstrap(size)], given)
+
+
+def detached(argv: Sequence[str], given: Mapping[int, int]) -> int:
+    """Starts a program with a session and an empty environment of its own; its pid. `given` has our
+    descriptor for each of its own. It reads and prints nothing, and has every signal as by default."""
     moved: list[int] = []
     try:
-        for fd in (diagnostics_fd, code, control, *own, *entrances):
+        for fd in given.values():  # away from where any of them goes
             moved.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE))
         actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
         ]
-        targets = [2, CODE_FD, CONTROL_FD, *range(FIRST_FD, FIRST_FD + len(own) + len(entrances))]
         actions += [
-            (os.POSIX_SPAWN_DUP2, fd, target) for fd, target in zip(moved, targets, strict=True)
+            (os.POSIX_SPAWN_DUP2, fd, target) for fd, target in zip(moved, given, strict=True)
         ]
         return os.posix_spawn(
-            command[0],
-            [*command, bootstrap(size)],
+            argv[0],
+            list(argv),
             {},
             file_actions=actions,
             setsid=True,

@@ -18,13 +18,12 @@ Rules
 
 from __future__ import annotations
 
-import fcntl
 import os
-import signal
 from collections.abc import Sequence
 from typing import Final
 
 from authority.isolation import Host
+from authority.isolation.spawn import detached
 from authority.vm import hypervisor
 from authority.vm.architectures import Architecture
 
@@ -32,7 +31,6 @@ KVM: Final = "/dev/kvm"
 FIRST_FD: Final = 10
 """The first descriptor that QEMU is handed; those below are streams and entrances."""
 
-_ABOVE: Final = 64
 _ENTRANCE: Final = 3
 _SHELL: Final = "/bin/sh"
 _SETPRIV: Final = "/usr/bin/setpriv"
@@ -95,32 +93,9 @@ def spawn(
     join = "".join(f"echo 0 >&{_ENTRANCE + at}||exit 1;" for at in range(len(entrances)))
     join += f"ulimit -d {data >> 10}||exit 1;"
     leave = "".join(f" {_ENTRANCE + at}>&-" for at in range(len(entrances)))
-    moved: list[int] = []
-    try:
-        for fd in (diagnostics, *entrances, *own):
-            moved.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE))
-        targets = [2, *range(_ENTRANCE, _ENTRANCE + len(entrances))]
-        targets += range(FIRST_FD, FIRST_FD + len(own))
-        actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-        ]
-        actions += [
-            (os.POSIX_SPAWN_DUP2, fd, target) for fd, target in zip(moved, targets, strict=True)
-        ]
-        return os.posix_spawn(
-            _SHELL,
-            [_SHELL, "-c", f'{join}exec "$@"{leave}', "sh", *made],
-            {},
-            file_actions=actions,
-            setsid=True,
-            setsigmask=[],
-            setsigdef=[
-                number
-                for number in signal.valid_signals()
-                if number not in (signal.SIGKILL, signal.SIGSTOP)
-            ],
-        )
-    finally:
-        for fd in moved:
-            os.close(fd)
+    given = {
+        2: diagnostics,
+        **dict(enumerate(entrances, _ENTRANCE)),
+        **dict(enumerate(own, FIRST_FD)),
+    }
+    return detached([_SHELL, "-c", f'{join}exec "$@"{leave}', "sh", *made], given)
