@@ -53,16 +53,7 @@ def rejudge(
         if progress:
             done += len(block.data)
             progress(done, max(total, done))
-    judge.end()
-    different = judge.verdicts["different"]
-    return Rejudged(
-        not different,
-        judge.count,
-        judge.judged,
-        different,
-        tuple(judge.differences),
-        dict(sorted(judge.given.items())),
-    )
+    return _ended(judge)
 
 
 def rejudge_lines(lines: Iterable[bytes], sources: Sources) -> Rejudged:
@@ -80,6 +71,10 @@ def rejudge_lines(lines: Iterable[bytes], sources: Sources) -> Rejudged:
         judge.state.seq = entry.seq - 1
         if not judge.feed(entry):
             break
+    return _ended(judge)
+
+
+def _ended(judge: Judge) -> Rejudged:
     judge.end()
     different = judge.verdicts["different"]
     return Rejudged(
