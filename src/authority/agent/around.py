@@ -5,38 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, overload
 
+from authority.agent.calling import Calling, Capability
 from authority.agent.fields import field as _field
 from authority.agent.fields import map_of
-from authority.agent.filing import Capability, Given, given
+from authority.agent.filing import Given, given
 from authority.agent.handles import Handle, Made, is_handle
 from authority.agent.values import Message
 
 
-class Around:
+class Around(Calling):
     """The part of `Gate` about what is around a run."""
 
     run: str
-
-    def call(
-        self,
-        effect: str,
-        resource: str | bytes,
-        arguments: Mapping[str, Any] | None = None,
-        capability: Capability = None,
-        handle: bool = False,
-    ) -> Any:
-        """See `Gate.call`."""
-        raise NotImplementedError
-
-    def _map(
-        self,
-        effect: str,
-        resource: str | bytes,
-        arguments: Mapping[str, Any] | None,
-        capability: str | bytes | None,
-    ) -> dict[str, Any]:
-        """A call whose answer is a map."""
-        raise NotImplementedError
 
     def spawn(
         self,

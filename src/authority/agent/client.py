@@ -25,6 +25,7 @@ import msgspec
 
 from authority import protocol
 from authority.agent.around import Around
+from authority.agent.calling import Capability
 from authority.agent.channel import Channel, Draft, Pending
 from authority.agent.errors import BadReply, BadRequest, Denied, NoChannel, Receipt, Wait
 from authority.agent.fields import field as _field
@@ -32,7 +33,7 @@ from authority.agent.fields import map_of
 from authority.agent.fields import receipt_of as _receipt
 from authority.agent.fields import token_bytes as _token_bytes
 from authority.agent.fields import utf8_or_bytes as _utf8_or_bytes
-from authority.agent.filing import Capability, Filing, Given, given
+from authority.agent.filing import Filing, Given, given
 from authority.agent.handles import Handle, Made, handle_of, is_handle, plain
 from authority.agent.planned import Planned
 from authority.agent.values import HttpResponse, ModelAnswer
@@ -362,15 +363,6 @@ class Gate(Around, Filing, Planned):
             raise BadRequest("the name of the effect or of the resource is too long, or empty")
         flags = (protocol.FLAG_HANDLE if handle else 0) | (protocol.FLAG_WAIT if wait else 0)
         return Draft(effect, resource, raw, self._token(capability), flags)
-
-    def _map(
-        self,
-        effect: str,
-        resource: str | bytes,
-        arguments: Mapping[str, Any] | None,
-        capability: str | bytes | None,
-    ) -> dict[str, Any]:
-        return map_of(effect, self.call(effect, resource, arguments, capability))
 
     def _note(self, reply: protocol.Reply) -> None:
         self.last_receipt = _receipt(reply) or self.last_receipt

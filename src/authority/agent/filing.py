@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal, overload
 
+from authority.agent.calling import Calling, Capability
 from authority.agent.errors import BadReply
 from authority.agent.fields import as_bytes as _bytes
 from authority.agent.fields import field as _field
@@ -12,7 +12,6 @@ from authority.agent.fields import map_of
 from authority.agent.handles import Handle, Made, is_handle
 
 READ_CHUNK = 8 * 1024 * 1024
-Capability = str | bytes | None
 Entries = list[dict[str, Any]]
 Given = bytes | str | Handle | Made
 """What may be written: bytes, text (as UTF-8), or what stands behind handles."""
@@ -23,19 +22,8 @@ def given(data: Given) -> bytes | Handle | Made:
     return data if isinstance(data, Handle | Made) else _bytes(data)
 
 
-class Filing:
+class Filing(Calling):
     """The half of `Gate` about files."""
-
-    def call(
-        self,
-        effect: str,
-        resource: str | bytes,
-        arguments: Mapping[str, Any] | None = None,
-        capability: Capability = None,
-        handle: bool = False,
-    ) -> Any:
-        """See `Gate.call`."""
-        raise NotImplementedError
 
     @overload
     def read(

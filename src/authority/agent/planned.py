@@ -5,24 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from authority.agent.errors import Wait
+from authority.agent.calling import Calling
 from authority.agent.handles import Handle, is_handle, question
 
 
-class Planned:
+class Planned(Calling):
     """The half of `Gate` that composes calls on handles."""
-
-    def call(
-        self,
-        effect: str,
-        resource: str | bytes,
-        arguments: Mapping[str, Any] | None = None,
-        capability: str | bytes | None = None,
-        handle: bool = False,
-        wait: Wait = False,
-    ) -> Any:
-        """See `Gate.call`."""
-        raise NotImplementedError
 
     def reveal(self, handle: Handle) -> Any:
         """Read what is behind a handle. From now on the run has read it, and says nothing else.
