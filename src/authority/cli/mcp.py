@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from authority.cli.run import Follower, add_options, request
+from authority.cli.run import Follower, add_options, parsed, request
 from authority.gate import statedir
 
 
@@ -31,18 +31,7 @@ def options_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     made.add_argument(
         "--name", default="server", help="the section [mcp.NAME] of the policy (server)"
     )
-    rest = list(arguments)
-    server: list[str] = []
-    if "--" in rest:
-        at = rest.index("--")
-        rest, server = rest[:at], rest[at + 1 :]
-    options, more = made.parse_known_args(rest)
-    if more and (more[0].startswith("-") or server):
-        made.error(f"unknown option {more[0]!a}")
-    server = [*more, *server]
-    if not server:
-        made.error("name the server to run, after --")
-    return options, server
+    return parsed(made, arguments, "server")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -78,17 +78,7 @@ def options_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
         "--tty", action=argparse.BooleanOptionalAction, default=None,
         help="a terminal for the program (default: when a person is at this one)",
     )  # fmt: skip
-    rest = list(arguments)
-    program: list[str] = []
-    if "--" in rest:
-        at = rest.index("--")
-        rest, program = rest[:at], rest[at + 1 :]
-    options, more = made.parse_known_args(rest)
-    if more and (more[0].startswith("-") or program):
-        made.error(f"unknown option {more[0]!a}")
-    program = [*more, *program]
-    if not program:
-        made.error("name the program to run, after --")
+    options, program = parsed(made, arguments, "program")
     if options.emulate and options.isolation != "vm":
         made.error("--emulate belongs to --isolation vm")
     if not options.suggest and (options.write or options.exact):
@@ -96,6 +86,24 @@ def options_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     if options.tty and options.json:
         made.error("--tty shows what the program draws, and --json prints one object: choose one")
     return options, program
+
+
+def parsed(
+    made: argparse.ArgumentParser, arguments: Sequence[str], what: str
+) -> tuple[argparse.Namespace, list[str]]:
+    """The options, and the command behind `--` or behind the last option; `what` it is of."""
+    rest = list(arguments)
+    command: list[str] = []
+    if "--" in rest:
+        at = rest.index("--")
+        rest, command = rest[:at], rest[at + 1 :]
+    options, more = made.parse_known_args(rest)
+    if more and (more[0].startswith("-") or command):
+        made.error(f"unknown option {more[0]!a}")
+    command = [*more, *command]
+    if not command:
+        made.error(f"name the {what} to run, after --")
+    return options, command
 
 
 def add_options(made: argparse.ArgumentParser) -> None:
