@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import tests.gate.lab
+from tests.compat.work import git_makes_a_repository, plants_what_acts_later
 from tests.gate.lab import Lab, lab_at
 
 POLICY = """\
@@ -145,23 +145,10 @@ def test_the_usual_programs_of_an_ordinary_user() -> None:
 
 
 def test_git_makes_and_uses_a_repository(lab: Lab) -> None:
-    if shutil.which("git") is None:
-        pytest.skip("git is not installed")
-    script = (
-        "set -e; export HOME=/tmp GIT_CONFIG_NOSYSTEM=1\n"
-        "git init -q repo; cd repo\n"
-        "git config user.name a; git config user.email a@example.com\n"
-        "echo one > f; git add f; git commit -qm one\n"
-        "echo two >> f; git commit -qam two; git mv f g; git commit -qm three\n"
-        "git log --oneline | cat; git status -s; cat g; cd ..; git clone -q repo copied\n"
-        "git -C copied gc -q; git -C copied fsck; cat copied/g; mv repo turned\n"
-        "git -C turned config core.fsmonitor ./evil || echo refused\n"
-    )
-    ran = lab.run(["bash", "-c", script], POLICY)
-    lines = ran.out.splitlines()
-    assert [line.split(" ", 1)[1] for line in lines[:3]] == ["three", "two", "one"], ran.err
-    assert lines[3:] == ["one", "two", "one", "two", "refused"], ran.err
-    assert "fsmonitor" not in (lab.work / "turned/.git/config").read_text()
+    more = "git clone -q moved copied; git -C copied gc -q; git -C copied fsck; cat copied/g\n"
+    ran = git_makes_a_repository(lab, POLICY, more)
+    assert ran.out.splitlines()[-2:] == ["one", "two"], ran.err
+    assert "fsmonitor" not in (lab.work / "moved/.git/config").read_text()
 
 
 def test_python_reads_writes_lists_and_removes(lab: Lab) -> None:
@@ -239,14 +226,7 @@ def test_a_denial_is_eacces_and_an_entry(lab: Lab) -> None:
 
 
 def test_what_acts_later_is_refused_to_every_program(lab: Lab) -> None:
-    script = (
-        "mkdir -p p; echo x > p/.envrc; echo x > e; mv e p/.bashrc; mkdir p/.vscode; "
-        "ln -s e p/.mcp.json; mkdir -p q/workflows; echo x > q/workflows/a.yml; "
-        "mv q .github; ls -A p"
-    )
-    ran = lab.run(["bash", "-c", script], POLICY)
-    assert ran.out == "", ran.err
-    assert ran.err.count("ermission denied") == 5, ran.err
+    plants_what_acts_later(lab, POLICY)
 
 
 def test_a_configuration_is_not_renamed_while_somebody_can_write_to_it(lab: Lab) -> None:

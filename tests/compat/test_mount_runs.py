@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 import tests.gate.lab
+from tests.compat.work import git_makes_a_repository, plants_what_acts_later
 from tests.gate.lab import Lab, lab_at
 
 POLICY = """\
@@ -91,21 +92,7 @@ def test_a_denial_is_eacces_and_an_entry(lab: Lab) -> None:
 
 
 def test_git_makes_and_uses_a_repository(lab: Lab) -> None:
-    if shutil.which("git") is None:
-        pytest.skip("git is not installed")
-    script = (
-        "set -e; export HOME=/tmp GIT_CONFIG_NOSYSTEM=1\n"
-        "git init -q repo; cd repo\n"
-        "git config user.name a; git config user.email a@example.com\n"
-        "echo one > f; git add f; git commit -qm one\n"
-        "echo two >> f; git commit -qam two; git mv f g; git commit -qm three\n"
-        "git log --oneline | cat; git status -s; cat g; cd ..; mv repo moved\n"
-        "git -C moved config core.fsmonitor ./evil || echo refused\n"
-    )
-    ran = lab.run(["bash", "-c", script], POLICY)
-    lines = ran.out.splitlines()
-    assert [line.split(" ", 1)[1] for line in lines[:3]] == ["three", "two", "one"], ran.err
-    assert lines[3:] == ["one", "two", "refused"], ran.err
+    ran = git_makes_a_repository(lab, POLICY)
     config = (lab.work / "moved/.git/config").read_text()
     assert "fsmonitor" not in config
     assert "name = a" in config
@@ -188,18 +175,7 @@ def test_trees_are_copied_moved_and_removed(lab: Lab) -> None:
 
 
 def test_what_acts_later_is_refused_to_every_program(lab: Lab) -> None:
-    ran = lab.run(
-        [
-            "bash",
-            "-c",
-            "mkdir -p p; echo x > p/.envrc; echo x > e; mv e p/.bashrc; mkdir p/.vscode; "
-            "ln -s e p/.mcp.json; mkdir -p q/workflows; echo x > q/workflows/a.yml; "
-            "mv q .github; ls -A p",
-        ],
-        POLICY,
-    )
-    assert ran.out == "", ran.err
-    assert ran.err.count("ermission denied") == 5, ran.err
+    plants_what_acts_later(lab, POLICY)
 
 
 def test_a_halt_ends_a_run_that_writes(lab: Lab) -> None:
