@@ -67,6 +67,7 @@ def _looked() -> str:
         spec: dict[str, Any] = {"argv": (SHELL, "-c", LOOK), "exec_allowed": (SHELL,)}
         async with running("", **spec) as (_, trunk):
             await trunk.rest()
+            assert trunk.exit == (0, 0), (trunk.exit, trunk.output, trunk.troubles, trunk.order)
             return trunk.output[1].decode()
 
     return asyncio.run(scene())
