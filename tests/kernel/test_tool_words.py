@@ -47,6 +47,8 @@ def test_what_a_tools_name_says(tool: str, reads: bool) -> None:
 def test_a_proposal_leaves_what_it_does_not_know_control() -> None:
     found = tool_words.proposal("office.send_mail", ["to", "body", "frobnication"])
     assert found == ToolRules(control=("to", "frobnication"), content=("body",), effect="write")
+    assert tool_words.proposal("get_webpage", ["url"]).effect == "write"  # its server hears of it
+    assert tool_words.proposal("get_page", ["id"]).effect == "read"
     assert tool_words.proposal("list_all", []) == ToolRules(effect="read")
 
 

@@ -6,7 +6,8 @@ Pure. Rules
   `id` …) looks like control; one that says text (`body`, `message`, `query` …) looks like content; all
   others are control until somebody says otherwise.
 - A tool whose name begins with a word for looking (`get`, `list`, `search` …) looks like a read; all
-  others look like they change something.
+  others look like they change something. One that is told an address (`url`, `host` …) tells
+  whoever keeps that place, so it looks like no read, whatever its name.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _CONTROL: Final = frozenset(
     | {"directory", "command", "cmd", "shell", "code", "script", "sql", "id", "ids", "key"}
     | {"permission", "permissions", "role", "password", "token", "date", "method", "target"}
 )
+_PLACES: Final = frozenset({"url", "urls", "uri", "host", "domain", "endpoint", "webhook", "link"})
 _CONTENT: Final = frozenset(
     {"body", "text", "content", "message", "comment", "note", "notes", "description", "query"}
     | {"question", "summary", "html", "markdown", "caption", "data", "document"}
@@ -67,10 +69,11 @@ def described(rules: ToolRules | None) -> bool:
 def proposal(tool: str, names: Sequence[str]) -> ToolRules:
     """A description to begin with, from names alone."""
     content = tuple(name for name in names if looks_like_content(name))
+    tells = any(set(_parts(name)) & _PLACES for name in names)
     return ToolRules(
         control=tuple(name for name in names if name not in content),
         content=content or None,
-        effect="read" if looks_like_reading(tool) else "write",
+        effect="read" if looks_like_reading(tool) and not tells else "write",
     )
 
 
