@@ -91,7 +91,12 @@ def left() -> dict[str, Any]:
         for path in Path(base).glob(f"authority-{os.getpid()}-*")
     ]
     with open("/proc/net/unix", encoding="utf-8", errors="replace") as f:
-        claims = [line for line in f if "authority/host-id/" in line]
+        # Ours: whoever else has a gate on this computer has claims of its own.
+        claims = [
+            line
+            for line in f
+            if "authority/host-id/" in line and f"socket:[{line.split()[6]}]" in fds
+        ]
     return {
         "processes": set(processes.tree(os.getpid())),
         "files": len(fds),

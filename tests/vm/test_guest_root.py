@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,33 +11,42 @@ import pytest
 
 from authority.matrix import guest_attacks, overcome
 from authority.matrix.beside import Hypervisors
-from authority.matrix.live import House, Ran, live
-from authority.matrix.runner import GUEST_GROUPS, Step, perform_in_guest
+from authority.matrix.live import House, Live, Ran, live
+from authority.matrix.runner import GUEST_GROUPS, Step, one
 from authority.vm import Images
 
 EMULATED = House("vm", emulate=True)
 ROWS = [(guest, step) for guest, steps in GUEST_GROUPS for step in steps]
 
 
-@pytest.mark.parametrize(("guest", "step"), ROWS, ids=[step[0].name for _, step in ROWS])
-def test_root_in_the_guest_gets_nowhere(built: Images, guest: str, step: Step) -> None:
-    (result,) = perform_in_guest(house=EMULATED, groups=[(guest, [step])])
+@pytest.fixture(scope="module")
+def gate(request: pytest.FixtureRequest, built: Images) -> Iterator[Live]:
+    """One gate for all rows of a guest: its images are built and its machines boot once."""
+    with live(dataclasses.replace(EMULATED, guest=request.param)) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("gate", "step"), ROWS, ids=[step[0].name for _, step in ROWS], indirect=["gate"]
+)
+def test_root_in_the_guest_gets_nowhere(gate: Live, step: Step) -> None:
+    result = one(gate, *step)
     assert result.ok, result
     assert "control:" in result.evidence
     assert result.observed.startswith("0 of ")
 
 
-def test_without_the_kernels_guards_the_row_fails(built: Images) -> None:
-    with live(dataclasses.replace(EMULATED, guest=overcome.UNLOCKED)) as gate:
-        result = guest_attacks.kernel(gate)
+@pytest.mark.parametrize("gate", [overcome.UNLOCKED], indirect=True)
+def test_without_the_kernels_guards_the_row_fails(gate: Live) -> None:
+    result = guest_attacks.kernel(gate)
     assert not result.ok
     assert "WORKED: /dev/mem" in result.observed
 
 
-def test_without_root_the_row_fails(built: Images) -> None:
+@pytest.mark.parametrize("gate", [""], ids=["not overcome"], indirect=True)
+def test_without_root_the_row_fails(gate: Live) -> None:
     """A guest that was not overcome is no attacker, and the controls say so."""
-    with live(EMULATED) as gate:
-        result = guest_attacks.devices(gate)
+    result = guest_attacks.devices(gate)
     assert not result.ok
     assert "control FAILED: be root" in result.observed
 

@@ -1,8 +1,9 @@
 """End-to-end tests of other folders, made once more with every run in a machine.
 
 Each is the very function that runs in name spaces where it is written; here its lab is another one.
-They are those that need nothing but a lab, at least one for each thing that a run can do. What shares
-a policy's shape shares an image and a saved state, and so most start at once.
+They are those that need nothing but a lab, at least one for each thing that a run can do and that
+`test_tiers` and `test_tiers_gate` do not show already. What shares a policy's shape shares an image and
+a saved state, and so most start at once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import pytest
 
 from authority.gate.client import ensure
 from authority.vm import Images
-from compat import test_mcp as mcp
 from compat import test_mount_runs as mounts
 from compat import test_names_live as names
 from compat import test_proxy_live as proxy
@@ -23,16 +23,12 @@ from gate import test_output as output
 from gate import test_terminal as terminal
 from gate.lab import Lab, lab_at
 
-FIXTURES = {"files": mcp.files, "web": proxy.web, "server": models.server, "_key": models._key}
+FIXTURES = {"web": proxy.web, "server": models.server, "_key": models._key}
 SAME = (
-    mcp.test_the_sdks_client_inside_a_run,
     mounts.test_trees_are_copied_moved_and_removed,
-    mounts.test_a_halt_ends_a_run_that_writes,
     mounts.test_a_dry_run_writes_nothing_until_a_person_says_so,
     names.test_allowed_names_have_addresses_of_the_runs_own_loopback,
-    names.test_a_listener_is_there_when_the_name_is_known,
     names.test_other_ways_out_do_not_exist,
-    proxy.test_curl_is_judged_by_method_and_url,
     proxy.test_a_websocket,
     proxy.test_a_credential_is_nowhere_but_at_its_host,
     models.test_the_same_through_the_channel,
@@ -40,8 +36,6 @@ SAME = (
     budgets.test_output_beyond_its_budget_is_withheld,
     output.test_nothing_that_a_terminal_acts_on_gets_through,
     output.test_five_megabytes_come_whole,
-    output.test_standard_input_reaches_the_program,
-    terminal.test_a_curses_program_draws_and_hears_its_size,
     terminal.test_control_c_and_d_act_inside,
 )
 globals().update(FIXTURES, **{test.__name__: test for test in SAME})

@@ -126,9 +126,7 @@ def test_a_terminal(house: House) -> None:
 
 
 def test_wall_time_ends_a_run_that_hangs(house: House) -> None:
-    # A machine has to start within it.
-    seconds = {"namespace": 2, "vm": 10}[house.tier]
-    policy = OPEN.replace("[budgets]", f'[budgets]\nwall_time = "{seconds}s"')
+    policy = OPEN.replace("[budgets]", '[budgets]\nwall_time = "2s"')  # from when it began
     ran = house.run("while True: pass", policy)
     assert ran.summary["reason"] == "wall_time"
     assert house.lab.log(kind="run.end", run=ran.run)[0]["reason"] == "wall_time"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gate.lab import OPEN
+from compat import mcp_lab
+from gate.lab import OPEN, code_of
 
 from .conftest import PYTHON, House
 
@@ -141,3 +142,43 @@ def test_both_kinds_of_models_where_the_environment_says(house: House) -> None:
     ran = house.run(ASK, OPEN + '[models]\nallow = ["obedient"]\n')
     assert ran.out.splitlines() == [*["[obedient model] hello there"] * 2, "403"], ran.err
     assert len(house.lab.log(kind="admit", run=ran.run, effect="model.chat")) == 2
+
+
+MCP = """
+import json, os, urllib.request
+head = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+session = {}
+def post(method, number=None, **params):
+    ask = {"jsonrpc": "2.0", "method": method, "params": params}
+    data = json.dumps(ask | ({"id": number} if number else {})).encode()
+    asked = urllib.request.Request(os.environ["AUTHORITY_MCP_URL"], data, head | session)
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        if found := answer.headers.get("mcp-session-id"):
+            session["mcp-session-id"] = found
+        text = answer.read().decode()
+    lines = [line[5:] for line in text.splitlines() if line.startswith("data:")] or [text]
+    return next((m for m in map(json.loads, filter(str.strip, lines)) if m.get("id") == number), {})
+client = {"name": "test", "version": "1"}
+said = post("initialize", 1, protocolVersion="2025-11-25", capabilities={}, clientInfo=client)
+session["mcp-protocol-version"] = said["result"]["protocolVersion"]
+post("notifications/initialized")
+print(sorted(tool["name"] for tool in post("tools/list", 2)["result"]["tools"]))
+added = post("tools/call", 3, name="files__add", arguments={"a": 1, "b": 2})
+print(added["result"]["structuredContent"])
+print(post("tools/call", 4, name="files__secret", arguments={})["result"]["content"][0]["text"])
+"""
+
+
+def test_an_mcp_server_at_its_endpoint(house: House) -> None:
+    """What an SDK sends, without one: an emulated machine takes long to load it."""
+    mcp_lab.prepare(house.lab)
+    policy = house.lab.policy(mcp_lab.POLICY)
+    with house.lab.attached(policy) as run:
+        code_of(lambda: run.gate().tool("files/add", {"a": 1, "b": 2}))
+    mcp_lab.approve(house.lab)
+    ran = house.run(MCP, policy)
+    tools, added, secret = ran.out.splitlines()
+    assert tools == "['files__add', 'files__look', 'files__read']", ran.err
+    assert added == "{'result': 3}"
+    assert "E_POLICY_DENY" in secret
+    assert {e["resource"] for e in house.lab.denials(run=ran.run)} == {"tool:files.secret"}

@@ -1,7 +1,7 @@
 """The system's own programs, the same in name spaces and in a machine.
 
 An image holds of the system what the packages of the listed programs need; here they do their work
-with it. Each test is one start that does several things, and few lists, because each is an image.
+with it. Each test is one start that does several things, and one list, because each is an image.
 """
 
 from __future__ import annotations
@@ -20,9 +20,15 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def listing(*names: str) -> str:
-    written = ", ".join(f'"{name}"' for name in names)
-    return OPEN + f'[process]\nexec = [{written}]\n[limits]\nmemory = "256MB"\n'
+LISTING = (
+    OPEN
+    + """\
+[process]
+exec = ["coreutils", "git", "perl", "gcc"]
+[limits]
+memory = "256MB"
+"""
+)
 
 
 SCRIPT = r"""
@@ -46,7 +52,7 @@ SAID = "LINE 3|3|1|1970|09|a/file|3 10|42|one|first|2 3|1000|no jq: 127"
 
 
 def test_a_shell_its_programs_git_and_perl(house: House) -> None:
-    ran = house.run(["sh", "-c", SCRIPT], listing("coreutils", "git", "perl"))
+    ran = house.run(["sh", "-c", SCRIPT], LISTING)
     assert ran.out.splitlines() == SAID.split("|"), ran.err
     assert ran.summary["code"] == 0
     assert "not found" in ran.err  # jq is not listed
@@ -68,7 +74,7 @@ int main(int n, char **words) { printf("%s %.0f\\n", words[0], sqrt(1764.0 * n))
 
 def test_a_compiler(house: House) -> None:
     """What it makes is a program; nothing that was written in the run is ever executed there."""
-    ran = house.start(["sh", "-c", COMPILE], listing("gcc", "coreutils")).started()
+    ran = house.start(["sh", "-c", COMPILE], LISTING).started()
     house.lab.input(ran, HELLO, eof=True)
     ran.end()
     assert ran.out.split("\n") == [" 7f 45 4c 46", "made, and not run: 126", ""], ran.err

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 from authority.gate.client import Client, GateError, token_of
 from authority.isolation import processes
@@ -27,16 +27,18 @@ _PAUSE: Final = 0.1
 _ITS_OWN: Final = ("/memfd:", "/dev/", "/usr/share/seabios/", "/usr/share/qemu/", "/usr/lib/")
 
 
-class Neighbour:
-    """A run that prints without end; `count` is how many of its lines came through the gate."""
+class Beside:
+    """A run that goes on beside others. `count`: how often it said its word. `end`: its last event."""
 
-    def __init__(self, live: Live, policy: str) -> None:
+    def __init__(self, live: Live, policy: str, what: str, word: str) -> None:
         self.run = ""
         self.count = 0
         self.ended = False
+        self.end: dict[str, Any] = {}
         self._live = live
+        self._word = word
         program = live.programs / "guest_channel.py"
-        argv = [live.house.python, str(program), json.dumps({"what": "ticks"})]
+        argv = [live.house.python, str(program), json.dumps({"what": what})]
         self._body = live.request(argv, policy)
         self._client = Client(live.directory, token_of(live.directory.admin_token))
         self._thread = threading.Thread(target=self._follow, daemon=True)
@@ -48,13 +50,15 @@ class Neighbour:
                 if event["event"] == "started":
                     self.run = str(event["run"])
                 elif event["event"] == "output":
-                    self.count += str(event["text"]).count("tick")
+                    self.count += str(event["text"]).count(self._word)
+                elif event["event"] == "end":
+                    self.end = event
         self.ended = True
 
-    def goes_on(self, seconds: float) -> bool:
+    def goes_on(self, seconds: float, words: int = 3) -> bool:
         """Whether more comes than had come until now."""
         before, deadline = self.count, time.monotonic() + seconds
-        while self.count < before + 3:
+        while self.count < before + words:
             if self.ended or time.monotonic() > deadline:
                 return False
             time.sleep(_PAUSE)
@@ -67,8 +71,9 @@ class Neighbour:
 
 
 @contextmanager
-def neighbour(live: Live, policy: str) -> Iterator[Neighbour]:
-    made = Neighbour(live, policy)
+def beside(live: Live, policy: str, what: str = "ticks", word: str = "tick") -> Iterator[Beside]:
+    """The neighbour, which prints without end, or a run that does something worse."""
+    made = Beside(live, policy, what, word)
     try:
         yield made
     finally:

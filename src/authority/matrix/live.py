@@ -15,11 +15,9 @@ import contextlib
 import itertools
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +33,7 @@ from authority.gate import opening
 from authority.gate.client import GateError, alive, client
 from authority.gate.policyfile import start_request
 from authority.gate.statedir import StateDir
+from authority.matrix import leftovers
 from authority.matrix.wire import Wire
 from authority.tokens import from_text
 
@@ -268,19 +267,14 @@ class Attached:
 @contextmanager
 def live(house: House = NAMESPACES) -> Iterator[Live]:
     """A live gate, gone at the end."""
-    root = Path(os.path.realpath(tempfile.mkdtemp(prefix="authority-matrix-")))
-    root.chmod(0o755)
-    made: Live | None = None
-    try:
-        with images_for(house, root):
-            try:
-                made = Live(root, house)
-                yield made
-            finally:
-                if made is not None:
-                    made.stop()
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    with leftovers.folder() as root, images_for(house, root):
+        made: Live | None = None
+        try:
+            made = Live(root, house)
+            yield made
+        finally:
+            if made is not None:
+                made.stop()
 
 
 def images_for(house: House, root: Path) -> contextlib.AbstractContextManager[None]:

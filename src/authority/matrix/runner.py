@@ -119,7 +119,7 @@ def _group(group: Sequence[Step], progress: Progress, house: House) -> list[Resu
                     prepare(gate)
             for test, attack in group:
                 progress(test.name, None)
-                results.append(_one(gate, test, attack))
+                results.append(one(gate, test, attack))
                 progress(test.name, results[-1])
     except Exception as error:  # no gate, or one that does not stop: what was not tried has failed
         if len(results) == len(group):
@@ -130,7 +130,8 @@ def _group(group: Sequence[Step], progress: Progress, house: House) -> list[Resu
     return results
 
 
-def _one(gate: Live, test: Row, attack: Perform) -> Result:
+def one(gate: Live, test: Row, attack: Perform) -> Result:
+    """One test at a gate that is there."""
     try:
         with gate.deadline():
             return attack(gate)

@@ -1,7 +1,7 @@
 """As root of a machine, on the channel: what no supervisor would send, then silence.
 
-`GIVEN["what"]` names one kind; the program says nothing of itself, because nothing would arrive. The
-neighbour's part is `ticks`: it goes on with what is allowed.
+`GIVEN["what"]` names one kind. A flood says that it begins; the others say nothing of themselves,
+because nothing would arrive. The neighbour's part is `ticks`: it goes on with what is allowed.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ if __name__ == "__main__":
         send(control(TROUBLE, b"a word for the operator"))
         sys.exit(7)
     elif what in FLOOD:
+        print("begins", flush=True)
+        time.sleep(0.5)  # until that is out
         FLOOD[what]()
     elif what == "split at each byte":
         for byte in MALFORMED[what]:

@@ -108,11 +108,13 @@ def firmware(ports: Ports) -> None:
 
 
 def firmware_storm(ports: Ports) -> None:
-    """Copies of everything to everywhere; the guest overwrites itself first of all."""
+    """Copies of everything to everywhere; the guest overwrites itself first of all. Twice what there
+    is of memory, and once the most that can be asked for: the hypervisor does it a piece at a time."""
     memory = Memory()
+    more = GIVEN["megabytes"] << 21
     for control, length, address in (
-        (0x1A, 0xFFFFFFFF, 0), (0x1A, 0xFFFFFFFF, _MAX - 4096), (0xFFFFFFFF, 0xFFFFFFFF, 1 << 62),
-        (0x0A, 0x7FFFFFFF, memory.address), (0x1C, 0xFFFFFFFF, memory.address),
+        (0x1A, more, 0), (0x1A, more, _MAX - 4096), (0xFFFFFFFF, 0xFFFFFFFF, 1 << 62),
+        (0x0A, more, memory.address), (0x1C, more, memory.address),
     ):  # fmt: skip
         memory.bytes[:16] = struct.pack(">IIQ", control, length, address)
         ports.write(0x514, 0, 4)
