@@ -16,10 +16,10 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 from authority.compat.ca import MAX_NAMES, Leaf, RunCA, Unvouched
 
 NOW = datetime.datetime.now(datetime.UTC)
-HOUR_US = 3_600_000_000
+HOURS_US = 12 * 3_600_000_000
 
 
-def authority(*hosts: str, lifetime_us: int = HOUR_US) -> RunCA:
+def authority(*hosts: str, lifetime_us: int = HOURS_US) -> RunCA:
     return RunCA(hosts or ("api.example",), now=NOW, lifetime_us=lifetime_us)
 
 
@@ -56,7 +56,7 @@ def forged(ca: RunCA, alternative: Sequence[x509.GeneralName]) -> Leaf:
         .public_key(key.public_key())
         .serial_number(7)
         .not_valid_before(NOW - datetime.timedelta(minutes=5))
-        .not_valid_after(NOW + datetime.timedelta(minutes=5))
+        .not_valid_after(NOW + datetime.timedelta(hours=12))
         .add_extension(x509.SubjectAlternativeName(alternative), False)
         .sign(ca._key, hashes.SHA256())
     )
@@ -147,7 +147,7 @@ def test_form_of_the_certificates() -> None:
     below = leaf.extensions.get_extension_for_oid(ExtensionOID.BASIC_CONSTRAINTS)
     assert below.value == x509.BasicConstraints(ca=False, path_length=None)
     assert not leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    assert leaf.not_valid_after_utc <= NOW + datetime.timedelta(hours=2)
+    assert leaf.not_valid_after_utc <= NOW + datetime.timedelta(hours=13)
     assert leaf.serial_number != root.serial_number
     assert leaf.serial_number.bit_length() > 100
     assert leaf.public_key() != root.public_key()

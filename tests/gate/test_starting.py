@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +12,19 @@ from typing import Any
 
 import pytest
 
+import authority
 from authority.cli import incident
-from authority.gate import policyfile, starting
+from authority.gate import client, policyfile, starting
 from authority.gate.client import GateError
 
 from .lab import CLI, Lab
+
+DIGEST = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from authority.gate import build
+print(build.digest())
+"""
 
 PARENT = 'version = 1\n[process]\npass_env = ["NAMED"]\nexec = ["true"]\n'
 CHILD = 'version = 1\nextends = ["parent.toml"]\n'
@@ -200,3 +210,40 @@ def test_texts_that_are_remembered_are_few_and_not_long() -> None:
     policyfile.read_sent(long[1], "/p.toml")
     assert policyfile.read_sent(long[0], "/p.toml") is not first
     assert policyfile._usual.cache_info().currsize == 16
+
+
+def test_what_a_gate_says_goes_into_a_file_of_its_own(own: Lab) -> None:
+    elsewhere = own.file("elsewhere", "")
+    said = own.directory.gate_output
+    said.unlink(missing_ok=True)
+    said.symlink_to(elsewhere)
+    with pytest.raises(GateError) as refused:
+        client.ensure(own.directory)
+    assert str(said) in refused.value.message
+    assert elsewhere.stat().st_mode & 0o777 == 0o644, "nobody's mode is changed through a link"
+    said.unlink()
+    os.mkfifo(said, 0o644)
+    with pytest.raises(GateError):
+        client.ensure(own.directory)
+    said.unlink()
+    client.ensure(own.directory)
+    assert client.alive(own.directory)
+    assert said.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_bytecode_lies_beside_the_modules_makes_no_other_build(tmp_path: Path) -> None:
+    package = Path(authority.__file__).parent
+    copy = tmp_path / "authority"
+    shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-I", "-B", "-c", DIGEST, str(tmp_path)]
+
+    def digest() -> str:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    before = digest()
+    cache = copy / "gate" / "__pycache__"
+    cache.mkdir()
+    (cache / "stray.py").write_text("")
+    assert digest() == before
+    (copy / "gate" / "stray.py").write_text("")
+    assert digest() != before

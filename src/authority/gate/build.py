@@ -28,6 +28,8 @@ def _names(folder: str, below: str = "") -> Iterator[str]:
     """The modules and data in a folder and those below it. A gate that starts waits for this."""
     with os.scandir(folder) as entries:
         for entry in entries:
+            if entry.name == "__pycache__":
+                continue  # made by whoever came first, and perhaps readable for nobody else
             if entry.is_dir(follow_symlinks=False):
                 yield from _names(entry.path, f"{below}{entry.name}/")
             elif entry.name.endswith((".py", ".toml")) and entry.is_file():

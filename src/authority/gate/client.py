@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
 import sys
 import time
 
@@ -21,7 +22,7 @@ from authority.errors import AuthorityError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+    from typing import Any, BinaryIO
 
     from authority.gate.statedir import StateDir
 
@@ -175,6 +176,21 @@ def ensure(directory: StateDir) -> None:
         time.sleep(0.05)
 
 
+def _output(directory: StateDir) -> BinaryIO:
+    """Where a gate's own words go. Raises `GateError` where that is no plain file of its own."""
+    path = directory.gate_output
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o600)
+    except OSError as error:
+        raise GateError(f"{path}: {error.strerror}", "remove what stands there") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise GateError(f"{path} is no file", "remove what stands there")
+    os.fchmod(fd, 0o600)
+    return os.fdopen(fd, "ab")
+
+
 def _start(directory: StateDir) -> str:
     import subprocess
 
@@ -182,8 +198,7 @@ def _start(directory: StateDir) -> str:
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
     if os.path.isabs(cache := os.environ.get("XDG_CACHE_HOME", "")):
         environment["XDG_CACHE_HOME"] = cache  # where images for machines lie
-    with open(directory.gate_output, "ab") as err:
-        os.fchmod(err.fileno(), 0o600)
+    with _output(directory) as err:
         process = subprocess.Popen(
             [
                 sys.executable, "-I", "-m", "authority.gate",
