@@ -215,7 +215,7 @@ def test_a_dry_run_writes_nothing_until_a_person_says_so(lab: Lab) -> None:
     assert done.stdout.startswith("2 changes were applied"), done.stderr
     assert (lab.work / "plan.txt").read_text() == "after\n"
     assert (lab.work / "fresh.txt").read_text() == "fresh\n"
-    assert lab.cli("dry", "list").stdout.strip() == ""
+    assert lab.cli("dry", "list").stdout.strip() == "nothing is kept"
     assert lab.cli("dry", "apply", name).returncode == 125
 
 
