@@ -73,7 +73,7 @@ def _proposal(tool: str, names: Sequence[str], entries: Sequence[int]) -> dict[s
     lines = [f"[{section(tool)}]"]
     why = "its name says that it looks; write if calling it changes anything"
     if rules.effect == "write":
-        why = "read if calling it changes nothing"
+        why = "read if calling it changes nothing, and nobody else hears of it"
     lines.append(f'effect = "{rules.effect}"   # {why}')
     if rules.control:
         lines.append(
