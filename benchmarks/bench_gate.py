@@ -228,10 +228,10 @@ def _rebuild(gate: _Gate) -> list[dict[str, Any]]:
     count = sum(1 for _ in query.lines(directory.log))
     store = ContentStore(directory.store, keys=directory.keys / "sealed")
     begin = time.perf_counter()
-    snapshots.fold(directory.log, store, 0)
+    snapshots.fold(directory.log, store, 0, snapshots.BEGINNING, lambda: iter(()))
     whole = time.perf_counter() - begin
     begin = time.perf_counter()
-    short = snapshots.fold(directory.log, store, count)
+    short = snapshots.fold(directory.log, store, count, snapshots.BEGINNING, lambda: iter(()))
     seconds = time.perf_counter() - begin
     scaled = whole / count * 100_000
     detail = {
