@@ -43,7 +43,7 @@ _FRAMING = frozenset(
         "alt-used",
     ]
 )
-_STEERING = frozenset(
+STEERING = frozenset(
     [
         "x-http-method-override",
         "x-http-method",
@@ -57,6 +57,8 @@ _STEERING = frozenset(
         "forwarded",
     ]
 )
+"""Fields by which a server may take another method or host than the judged one. The worker, whose room
+imports nothing of this one, has the same (`worker.asking`); a test holds them together."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -105,7 +107,7 @@ def _own_headers(
         if not _VALUE.match(value):
             raise _invalid(f"The value of {name} is not printable ASCII without outer blanks.")
         folded = name.lower().replace("_", "-")
-        if folded in _FRAMING or folded in _STEERING or folded.startswith("proxy-"):
+        if folded in _FRAMING or folded in STEERING or folded.startswith("proxy-"):
             raise _invalid(f"The header {name} is not the run's to write.")
         if folded not in removed:
             kept.append((name, value))
