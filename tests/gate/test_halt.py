@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 
@@ -10,6 +11,8 @@ import pytest
 from authority.agent import Denied
 from authority.agent.errors import GateError as AgentError
 from authority.gate.client import token_of
+from authority.gate.policyfile import read_sent
+from authority.gate.run import Run, Start
 
 from .lab import OPEN, Attached, GateError, Lab, code_of, wait_for
 
@@ -114,10 +117,37 @@ def test_a_halt_while_a_run_is_starting(lab: Lab) -> None:
     for wait in (0.0, 0.005, 0.02, 0.05):
         ran = lab.start("import time\ntime.sleep(60)")
         time.sleep(wait)
-        lab.admin("POST", "/v1/halt", {})
+        assert lab.admin("POST", "/v1/halt", {})["in_doubt"] == []
         wait_for(lambda ran=ran: ran._over)
         assert lab.admin("GET", "/v1/status")["runs"] == []
         lab.resume()
+
+
+def test_a_start_that_stands_still_is_given_up_when_the_run_is_stopped() -> None:
+    """As a hypervisor that stands still is; what it began has been cleared away when it is given up."""
+
+    async def main() -> list[str]:
+        said: list[str] = []
+        policy = read_sent({"/p.toml": OPEN}, "/p.toml").policy
+        run = Run(lambda *_: None, "r", b"", Start((), "/", policy), lambda _event: None)
+
+        async def begin(seconds: float) -> str:
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                said.append("cleared away")
+            return "begun"
+
+        assert await run.unless_stopped(begin(0)) == "begun"
+        said.clear()
+        asyncio.get_running_loop().call_later(0.05, run.stop, "halted")
+        async with asyncio.timeout(60):
+            assert await run.unless_stopped(begin(3600)) is None
+        assert said == ["cleared away"]
+        assert await run.unless_stopped(begin(3600)) is None
+        return said
+
+    assert asyncio.run(main()) == ["cleared away"]  # the second was not even begun
 
 
 def test_the_callers_end_is_the_runs_end(lab: Lab) -> None:

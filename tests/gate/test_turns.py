@@ -224,3 +224,28 @@ def test_a_service_with_a_backlog_lets_others_have_their_turn() -> None:
 async def draining(sock: socket.socket) -> None:
     while await asyncio.get_running_loop().sock_recv(sock, 1 << 16):
         continue
+
+
+@pytest.mark.parametrize("first", ["closed", "open"])
+def test_a_channel_that_is_closed_before_it_is_open_does_not_open(first: str) -> None:
+    """A halt may come between the two; the supervisor on the other side would wait for ever."""
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        for each in (ours, theirs):
+            each.setblocking(False)
+        channel = Channel(Pipeline(), Reader(), run="r", owner=Owner())  # type: ignore[arg-type]
+        loop = asyncio.get_running_loop()
+        if first == "closed":
+            channel.close("halted")
+        await loop.create_connection(lambda: channel, sock=theirs)
+        with ours:
+            if first == "open":
+                await asyncio.sleep(0.1)
+                with pytest.raises(BlockingIOError):
+                    ours.recv(1)
+                channel.close("halted")
+            async with asyncio.timeout(60):
+                assert await loop.sock_recv(ours, 1) == b""
+
+    asyncio.run(main())

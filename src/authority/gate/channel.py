@@ -106,9 +106,12 @@ class Channel(asyncio.Protocol):
         self._takes.set()
         self._reading = True
         self._reason = "closed"
+        self._closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        if self._closed:  # before it was open
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -163,7 +166,7 @@ class Channel(asyncio.Protocol):
 
     def close(self, reason: str) -> None:
         """End the channel. The supervisor, and the run with it, ends on that."""
-        self._reason = reason
+        self._reason, self._closed = reason, True
         self._turns.drop()
         if self._transport is not None:
             self._transport.abort()

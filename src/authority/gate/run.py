@@ -9,7 +9,8 @@ Rules
   can't print faster than the log and its reader take it. A supervisor that prints beyond its room is
   none of ours: its channel ends. At the run's end what is left goes out without waiting.
 - Lines for the operator are at most `TROUBLES`; then one says that more are not shown.
-- The first reason to stop a run is the one that its last entry gives.
+- The first reason to stop a run is the one that its last entry gives. A run that is stopped while it is
+  being started is not waited for: its start is given up.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from authority import protocol
 from authority.audit.sealed import Sealer
@@ -41,6 +42,7 @@ from authority.kernel.policy import Policy
 from authority.protocol.packets import LinkOver
 from authority.vm import Machine
 
+Living = TypeVar("Living")
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
 TROUBLES = 1000
@@ -128,6 +130,7 @@ class Run:
         self._frame = 0.0
         self._output_n = 0
         self._closed = asyncio.Event()
+        self._stopped = asyncio.Event()
         self._began = asyncio.Event()
         self._not_begun = ""
         self._closed_by = ""
@@ -293,9 +296,25 @@ class Run:
     def on_client_gone(self, client: Channel) -> None:
         self.clients.discard(client)
 
+    async def unless_stopped(self, work: Coroutine[Any, Any, Living]) -> Living | None:
+        """What `work` comes to; None, and the work is cancelled, when the run is stopped before."""
+        if self._stopped.is_set():
+            work.close()
+            return None
+        working = asyncio.get_running_loop().create_task(work)
+        stopped = asyncio.ensure_future(self._stopped.wait())
+        try:
+            await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+            working.cancel()
+        await asyncio.wait((working,))
+        return None if working.cancelled() else working.result()
+
     def stop(self, reason: str) -> None:
-        """Kill the sandbox; the run's end follows."""
+        """Kill the sandbox, or give up its start; the run's end follows."""
         self.stop_reason = self.stop_reason or reason
+        self._stopped.set()
         if self.sandbox is not None:
             self.sandbox.kill()
         if self.channel is not None:

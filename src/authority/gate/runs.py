@@ -236,18 +236,22 @@ class Runs:
             run.channel = channel
             await asyncio.get_running_loop().create_connection(lambda: channel, sock=ours)
             calling = calls.begin if calls is not None else None
-            run.sandbox = await houses.begin(housed, theirs, run, calling)
-            run.on_line.set()
+            run.sandbox = await run.unless_stopped(houses.begin(housed, theirs, run, calling))
         except (OSError, AuthorityError) as error:
             if run.channel is not None:
                 run.channel.close("the run did not start")
             ours.close()
             if run.sandbox is not None:
                 run.sandbox.kill()
-            await self._end(run, 125, "failed", str(error))
+            code, reason = run.exit_code if run.stop_reason else (125, "failed")
+            await self._end(run, code, reason, str(error))
             raise
         finally:
             theirs.close()
+        if run.sandbox is None:  # it was stopped meanwhile
+            await self._end(run, *run.exit_code)
+            return run
+        run.on_line.set()
         run.keep(self._supervise(run))
         return run
 
