@@ -20,8 +20,8 @@ from authority.agent.client import Gate
 from authority.audit.store import ContentStore
 from authority.gate import vault as vaults
 from authority.gate.vault import Vault
-from authority.kernel import values
 from authority.kernel.labels import Label
+from authority.kernel.pointers import Unfit
 
 from .lab import Attached, Lab, code_of
 
@@ -250,10 +250,10 @@ def test_how_much_else_there_was_drops_no_recorded_field(
     for handle in ("h1", "h2"):
         assert asyncio.run(vault.recorded.get("r", handle)) == [{"amount": 5}]
     assert asyncio.run(vault.get("r", "h1")) == value
-    with pytest.raises(values.Unfit, match="too much"):
+    with pytest.raises(Unfit, match="too much"):
         asyncio.run(vault.get("r", "h2"))
     vault.forget("r")
-    with pytest.raises(values.Unfit, match="gone"):
+    with pytest.raises(Unfit, match="gone"):
         asyncio.run(vault.recorded.get("r", "h1"))
 
 

@@ -28,12 +28,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from authority.kernel import decide as kernel
-from authority.kernel import entries, flows, resources, shapes, values
+from authority.kernel import entries, flows, pointers, resources, shapes, value_types, values
 from authority.kernel.capabilities import MacKey, Restriction, mint, parse, verify
 from authority.kernel.facts import Facts, Request, request_digest
 from authority.kernel.fold import apply
 from authority.kernel.handles import Part
 from authority.kernel.labels import CLEAN, Label, Sink
+from authority.kernel.pointers import Unfit
 from authority.kernel.policy import Policy, load
 from authority.kernel.requests import EFFECTS
 from authority.kernel.state import Run, State
@@ -155,7 +156,7 @@ class Machine:
     def behind(self, ref: values.Ref) -> Any:
         """What a reference stands for. Raises `Unfit`."""
         if ref.handle not in self.values:
-            raise values.Unfit("an error")
+            raise Unfit("an error")
         value, held = self.values[ref.handle], self.run.handles[ref.handle]
         if shapes.recorded(self.policy, held, ref.path, typed=ref.schema is not None):
             value = shapes.cut(shapes.facts(self.policy, held), value)
@@ -196,16 +197,16 @@ class Machine:
         for ref in refs:
             try:
                 found[ref.at] = self.behind(ref)
-            except values.Unfit as no:
+            except Unfit as no:
                 found[ref.at] = no
-            fits = values.kinds(found[ref.at])
-            argument = values.steps(ref.at)[1 if effect == "tool.call" else 0]
+            fits = value_types.kinds(found[ref.at])
+            argument = pointers.steps(ref.at)[1 if effect == "tool.call" else 0]
             parts.append(Part(ref.at, argument, ref.handle, ref.path, fits=fits, whole=ref.whole))
         kind = EFFECTS[effect].arguments
         empty = values.fill(effect, tree, dict.fromkeys((ref.at for ref in refs), ""))
         try:
             filled = values.fill(effect, tree, found)
-        except values.Unfit as no:
+        except Unfit as no:
             filled, unfit = empty, str(no)
         parsed = parse(self.token)
         request = Request(
@@ -281,7 +282,7 @@ class Machine:
         label = shapes.hinge(self.state, self.policy, self.run, held) if known else held.label
         try:
             found = str(self.behind(ref))
-        except values.Unfit:
+        except Unfit:
             found = "nothing"
         self.commit(entries.Tally(run="r", counts={}, sources=sorted(label.sources)))
         self.label_clean = self.run.label.clean

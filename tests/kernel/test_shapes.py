@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authority.kernel import entries, shapes, sinks, values
+from authority.kernel import entries, pointers, shapes, sinks
 from authority.kernel.facts import Request
 from authority.kernel.fold import apply
 from authority.kernel.handles import Held, Part
 from authority.kernel.labels import Label
+from authority.kernel.pointers import Unfit
 from authority.kernel.policy import Policy, load
 from authority.kernel.requests import ToolCall
 from authority.kernel.resources import parse
@@ -57,25 +58,25 @@ documents = st.recursive(
     lambda below: st.one_of(st.lists(below, max_size=3), st.dictionaries(names, below, max_size=3)),
     max_leaves=8,
 )
-pointers = st.lists(names, max_size=4).map(lambda steps: values.pointer_of(tuple(steps)))
+places = st.lists(names, max_size=4).map(lambda steps: pointers.pointer_of(tuple(steps)))
 patterns = st.lists(st.one_of(names, st.just("*")), max_size=3).map(
-    lambda steps: values.pointer_of(tuple(steps))
+    lambda steps: pointers.pointer_of(tuple(steps))
 )
 
 
 def found(value: Any, pointer: str) -> Any:
     try:
-        return values.project(value, pointer)
-    except values.Unfit:
+        return pointers.project(value, pointer)
+    except Unfit:
         return "nothing"
 
 
-@given(st.lists(patterns, min_size=1, max_size=3), documents, pointers)
+@given(st.lists(patterns, min_size=1, max_size=3), documents, places)
 def test_what_is_cut_keeps_the_fields_and_no_more(
     fields: list[str], value: Any, pointer: str
 ) -> None:
     left = shapes.cut(tuple(fields), value)
-    if any(values.covers(pattern, pointer) for pattern in fields):
+    if any(pointers.covers(pattern, pointer) for pattern in fields):
         assert found(left, pointer) == found(value, pointer)
     elif not isinstance(inside := found(left, pointer), dict | list):
         assert inside in (None, "nothing")

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authority.kernel import values
-from authority.kernel.values import Malformed, Ref, Unfit
+from authority.kernel import pointers, value_types, values
+from authority.kernel.pointers import Malformed, Unfit
+from authority.kernel.values import Ref
 
 H = {"$handle": "h1"}
 
@@ -112,13 +113,13 @@ def test_a_value_never_becomes_a_reference() -> None:
     [("", {"a": [1, {"b/c": 2}]}), ("/a/0", 1), ("/a/1/b~1c", 2)],
 )
 def test_a_field(pointer: str, expected: Any) -> None:
-    assert values.project({"a": [1, {"b/c": 2}]}, pointer) == expected
+    assert pointers.project({"a": [1, {"b/c": 2}]}, pointer) == expected
 
 
 @pytest.mark.parametrize("pointer", ["/b", "/a/2", "/a/-1", "/a/01", "/a/0/x", "/a/\u0661", "/"])
 def test_no_field(pointer: str) -> None:
     with pytest.raises(Unfit):
-        values.project({"a": [1, {"b/c": 2}]}, pointer)
+        pointers.project({"a": [1, {"b/c": 2}]}, pointer)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_no_field(pointer: str) -> None:
     ],
 )
 def test_narrow_kinds(value: Any, kinds: set[str]) -> None:
-    assert set(values.kinds(value)) == kinds
+    assert set(value_types.kinds(value)) == kinds
 
 
 @pytest.mark.parametrize(
@@ -166,12 +167,12 @@ def test_narrow_kinds(value: Any, kinds: set[str]) -> None:
     ],
 )
 def test_how_much_a_type_can_tell(schema: Any, bits: int | None) -> None:
-    values.check_schema(schema)
-    assert values.bits(schema) == bits
-    assert bool(values.kind_of(schema)) == (bits is not None)
+    value_types.check_schema(schema)
+    assert value_types.bits(schema) == bits
+    assert bool(value_types.kind_of(schema)) == (bits is not None)
     whole = {"type": "object", "properties": {"x": schema}}
-    assert values.bits(whole, "/x") == bits
-    assert values.bits(whole) is None
+    assert value_types.bits(whole, "/x") == bits
+    assert value_types.bits(whole) is None
 
 
 bounds = st.tuples(st.integers(-50, 50), st.integers(0, 200))
@@ -181,10 +182,10 @@ bounds = st.tuples(st.integers(-50, 50), st.integers(0, 200))
 def test_the_bits_of_a_range_tell_all_of_its_values_apart(bound: tuple[int, int]) -> None:
     low, more = bound
     schema = {"type": "integer", "minimum": low, "maximum": low + more}
-    bits = values.bits(schema)
+    bits = value_types.bits(schema)
     assert bits is not None
     assert 2**bits >= more + 1
-    inside = [n for n in range(low - 2, low + more + 3) if values.matches(schema, n)]
+    inside = [n for n in range(low - 2, low + more + 3) if value_types.matches(schema, n)]
     assert inside == list(range(low, low + more + 1))
 
 
@@ -209,7 +210,7 @@ def test_a_typed_value_is_of_its_type_or_none(value: Any) -> None:
 
 @given(st.lists(st.text(max_size=4), max_size=4))
 def test_pointers_lead_back(names: list[str]) -> None:
-    assert values.steps(values.pointer_of(tuple(names))) == tuple(names)
+    assert pointers.steps(pointers.pointer_of(tuple(names))) == tuple(names)
 
 
 words = st.sampled_from(
@@ -256,28 +257,28 @@ def test_any_arguments_are_references_or_malformed(
 @given(trees, trees)
 def test_any_schema_is_a_type_or_malformed(schema: Any, value: Any) -> None:
     try:
-        values.check_schema(schema)
+        value_types.check_schema(schema)
     except Malformed:
         return
-    assert values.matches(schema, value) in (True, False)
-    bits = values.bits(schema)
+    assert value_types.matches(schema, value) in (True, False)
+    bits = value_types.bits(schema)
     assert bits is None or 0 <= bits < 2**12
-    assert (values.kind_of(schema) != "") == (bits is not None)
+    assert (value_types.kind_of(schema) != "") == (bits is not None)
 
 
 @given(st.text(max_size=20) | st.text(alphabet="/~01a", max_size=20))
 def test_any_text_is_a_pointer_or_malformed(text: str) -> None:
     try:
-        names = values.steps(text)
+        names = pointers.steps(text)
     except Malformed:
         return
-    assert values.steps(values.pointer_of(names)) == names
+    assert pointers.steps(pointers.pointer_of(names)) == names
 
 
 def test_holding_to_types_takes_so_many_steps_for_all_references_together() -> None:
     schema = {"type": "array", "items": {"enum": list(range(999))}}
     ref = Ref("/arguments/a", "h1", "", schema)
-    effort = values.Effort()
+    effort = value_types.Effort()
     assert values.resolve(ref, [1] * 300, effort) == [1] * 300
     with pytest.raises(Unfit, match="too much"):
         values.resolve(ref, [1] * 300, effort)

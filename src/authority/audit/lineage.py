@@ -26,7 +26,8 @@ import msgspec
 from authority.audit import query
 from authority.audit.errors import LogError
 from authority.audit.store import ContentStore
-from authority.kernel import values
+from authority.kernel import pointers
+from authority.kernel.pointers import Malformed, Unfit
 
 Entry = dict[str, Any]
 SHARED = 6
@@ -159,9 +160,9 @@ class Lineage:
         inside = "/result" if effect == "tool.call" else ""
         try:
             answer = msgspec.json.decode(data)
-            start = _offset(answer, values.steps(inside + path))
-            wanted = _json(values.project(answer, inside + path))
-        except (msgspec.DecodeError, values.Unfit, values.Malformed):
+            start = _offset(answer, pointers.steps(inside + path))
+            wanted = _json(pointers.project(answer, inside + path))
+        except (msgspec.DecodeError, Unfit, Malformed):
             return Place.of(data, 0, len(data))
         if data[start : start + len(wanted)] != wanted:
             return Place.of(data, 0, len(data))
@@ -260,13 +261,13 @@ def _offset(value: Any, names: tuple[str, ...]) -> int:
                     break
                 at += len(_json(item)) + 1
             else:
-                raise values.Unfit("there is no such field")
+                raise Unfit("there is no such field")
             value = value[name]
         elif isinstance(value, list) and name.isdigit() and int(name) < len(value):
             at += 1 + sum(len(_json(item)) + 1 for item in value[: int(name)])
             value = value[int(name)]
         else:
-            raise values.Unfit("there is no such field")
+            raise Unfit("there is no such field")
     return at
 
 
@@ -287,7 +288,7 @@ def _texts(value: Any, at: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         for number, item in enumerate(value):
             yield from _texts(item, (*at, str(number)))
     elif isinstance(value, str | int) and not isinstance(value, bool):
-        yield values.pointer_of(at), str(value)
+        yield pointers.pointer_of(at), str(value)
 
 
 def _shared(word: str, data: bytes) -> tuple[int, int]:
@@ -301,7 +302,7 @@ def _shared(word: str, data: bytes) -> tuple[int, int]:
 
 
 def _argument(effect: str, at: str) -> str:
-    names = values.steps(at)
+    names = pointers.steps(at)
     inner = effect in {"tool.call", "mcp.prompt", "model.chat"}
     return names[1] if inner and len(names) > 1 else names[0] if names else ""
 

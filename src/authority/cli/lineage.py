@@ -21,7 +21,7 @@ from authority.audit.lineage import Lineage, Step
 from authority.audit.store import ContentStore
 from authority.gate.statedir import StateDir
 from authority.kernel.canonical import printable
-from authority.kernel.values import Malformed, Unfit, project
+from authority.kernel.pointers import Malformed, Unfit, project
 
 EXCERPT = 120
 VALUE = 60

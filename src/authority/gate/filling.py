@@ -3,7 +3,7 @@
 Rules
 - What a request costs the gate is bounded, whatever is behind its handles: the values that it names
   are decoded once each, together at most `DECODED` bytes; a text that is read as JSON is read once;
-  holding values to types takes at most `kernel.values.STEPS` steps; and what is put in all places
+  holding values to types takes at most `kernel.value_types.STEPS` steps; and what is put in all places
   together is at most `kernel.handles.BOUND` bytes.
 - What goes beyond is `Unfit`, like a value that is not there: how much there is, is nobody's to know.
 """
@@ -17,9 +17,11 @@ import msgspec
 
 from authority.gate.vault import Vault
 from authority.kernel.handles import BOUND
+from authority.kernel.pointers import Unfit
 from authority.kernel.policy import Policy
 from authority.kernel.state import State
-from authority.kernel.values import Effort, Ref, Unfit, resolve
+from authority.kernel.value_types import Effort
+from authority.kernel.values import Ref, resolve
 
 DECODED: Final = 4 * BOUND
 _encode: Final = msgspec.msgpack.Encoder().encode

@@ -21,11 +21,12 @@ from authority.gate import clock, filling
 from authority.gate.answers import Reply
 from authority.gate.reader import Asked, filled, short_body, value_bytes
 from authority.gate.vault import Vault, value_of
-from authority.kernel import entries, flows, shapes, values
+from authority.kernel import entries, flows, shapes, value_types
 from authority.kernel.codes import SENTENCES, Code, Layer
 from authority.kernel.entries import Body
 from authority.kernel.facts import Facts, Problem, Request
 from authority.kernel.labels import CLEAN, Label
+from authority.kernel.pointers import Unfit
 from authority.kernel.policy import Policy
 from authority.kernel.resources import Resource
 from authority.kernel.state import State
@@ -62,12 +63,12 @@ class Hidden:
         parts = []
         for ref, part in zip(asked.refs, asked.request.parts, strict=True):
             value = found[ref.at]
-            fits = () if isinstance(value, values.Unfit) else values.kinds(value)
+            fits = () if isinstance(value, Unfit) else value_types.kinds(value)
             parts.append(msgspec.structs.replace(part, fits=fits))
         asked.request = msgspec.structs.replace(asked.request, parts=tuple(parts))
         try:
             arguments = filled(asked.request.effect, asked.tree, found)
-        except values.Unfit as no:
+        except Unfit as no:
             asked.facts = msgspec.structs.replace(asked.facts, unfit=str(no)[:200])
             return
         data = value_bytes(arguments)

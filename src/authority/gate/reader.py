@@ -24,7 +24,7 @@ import msgspec
 
 from authority.errors import AuthorityError
 from authority.gate import clock
-from authority.kernel import capabilities, resources, values
+from authority.kernel import capabilities, pointers, resources, value_types, values
 from authority.kernel.canonical import MAX_INTEGER, printable
 from authority.kernel.capabilities import MacKey, Token, TokenError
 from authority.kernel.codes import Code, Layer
@@ -32,6 +32,7 @@ from authority.kernel.entries import Body
 from authority.kernel.facts import Facts, Problem, Request, numbers, request_digest
 from authority.kernel.handles import Part
 from authority.kernel.models import EFFECTS as MODEL_EFFECTS
+from authority.kernel.pointers import Malformed, Unfit
 from authority.kernel.requests import EFFECTS, FsRename, HttpRequest
 from authority.kernel.resources import Resource
 from authority.protocol import FLAG_HANDLE, FLAG_WAIT, checked_arguments
@@ -130,7 +131,7 @@ class Reader:
                 problem = _bad(f"{effect}: {printable(str(error), 200)}")
             except AuthorityError as error:
                 problem = _bad(f"{effect}: {error.message}")
-            except (values.Malformed, values.Unfit) as error:
+            except (Malformed, Unfit) as error:
                 problem = _bad(f"{effect}: {error}")
         shown = resource.text if resource else printable(wire.resource, SHOWN_LIMIT)
         problem = problem or _flags(wire.flags, effect, refs)
@@ -270,11 +271,11 @@ def filled(effect: str, tree: Any, found: Mapping[str, Any]) -> Any:
             values.fill(effect, tree, found), EFFECTS[effect].arguments, builtin_types=(bytes,)
         )
     except msgspec.ValidationError as error:
-        raise values.Unfit(printable(str(error), 200)) from None
+        raise Unfit(printable(str(error), 200)) from None
 
 
 def _part(effect: str, ref: values.Ref) -> Part:
-    names = values.steps(ref.at)
+    names = pointers.steps(ref.at)
     argument = names[1] if effect in _INNER else names[0]
     typed = ref.schema is not None
     return Part(
@@ -283,8 +284,8 @@ def _part(effect: str, ref: values.Ref) -> Part:
         handle=ref.handle,
         path=ref.path,
         typed=typed,
-        kind=values.kind_of(ref.schema, ref.within) if typed else "",
-        bits=(values.bits(ref.schema, ref.within) or 0) if typed else 0,
+        kind=value_types.kind_of(ref.schema, ref.within) if typed else "",
+        bits=(value_types.bits(ref.schema, ref.within) or 0) if typed else 0,
         whole=ref.whole,
     )
 

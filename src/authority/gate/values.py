@@ -16,6 +16,7 @@ from authority.gate.pipeline import Performer
 from authority.gate.vault import Vault
 from authority.kernel import shapes, values
 from authority.kernel.labels import Label
+from authority.kernel.pointers import Malformed, Unfit
 from authority.kernel.state import State
 
 
@@ -37,12 +38,12 @@ class Values:
             ref["schema"] = asked.schema
         try:
             wanted = values.ref_of(ref, "", whole=True)
-        except values.Malformed as error:
+        except Malformed as error:
             raise EffectFailed(f"There is no such value: {error}.") from None
         label = self._label(call, wanted)
         try:
             found = await filling.one(self.vault, self._state, call.policy, call.run, wanted)
-        except values.Unfit as error:
+        except Unfit as error:
             raise EffectFailed(f"There is no such value: {error}.", carried=label) from None
         return Performed(found, carried=label)
 

@@ -23,10 +23,11 @@ from authority.audit.errors import LogError
 from authority.audit.store import ContentStore
 from authority.kernel.entries import Body
 from authority.kernel.labels import Label
+from authority.kernel.pointers import Unfit
 from authority.kernel.policy import Policy
 from authority.kernel.shapes import cut, recorded
 from authority.kernel.state import State
-from authority.kernel.values import Ref, Unfit
+from authority.kernel.values import Ref
 
 INLINE = 32 * 1024
 STORED = 512 * 1024 * 1024

@@ -14,9 +14,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from authority.kernel import pointers, value_types
 from authority.kernel import policy_checkers as kit
-from authority.kernel import values
 from authority.kernel.addresses import shown
+from authority.kernel.pointers import Malformed
 from authority.kernel.policy_checkers import Checker, Context, Path
 from authority.kernel.policy_values import count
 
@@ -26,8 +27,8 @@ _TO: Final = re.compile(r"(tool:[A-Za-z0-9][A-Za-z0-9._-]{0,160}) ([A-Za-z0-9_$.
 def _pointer(context: Context, path: Path, value: Any) -> str:
     text: str = kit.text(context, path, value)
     try:
-        values.steps(text)
-    except values.Malformed as error:
+        pointers.steps(text)
+    except Malformed as error:
         raise context.error(path, str(error), 'write "/0/id" or "/*/id"') from None
     return text
 
@@ -54,7 +55,7 @@ def _uses(context: Context, path: Path, value: Any) -> list[str]:
     return found
 
 
-_ISSUE: Final[dict[str, Checker]] = {"to": _uses, "type": kit.one_of(*values.KINDS)}
+_ISSUE: Final[dict[str, Checker]] = {"to": _uses, "type": kit.one_of(*value_types.KINDS)}
 
 
 def _issues(context: Context, path: Path, value: Any) -> dict[str, Any]:

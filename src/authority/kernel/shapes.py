@@ -23,7 +23,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from authority.kernel import resources, values
+from authority.kernel import pointers, resources
 from authority.kernel.handles import Held, Part
 from authority.kernel.labels import CLEAN, Label
 from authority.kernel.policy import Policy
@@ -38,7 +38,7 @@ _IDLE = frozenset(
 
 def recorded(policy: Policy, held: Held, path: str, *, typed: bool) -> bool:
     """Whether a part of a handle's value is a recorded field."""
-    return not typed and any(values.covers(pattern, path) for pattern in facts(policy, held))
+    return not typed and any(pointers.covers(pattern, path) for pattern in facts(policy, held))
 
 
 def facts(policy: Policy, held: Held) -> tuple[str, ...]:
@@ -122,7 +122,7 @@ def _changes(policy: Policy, held: Held) -> bool:
 
 def cut(fields: tuple[str, ...], value: Any) -> Any:
     """An answer with nothing left in it but these fields and the lists and tables that hold them."""
-    return _cut([values.steps(pattern) for pattern in fields], value)
+    return _cut([pointers.steps(pattern) for pattern in fields], value)
 
 
 def _cut(left: list[tuple[str, ...]], value: Any) -> Any:

@@ -24,13 +24,13 @@ from typing import Any, Final
 
 import msgspec
 
-from authority.kernel import values
+from authority.kernel import pointers
 
 _EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Issue(msgspec.Struct, frozen=True):
-    """`to` holds `tool:NAME ARGUMENT`; `kind` is one of `values.KINDS`."""
+    """`to` holds `tool:NAME ARGUMENT`; `kind` is one of `value_types.KINDS`."""
 
     to: tuple[str, ...]
     kind: str = "id"
@@ -56,13 +56,13 @@ class ToolRules(msgspec.Struct, frozen=True):
 
     def trusts(self, pointer: str) -> bool:
         """Whether the field is trusted though its tool is not."""
-        return any(values.covers(pattern, pointer) for pattern in self.fields)
+        return any(pointers.covers(pattern, pointer) for pattern in self.fields)
 
     def issued(self, pointer: str, tool: str, argument: str) -> str:
         """The kind of value that the field may be to be used for a tool's argument, or nothing."""
         for pattern, issue in self.issues.items():
-            exact = len(values.steps(pattern)) == len(values.steps(pointer))
-            if exact and values.covers(pattern, pointer) and f"{tool} {argument}" in issue.to:
+            exact = len(pointers.steps(pattern)) == len(pointers.steps(pointer))
+            if exact and pointers.covers(pattern, pointer) and f"{tool} {argument}" in issue.to:
                 return issue.kind
         return ""
 

@@ -21,6 +21,7 @@ from authority.kernel.addresses import ResourceError
 from authority.kernel.capabilities import Token
 from authority.kernel.codes import Code, Layer
 from authority.kernel.facts import Facts, Problem, Request, request_digest
+from authority.kernel.pointers import Unfit
 from authority.kernel.requests import (
     EFFECTS,
     HTTP_OVERHEAD,
@@ -143,7 +144,7 @@ def _filled(
                 entry.effect, msgspec.json.decode(data), {part.at: "" for part in entry.parts}
             )
             arguments = msgspec.convert(blank, EFFECTS[entry.effect].arguments, strict=False)
-    except (msgspec.MsgspecError, UnicodeDecodeError, values.Unfit, KeyError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, Unfit, KeyError):
         return None
     digest = request_digest(entry.effect, entry.resource, entry.verb, data, entry.target)
     return arguments, sha256(data).hexdigest(), digest
