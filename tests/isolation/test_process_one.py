@@ -44,13 +44,13 @@ def launcher(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     real = spawn._compile
 
     def changed(path: Path) -> CodeType:
-        if path.name != "launcher.py":
+        if path.name != "program.py":
             return real(path)
         text = path.read_text("utf-8")
         for old, new in changes.items():
             assert text.count(old) == 1, old
             text = text.replace(old, new)
-        return compile(text, "<launcher>", "exec", dont_inherit=True, optimize=2)
+        return compile(text, "<program>", "exec", dont_inherit=True, optimize=2)
 
     monkeypatch.setattr(spawn, "_compile", changed)
     spawn.launcher_code.cache_clear()

@@ -35,8 +35,9 @@ _ABOVE: Final = 64
 
 _DIAGNOSTICS_BYTES: Final = 4096
 _ID_TRIES: Final = 64
-_LAUNCHER: Final = ("calls", "interior", "launcher")
+_LAUNCHER: Final = ("calls", "confine", "interior", "program", "launcher")
 _SUPERVISOR: Final = ("buffers", "clients", "services", "mounts", "supervisor")
+"""Each after those that it imports; the last one is called."""
 _choice: Final = random.SystemRandom()
 
 
