@@ -282,10 +282,9 @@ def test_a_password_is_sealed_and_can_be_forgotten(lab: Lab) -> None:
     assert everything.stdout == b""
     (entry,) = lab.log(kind="input", run=lab.log(kind="run.start")[-1]["run"])
     assert json.dumps(entry).count("correct") == 0
-    store = kept(lab)
-    assert store.destroy(entry["key"])
+    (lab.directory.keys / "sealed" / entry["key"]).unlink()
     with pytest.raises(BodyMissing):
-        store.opener(entry["key"])
+        kept(lab).opener(entry["key"])
     assert lab.cli("audit", "verify").returncode == 0
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from authority.compat.base import Failed
 from authority.gate.workers import PRINTED, RESTARTS, Worker, Workers, _pass_on
-from authority.isolation import probe
+from authority.isolation import probe, processes
 from authority.protocol.packets import MAX_PACKET, CallError, LinkOver, Peer
 
 
@@ -35,7 +35,9 @@ def test_a_worker_starts_confined_and_answers() -> None:
             await worker.peer.call("serve", {"kind": "nothing"}, [theirs.fileno()])
         assert refused.value.code == "E_SCHEMA_INVALID"
         if os.geteuid() == 0:
-            assert 0 not in worker.sandbox.host_ids()
+            members = processes.tree(worker.sandbox.pid)
+            assert members
+            assert 0 not in processes.user_ids(members)
         assert not worker.peer._takes, "nothing that it holds comes to the gate"
         names = os.readlink(f"/proc/{worker.sandbox.pid}/ns/net")
         assert names != os.readlink("/proc/self/ns/net")

@@ -14,7 +14,7 @@ import sys
 import threading
 from typing import Any
 
-from authority.isolation import IsolationRefused, SandboxSpec, plan, probe, start
+from authority.isolation import IsolationRefused, SandboxSpec, plan, probe, processes, start
 
 
 async def one(case: dict[str, Any]) -> dict[str, Any]:
@@ -31,7 +31,7 @@ async def one(case: dict[str, Any]) -> dict[str, Any]:
         return {"refused": error.reason, "fix": error.fix}
     for fd in (inputs[0], outputs[1], errors[1]):
         os.close(fd)
-    ids = sandbox.host_ids()
+    ids = processes.user_ids(processes.tree(sandbox.pid))
     texts: dict[str, str] = {}
 
     def read(name: str, fd: int) -> None:

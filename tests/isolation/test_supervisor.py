@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .trunk import CLIENT, INPUT, INPUT_EOF, Trunk, running
+from .trunk import CLIENT, INPUT, INPUT_EOF, Trunk, running, supervisor_bytes
 
 
 def run(coroutine: Any) -> Any:
@@ -188,7 +188,7 @@ def test_a_flooding_client_does_not_starve_another() -> None:
                         if payload.startswith(b"mine"):
                             trunk.send(stream, b"ok")
                             served += 1
-            assert sandbox.usage()["memory"] < 120 << 20
+            assert supervisor_bytes(sandbox) < 120 << 20
 
     run(scene())
 
@@ -207,7 +207,7 @@ def test_a_flood_that_nobody_reads_stays_bounded() -> None:
     async def scene() -> None:
         async with running(source) as (sandbox, _):
             await asyncio.sleep(0.5)
-            assert sandbox.usage()["memory"] < 100 << 20
+            assert supervisor_bytes(sandbox) < 100 << 20
 
     run(scene())
 
@@ -231,7 +231,7 @@ def test_a_client_that_does_not_read_is_closed_and_others_go_on() -> None:
             await trunk.until(lambda: b"still here" in trunk.output[1])
             await trunk.until(lambda: number[b"slow"] in trunk.closed)
             assert any("did not read" in text for text in trunk.troubles)
-            assert sandbox.usage()["memory"] < 150 << 20
+            assert supervisor_bytes(sandbox) < 150 << 20
 
     run(scene())
 
@@ -285,7 +285,7 @@ def test_input_that_nobody_reads_is_bounded_and_said() -> None:
                 await trunk.writer.drain()
             await trunk.until(lambda: bool(trunk.troubles))
             assert "does not read its input" in trunk.troubles[0]
-            assert sandbox.usage()["memory"] < 120 << 20
+            assert supervisor_bytes(sandbox) < 120 << 20
 
     run(scene())
 

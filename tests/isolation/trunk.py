@@ -10,9 +10,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from authority.isolation import Sandbox, SandboxSpec, plan, probe, start
+from authority.isolation import Sandbox, SandboxSpec, plan, probe, processes, start
 
 OPEN, CLOSE, OUTPUT, EXIT, INPUT, INPUT_EOF, STARTED, INPUT_ACK, OUTPUT_ACK, TROUBLE = range(1, 11)
+
+
+def supervisor_bytes(sandbox: Sandbox) -> int:
+    """The memory of process 1, which holds whatever it has read and not yet passed on."""
+    return processes.resident_bytes([sandbox.pid])
 
 
 class Trunk:

@@ -197,9 +197,6 @@ def test_a_freeze_that_it_does_not_confirm_is_none(
     async def act() -> None:
         machine, ours = await start(built)
         assert not await machine.freeze()
-        machine.thaw()
-        (task,) = machine._tasks
-        await asyncio.wait_for(task, 20)
         machine.kill()
         assert (await machine.wait()).killed
         ours.close()

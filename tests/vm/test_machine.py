@@ -31,7 +31,7 @@ def test_the_hypervisor_holds_nothing(built: Images) -> None:
                 os.geteuid() != 0 and status["CapEff"] == status["CapPrm"] == "0" * 16
             )
             assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
-            assert machine.host_ids() == {machine.uid}
+            assert processes.user_ids([machine.pid]) == {machine.uid}
             assert machine.uid == os.geteuid() if os.geteuid() else machine.uid >= 1_900_000_000
             if not os.geteuid():
                 assert status["Groups"] == ""
@@ -51,7 +51,7 @@ def test_the_hypervisor_holds_nothing(built: Images) -> None:
             }
             files = {name for name in names if name.startswith("/") and "/dev/" not in name}
             assert {name for name in files if not name.startswith("/memfd:")} == set()
-            assert machine.usage()["memory"] > 0
+            assert processes.resident_bytes([machine.pid]) > 0
             limits = Path(f"/proc/{machine.pid}/limits").read_text().splitlines()
             (data,) = [line.split()[3:5] for line in limits if line.startswith("Max data size")]
             wanted = (machine.host_plan.hardware.memory_mib << 20) + hardware.DATA_BYTES
@@ -97,7 +97,7 @@ def test_a_frozen_machine_stands_still_and_goes_on(built: Images) -> None:
             assert await machine.freeze()
             await heard(0.5)  # what was on its way
             assert await heard(1.0) == []
-            machine.thaw()
+            await machine.control.ask("cont")
             assert await heard(60)
         finally:
             machine.kill()

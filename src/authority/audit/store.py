@@ -7,10 +7,10 @@ Rules
 - `seal` encrypts with AES-256-GCM under a random key of that body alone; stored is
   `nonce (12 bytes) || ciphertext || tag`, and the digest is of that. So the log commits to the
   ciphertext, never to a digest of the plain text, which could be guessed from it.
-- Keys lie in a directory of their own, 0600, named by the body's digest. `destroy` removes the key:
-  the log still verifies, and nobody reads the body again. That the disk itself forgets (journal,
-  wear levelling, backups of the key directory) is beyond a file removal; keep keys on a volume that
-  is encrypted or never copied.
+- Keys lie in a directory of their own, 0600, named by the body's digest. A person who
+  removes that file destroys the body: the log still verifies, and nobody reads the body again. That
+  the disk itself forgets (journal, wear levelling, backups of the key directory) is beyond removing
+  a file; keep keys on a volume that is encrypted or never copied.
 """
 
 from __future__ import annotations
@@ -137,15 +137,6 @@ class ContentStore:
             return Sealer(name, self._layer.read(self._key_path(name)), 0)
         except FileNotFoundError as error:
             raise BodyMissing(f"the key {name} was destroyed") from error
-
-    def destroy(self, digest: str) -> bool:
-        """Remove the key of a sealed body, durably; whether there was one. Raises `OSError`."""
-        path = self._key_path(digest)
-        if not self._layer.exists(path):
-            return False
-        self._layer.unlink(path)
-        self._layer.sync_directory(os.path.dirname(path))
-        return True
 
     def _key_path(self, digest: str) -> str:
         if self._keys is None:

@@ -130,13 +130,6 @@ class Group:
         finally:
             os.close(fd)
 
-    def _read(self, controller: str, name: str) -> int | None:
-        if controller not in self.folders:
-            return None
-        with contextlib.suppress(OSError, ValueError):
-            return int(Path(self.folders[controller], name).read_text())
-        return None
-
     def limit(self, *, memory: int, processes: int, millicpus: int) -> None:
         """Sets what the hierarchies can hold; 0 stands for no limit. `OSError` when refused."""
         quota = millicpus * PERIOD_US // 1000
@@ -189,21 +182,6 @@ class Group:
         if self.version == 1:
             return Path(self.folders["freezer"], "freezer.state").read_text().strip() == "FROZEN"
         return "frozen 1" in Path(self.folders["memory"], "cgroup.events").read_text()
-
-    def usage(self) -> dict[str, int]:
-        """Bytes of memory now and at most, processes, as far as they are counted."""
-        names = {
-            "memory": ("memory.usage_in_bytes", "memory.current"),
-            "memory_peak": ("memory.max_usage_in_bytes", "memory.peak"),
-            "processes": ("pids.current", "pids.current"),
-        }
-        found = {}
-        for key, files in names.items():
-            controller = "pids" if key == "processes" else "memory"
-            value = self._read(controller, files[self.version - 1])
-            if value is not None:
-                found[key] = value
-        return found
 
     def remove(self) -> bool:
         """Removes the folders; False when something still lives in one."""

@@ -72,12 +72,6 @@ def held(pids: list[int]) -> bool:
     return all(state in "DTtZX" for state in states)
 
 
-def usage(first: int, counted: dict[str, int]) -> dict[str, int]:
-    """Bytes of memory and processes below `first`, where no control group `counted` them."""
-    members = tree(first)
-    return {"memory": resident_bytes(members), "processes": len(members)} | counted
-
-
 def stopped(pids: list[int]) -> bool:
     """Whether each of them is stopped or dead."""
     return all(status(pid).get("State", "Z")[:1] in "TtZX" for pid in pids)

@@ -280,23 +280,6 @@ class Sandbox:
             await asyncio.sleep(0.005)
         return False
 
-    def thaw(self) -> None:
-        """Lets a frozen run go on."""
-        if self._group is not None and self._group.set_frozen(False):
-            return
-        _signal_all(reversed(processes.tree(self.pid)), signal.SIGCONT)
-
-    def host_ids(self) -> set[int]:
-        """Every user id that a process of the run has on the host, read from the host's /proc."""
-        return processes.user_ids(processes.tree(self.pid)) if self._first_fd >= 0 else set()
-
-    def usage(self) -> dict[str, int]:
-        """Bytes of memory, processes, and where it is counted the peak; the supervisor included."""
-        if self._first_fd < 0:
-            return {}
-        counted = self._group.usage() if self._group is not None else {}
-        return processes.usage(self.pid, counted)
-
 
 def _signal_all(pids: Iterable[int], number: int) -> None:
     for pid in pids:

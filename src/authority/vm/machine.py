@@ -78,7 +78,6 @@ class Machine:
         self._group: cgroups.Group | None = None
         self._claim: socket.socket | None = None
         self._ended: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._reason = ""
         asyncio.get_running_loop().add_reader(self._outer_fd, self._on_end)
 
@@ -133,8 +132,6 @@ class Machine:
                 os.close(fd)
         self._outer_fd = self._pid_fd = self._diagnostics = -1
         self.control.close()
-        for task in self._tasks:
-            task.cancel()
         if self._claim is not None:
             self._claim.close()
         if self._group is not None and not self._group.remove():
@@ -179,28 +176,6 @@ class Machine:
         except (QmpError, TimeoutError):
             return False
         return isinstance(status, dict) and status.get("running") is False
-
-    def thaw(self) -> None:
-        """Lets a frozen run go on."""
-        task = asyncio.get_running_loop().create_task(self._continue())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _continue(self) -> None:
-        with contextlib.suppress(QmpError, TimeoutError):
-            async with asyncio.timeout(_FREEZE_SECONDS):
-                await self.control.ask("cont")
-
-    def host_ids(self) -> set[int]:
-        """Every user id that the hypervisor has on the host, read from the host's /proc."""
-        return processes.user_ids(processes.tree(self.pid)) if self._pid_fd >= 0 else set()
-
-    def usage(self) -> dict[str, int]:
-        """Bytes of memory and processes of the hypervisor; the guest's are within."""
-        if self._pid_fd < 0:
-            return {}
-        counted = self._group.usage() if self._group is not None else {}
-        return processes.usage(self.pid, counted)
 
 
 def _group_for(prepared: Prepared) -> cgroups.Group | None:
