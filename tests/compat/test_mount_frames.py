@@ -18,6 +18,8 @@ from .seat import Seat, number, seat, sit
 
 OPCODES = [value for name, value in vars(abi).items() if name.isupper() and type(value) is int]
 KNOWN = sorted({op for op in OPCODES if 0 < op <= 51})
+NO_REPLY = frozenset({abi.FORGET, abi.BATCH_FORGET, abi.INTERRUPT})
+"""Requests that a kernel sends and waits for no answer to."""
 
 
 def frame(opcode: int, body: bytes = b"", **changed: int) -> bytes:
@@ -158,7 +160,7 @@ def test_no_message_harms_the_gate(messages: list[tuple[int, int, bytes]]) -> No
             kernel = await made.mount()
             await kernel.walk("a")
             for opcode, node, rest in messages:
-                if opcode in abi.NO_REPLY:
+                if opcode in NO_REPLY:
                     kernel.tell(opcode, node, rest)
                     continue
                 future = kernel.send(opcode, node, rest)

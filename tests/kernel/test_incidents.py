@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from authority.kernel import entries, state
 from authority.kernel.fold import apply
-from authority.kernel.incidents import AUTOMATIC, STEPS, Case, Surroundings, refusal, take
+from authority.kernel.incidents import STEPS, Case, Surroundings, refusal, take
 from authority.kernel.state import FoldError, State
 
 D = "a" * 64
@@ -190,10 +190,6 @@ def test_a_log_with_a_skipped_step_is_not_folded() -> None:
         folded(*opened, step)
     with pytest.raises(FoldError, match="not known"):
         folded(entries.IncidentStep(incident=7, step="investigating", by=BY))
-
-
-def test_the_gates_own_steps_are_the_first_four() -> None:
-    assert STEPS[: len(AUTOMATIC)] == tuple(s for s in STEPS if s in AUTOMATIC)
 
 
 def test_a_snapshot_brings_cases_and_canaries_back() -> None:

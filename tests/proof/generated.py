@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator
 from urllib.parse import quote
 
@@ -17,13 +18,17 @@ from authority.kernel.patterns import PatternError, parse_pattern
 from authority.kernel.policy import Policy, PolicyError, Source, load, narrow
 from authority.kernel.policy_persist import HOME, OWN
 from authority.kernel.requests import EFFECTS
+from authority.kernel.resource_urls import DEFAULT_PORTS
 from authority.kernel.resources import Resource, parse
+from authority.proof.alphabets import FILE, NAMES, URL
 from authority.proof.automata import FALSE, TRUE, Formula, Searcher
 from authority.proof.claims import takes
 from authority.proof.encoding import Encoded
-from authority.proof.space import Cell, cells, schemes_of, searchers, word_of
+from authority.proof.space import Cell, cells, schemes_of, searchers
 
 BASE = "/b/p"
+LETTER = re.compile(rb"%[0-9A-F]{2}|.", re.DOTALL)
+"""A letter of a URL's path: a byte, or one that is percent-encoded."""
 FOLDERS = ["a", "b", "ab", "a b", "é", ".env", "x.pem", "a*b", "q"]
 LATER = [
     ".git",
@@ -309,6 +314,19 @@ def cell_of(resource: Resource, verb: str) -> Cell:
         return Cell("dns", name=resource.host)
     name = resource.name if resource.scheme in ("tool", "agent", "output") else ""
     return Cell(resource.scheme, resource.host, resource.port, resource.query, verb, name)
+
+
+def word_of(resource: Resource) -> tuple[int, ...]:
+    """The word of a resource's path or name, to hold a formula against one request."""
+    if resource.scheme == "fs":
+        segments = (s.encode("utf-8", "surrogateescape") for s in resource.segments)
+        return tuple(n for s in segments for n in (0, *(FILE.by_raw[bytes((b,))] for b in s)))
+    if resource.scheme in DEFAULT_PORTS:
+        path = ("/" + "/".join(resource.segments)).encode("ascii")
+        return tuple(0 if raw == b"/" else URL.by_raw[raw] for raw in LETTER.findall(path))
+    if resource.scheme in ("run", "model"):
+        return (0, *(NAMES.by_raw[bytes((b,))] for b in resource.name.encode("ascii")))
+    return ()
 
 
 def holds(by_scheme: dict[str, Searcher], formula: Formula, resource: Resource) -> bool:

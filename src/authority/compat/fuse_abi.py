@@ -50,9 +50,6 @@ RENAME2: Final = 45
 LSEEK: Final = 46
 COPY_FILE_RANGE: Final = 47
 
-NO_REPLY: Final = frozenset({FORGET, BATCH_FORGET, INTERRUPT})
-"""Requests that the kernel sends and waits for no answer to."""
-
 # Capabilities of INIT
 ASYNC_READ: Final = 1 << 0
 ATOMIC_O_TRUNC: Final = 1 << 3

@@ -20,7 +20,7 @@ from authority.isolation.runtime import Program
 from authority.isolation.view import View
 
 if TYPE_CHECKING:
-    from authority.isolation.plan import SandboxSpec
+    from authority.isolation.spec import SandboxSpec
 
 
 def statement(

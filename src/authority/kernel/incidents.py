@@ -39,8 +39,6 @@ STEPS = (
     "deployed",
     "resumed",
 )
-AUTOMATIC = frozenset(STEPS[:4])
-"""Steps that the gate takes by itself."""
 HOUR = 3_600_000_000
 """The specification's bound for halting and resuming, in microseconds."""
 ATTACKS = 13

@@ -14,7 +14,6 @@ Rules
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -33,7 +32,6 @@ from authority.proof.alphabets import Names as NameWords
 from authority.proof.alphabets import Paths as PathWords
 from authority.proof.automata import Searcher, Undecided
 
-_LETTER: Final = re.compile(rb"%[0-9A-F]{2}|.", re.DOTALL)
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
 FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     "fs": ("fs",),
@@ -202,16 +200,3 @@ def _fresh_verb(verbs: set[str]) -> str:
 
 def _fresh_query(queries: set[str]) -> str:
     return next(q for n in range(1 << 30) if (q := _letters(n - 1) if n else "") not in queries)
-
-
-def word_of(resource: Resource) -> tuple[int, ...]:
-    """The word of a resource's path or name, to hold a formula against one request."""
-    if resource.scheme == "fs":
-        segments = (s.encode("utf-8", "surrogateescape") for s in resource.segments)
-        return tuple(n for s in segments for n in (0, *(FILE.by_raw[bytes((b,))] for b in s)))
-    if resource.scheme in DEFAULT_PORTS:
-        path = ("/" + "/".join(resource.segments)).encode("ascii")
-        return tuple(0 if raw == b"/" else URL.by_raw[raw] for raw in _LETTER.findall(path))
-    if resource.scheme in ("run", "model"):
-        return (0, *(NAMES.by_raw[bytes((b,))] for b in resource.name.encode("ascii")))
-    return ()

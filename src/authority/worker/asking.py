@@ -36,7 +36,6 @@ STEERING = frozenset(
 )
 _ABSOLUTE = re.compile(r"(https?)://([^/?#@\\]+)([/?][^#\\]*)?\Z", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@/?#\\]+):([1-9][0-9]{0,4})\Z")
-_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)

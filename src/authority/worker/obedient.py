@@ -58,7 +58,6 @@ class Tool(msgspec.Struct, frozen=True):
 
     name: str
     parameters: tuple[tuple[str, str], ...] = ()
-    custom: bool = False
 
 
 class Wanted(msgspec.Struct, frozen=True):

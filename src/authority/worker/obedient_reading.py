@@ -54,7 +54,7 @@ def tools_of(tree: dict[str, Any]) -> list[Tool]:
             else ()
         )
         if isinstance(name, str):
-            found.append(Tool(name, parameters, one.get("type") == "custom" and "custom" in one))
+            found.append(Tool(name, parameters))
     return found
 
 
