@@ -25,8 +25,10 @@ import msgspec
 
 from authority.errors import AuthorityError
 from authority.kernel.addresses import shown
+from authority.kernel.pattern_files import file_pattern
 from authority.kernel.pattern_match import Pattern, PatternError
-from authority.kernel.pattern_syntax import check_source, file_pattern, url_pattern
+from authority.kernel.pattern_parts import check_source
+from authority.kernel.pattern_urls import url_pattern
 from authority.kernel.resources import parse
 
 MAX_ITEMS: Final = 256

@@ -21,25 +21,19 @@ Pure. Rules
   much of it is percent-encoded. A file pattern that begins with `**` holds everywhere, not only
   below `base`.
 
-Reading stands in `pattern_syntax`, matching one pattern in `pattern_match`, matching many of them
-in `pattern_index`.
+Reading stands in `pattern_syntax`, `pattern_files` and `pattern_urls`, matching one pattern in
+`pattern_match`, matching many of them in `pattern_index`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from authority.kernel.pattern_files import escape_file, file_pattern
 from authority.kernel.pattern_index import Index
 from authority.kernel.pattern_match import ANY_QUERY, Pattern, PatternError
-from authority.kernel.pattern_syntax import (
-    escape_file,
-    file_pattern,
-    host_pattern,
-    literal,
-    parse_pattern,
-    tcp_pattern,
-    url_pattern,
-)
+from authority.kernel.pattern_syntax import literal, parse_pattern
+from authority.kernel.pattern_urls import host_pattern, tcp_pattern, url_pattern
 from authority.kernel.resources import Resource
 
 __all__ = [

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from authority.kernel.addresses import host_text, is_address, judge_address, shown
 from authority.kernel.mcp_rules import covering
 from authority.kernel.models import EFFECTS as MODEL_EFFECTS
+from authority.kernel.pattern_files import escape_file
 from authority.kernel.pattern_match import Pattern, literal_prefix
-from authority.kernel.pattern_syntax import escape_file, literal
+from authority.kernel.pattern_syntax import literal
 from authority.kernel.policy_files import READS, WRITES
 from authority.kernel.policy_persist import persistent
 from authority.kernel.policy_rules import RuleList, Rules, private_key

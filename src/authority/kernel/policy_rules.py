@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from authority.kernel.addresses import ResourceError, shown, split_host_port
-from authority.kernel.pattern_syntax import check_source
+from authority.kernel.pattern_parts import check_source
 from authority.kernel.patterns import (
     Index,
     Pattern,

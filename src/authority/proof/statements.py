@@ -29,8 +29,10 @@ import msgspec
 from authority.errors import AuthorityError
 from authority.kernel.addresses import shown
 from authority.kernel.budgets import DIMENSIONS, MAX_AMOUNT
+from authority.kernel.pattern_files import file_pattern
 from authority.kernel.pattern_match import Pattern, PatternError
-from authority.kernel.pattern_syntax import file_pattern, host_pattern, parse_pattern, url_pattern
+from authority.kernel.pattern_syntax import parse_pattern
+from authority.kernel.pattern_urls import host_pattern, url_pattern
 from authority.kernel.requests import EFFECTS
 from authority.kernel.resources import NAME
 
