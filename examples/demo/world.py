@@ -8,8 +8,6 @@ The servers' certificates come from an authority made here, which the policy nam
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import json
 import socket
 import ssl
@@ -19,10 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from company import certificates, serve_proxy
 
 OWN, ATTACKER = "office.test", "attacker.test"
 
@@ -72,12 +67,14 @@ class World:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o755)
         self.ca = folder / "company.pem"
-        context = _certificates(folder, self.ca)
+        context = certificates(folder, self.ca, (OWN, ATTACKER))
         self.own, self.attacker = Server(context), Server(context)
         self.asked: list[str] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.proxy = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        threading.Thread(
+            target=serve_proxy, args=(self._listener, self._lookup, self.asked), daemon=True
+        ).start()
 
     def attacker_answers(self) -> bool:
         """The control: is it there for somebody who is not held back, and would it have counted?"""
@@ -93,74 +90,6 @@ class World:
         )
         return got.ok and self.attacker.requests.total() == before + 1
 
-    def _accept(self) -> None:
-        while True:
-            client, _ = self._listener.accept()
-            threading.Thread(target=self._tunnel, args=(client,), daemon=True).start()
-
-    def _tunnel(self, client: socket.socket) -> None:
-        with contextlib.suppress(OSError), client:
-            client.settimeout(60)
-            head = b""
-            while not head.endswith(b"\r\n\r\n"):
-                if not (piece := client.recv(1)):
-                    return
-                head += piece
-            target = head.split()[1].decode("latin-1")
-            self.asked.append(target)
-            server = self.own if target.startswith(f"{OWN}:") else self.attacker
-            with socket.create_connection(server.server_address[:2], timeout=60) as inner:
-                client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                back = threading.Thread(target=_copy, args=(inner, client), daemon=True)
-                back.start()
-                _copy(client, inner)
-                back.join(60)
-
-
-def _copy(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
-
-
-def _certificates(folder: Path, authority: Path) -> ssl.SSLContext:
-    """A server's context with a certificate for both names; who vouches for it goes to `authority`."""
-    now = datetime.datetime.now(datetime.UTC)
-    root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    root_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "the demo's company")])
-
-    def builder(name: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-        return (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(root_name)
-            .public_key(public)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(hours=3))
-        )
-
-    root = (
-        builder(root_name, root_key.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(root_key, hashes.SHA256())
-    )
-    names = x509.SubjectAlternativeName([x509.DNSName(name) for name in (OWN, ATTACKER)])
-    leaf = (
-        builder(x509.Name([]), key.public_key())
-        .add_extension(names, True)
-        .sign(root_key, hashes.SHA256())
-    )
-    authority.write_bytes(root.public_bytes(serialization.Encoding.PEM))
-    authority.chmod(0o644)
-    chain = folder / "server.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    chain.write_bytes(leaf.public_bytes(serialization.Encoding.PEM) + private)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(chain)
-    return context
+    def _lookup(self, target: str) -> tuple[str, int]:
+        server = self.own if target.startswith(f"{OWN}:") else self.attacker
+        return "127.0.0.1", server.server_port

@@ -9,10 +9,8 @@ authority that `network.ca` trusts. So real names are asked for, and nothing lea
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 import socket
-import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -21,10 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from examples.demo.company import certificates, serve_proxy
 
 NAMES = ("api.test", "files.test", "git.test", "index.test", "registry.test", "other.test")
 
@@ -136,6 +131,11 @@ class Site:
         """Lines of a policy's [network] section that lead here."""
         return f'proxy = "http://127.0.0.1:{self.proxy_port}"\nca = "{self.folder}/authority.pem"\n'
 
+    def lookup(self, target: str) -> tuple[str, int] | None:
+        """Where the company's proxy leads for `host:port`."""
+        port = self.ports.get(int(target.rpartition(":")[2]))
+        return None if port is None else ("127.0.0.1", port)
+
     def to(self, host: str) -> list[Seen]:
         return [each for each in self.seen if each.host == host]
 
@@ -144,7 +144,7 @@ class Site:
 def site_at(folder: Path) -> Iterator[Site]:
     """Servers and proxy, until the end of the block."""
     site = Site(folder)
-    context = _certificates(folder)
+    context = certificates(folder, folder / "authority.pem", NAMES)
     servers = []
     for port, tls in ((443, True), (80, False)):
         server = Server(("127.0.0.1", 0), Handler)
@@ -159,7 +159,9 @@ def site_at(folder: Path) -> Iterator[Site]:
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(None)  # whatever the tests' default is
     site.proxy_port = listener.getsockname()[1]
-    threading.Thread(target=_proxy, args=(listener, site), daemon=True).start()
+    threading.Thread(
+        target=serve_proxy, args=(listener, site.lookup, site.asked), daemon=True
+    ).start()
     try:
         yield site
     finally:
@@ -167,82 +169,3 @@ def site_at(folder: Path) -> Iterator[Site]:
         for server in servers:
             server.shutdown()
             server.server_close()
-
-
-def _proxy(listener: socket.socket, site: Site) -> None:
-    with contextlib.suppress(OSError):
-        while True:
-            client, _ = listener.accept()
-            threading.Thread(target=_tunnel, args=(client, site), daemon=True).start()
-
-
-def _tunnel(client: socket.socket, site: Site) -> None:
-    with contextlib.suppress(OSError), client:
-        client.settimeout(30)
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            if not (piece := client.recv(1)):
-                return
-            head += piece
-        target = head.split()[1].decode()
-        site.asked.append(target)
-        port = site.ports.get(int(target.rpartition(":")[2]))
-        if port is None:
-            client.sendall(b"HTTP/1.1 502 No such place\r\n\r\n")
-            return
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as server:
-            client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            back = threading.Thread(target=_copy, args=(server, client), daemon=True)
-            back.start()
-            _copy(client, server)
-            back.join(30)
-
-
-def _copy(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
-
-
-def _certificates(folder: Path) -> ssl.SSLContext:
-    """An authority in `authority.pem`, and a server's context with a certificate for `NAMES`."""
-    now = datetime.datetime.now(datetime.UTC)
-    root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    root_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "company of the tests")])
-
-    def builder(name: x509.Name, public: Any) -> x509.CertificateBuilder:
-        return (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(root_name)
-            .public_key(public)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(hours=3))
-        )
-
-    root = (
-        builder(root_name, root_key.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(root_key, hashes.SHA256())
-    )
-    leaf = (
-        builder(x509.Name([]), key.public_key())
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(n) for n in NAMES]), True)
-        .sign(root_key, hashes.SHA256())
-    )
-    (folder / "authority.pem").write_bytes(root.public_bytes(serialization.Encoding.PEM))
-    (folder / "authority.pem").chmod(0o644)
-    chain = folder / "server.pem"
-    chain.write_bytes(
-        leaf.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(chain)
-    return context

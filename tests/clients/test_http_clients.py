@@ -242,7 +242,7 @@ with socket.create_connection(("files.test", 443)) as raw:
 print(requests.get("https://files.test/any/path?and=query").text)
 """
     said = fine(lab.run(source, policy(site)))
-    assert "company of the tests" in said
+    assert "the company next door" in said
     assert "from afar" in said
 
 
