@@ -21,13 +21,13 @@ import tempfile
 import time
 from typing import Any
 
-CHILD = """
+WRITER = """
 import asyncio, os, sys
 from authority.audit import Log
 from authority.kernel.canonical import encode
 
 async def main():
-    log = Log.open(sys.argv[1], segment_bytes=256 * 1024)
+    log = Log.open(sys.argv[1], segment_bytes=64 * 1024)
     os.write(1, b"open\\n")
     async def writer():
         while True:
@@ -41,6 +41,7 @@ async def main():
 
 asyncio.run(main())
 """
+"""Says `open`, then number and hash of each entry that is durable."""
 
 
 def cycles(count: int, seed: int = 0) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def cycles(count: int, seed: int = 0) -> dict[str, Any]:
         directory = os.path.join(folder, "log")
         for _ in range(count):
             child = subprocess.Popen(
-                [sys.executable, "-c", CHILD, directory], stdout=subprocess.PIPE
+                [sys.executable, "-c", WRITER, directory], stdout=subprocess.PIPE
             )
             assert child.stdout is not None
             if rng.random() < 0.2:

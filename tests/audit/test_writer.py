@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from benchmarks.crash_kill import WRITER
 from tests.audit.helpers import line_for
 
 from authority.audit import Log, LogPoisoned, read, verify
@@ -263,33 +264,11 @@ def test_a_live_log_can_be_read_and_its_last_line_may_be_growing(tmp_path: Path)
     log._writer.close()
 
 
-CHILD = """
-import asyncio, os, sys
-import uvloop
-from authority.audit import Log
-from authority.kernel.canonical import encode
-
-async def main():
-    log = Log.open(sys.argv[1], segment_bytes=64 * 1024)
-    async def writer():
-        while True:
-            line = encode({"seq": log.next_seq, "batch": log.next_batch, "time": 1, "kind": "x",
-                           "pad": "y" * 200})
-            receipt = log.append(line)
-            log.when_durable(receipt.seq, lambda e, r=receipt: e or
-                os.write(1, b"%d %s\\n" % (r.seq, r.hash.hex().encode())))
-            await log.durable(receipt.seq)
-    await asyncio.gather(*[writer() for _ in range(8)])
-
-uvloop.run(main())
-"""
-
-
 def test_kill_minus_nine_loses_nothing_acknowledged(tmp_path: Path) -> None:
     acknowledged: dict[int, str] = {}
     for _ in range(4):
         child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(tmp_path / "log")], stdout=subprocess.PIPE
+            [sys.executable, "-c", WRITER, str(tmp_path / "log")], stdout=subprocess.PIPE
         )
         assert child.stdout is not None
         lines = [child.stdout.readline() for _ in range(150)]

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from .lab import SECONDS, Lab, lab_at
+from .model_lab import KEY
+from .model_upstream import Upstream, upstream
 
 DEADLINE = 90
 
@@ -44,4 +46,12 @@ def lab() -> Iterator[Lab]:
 def own() -> Iterator[Lab]:
     """One for the test alone."""
     with lab_at() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Upstream]:
+    """A provider of models for the file; its key is in the environment of gates that start."""
+    with pytest.MonkeyPatch.context() as patch, upstream() as made:
+        patch.setenv("UP_KEY", KEY)
         yield made

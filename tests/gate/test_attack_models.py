@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -28,19 +27,7 @@ from .model_lab import (
     policy_text,
     spent,
 )
-from .model_upstream import HUGE, Upstream, upstream
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Upstream]:
-    with upstream() as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def _key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("UP_KEY", KEY)
-
+from .model_upstream import HUGE, Upstream
 
 URL = "https://elsewhere.example/a.png"
 IMAGE = {"type": "image_url", "image_url": {"url": URL}}

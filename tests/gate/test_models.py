@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -24,18 +23,6 @@ from .model_lab import (
     spent,
 )
 from .model_upstream import Upstream, upstream
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Upstream]:
-    with upstream() as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def _key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("UP_KEY", KEY)
-
 
 SDKS = """
 import json, openai, anthropic

@@ -26,7 +26,15 @@ import msgspec
 
 from authority.effects.beneath import Beneath, Handle
 from authority.effects.overlay_table import Table, before_of
-from authority.effects.tree import Identity, Row, Times, Tree, check_regular, check_writable
+from authority.effects.tree import (
+    Identity,
+    Row,
+    Times,
+    Tree,
+    check_regular,
+    check_writable,
+    set_size,
+)
 
 COPY_MOST = 1 << 32
 _PIECE = 1 << 20
@@ -251,12 +259,7 @@ class Overlay:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
     def truncate(self, path: bytes, size: int, expect: Identity) -> os.stat_result:
-        fd = self.open(path, os.O_WRONLY, expect)
-        try:
-            os.ftruncate(fd, size)
-            return os.fstat(fd)
-        finally:
-            os.close(fd)
+        return set_size(self.open(path, os.O_WRONLY, expect), size)
 
     def allocate(self, fd: int, mode: int, offset: int, length: int) -> None:
         self._beneath.allocate(fd, mode, offset, length)

@@ -153,12 +153,7 @@ class Tree:
             return fd
 
     def truncate(self, path: bytes, size: int, expect: Identity) -> os.stat_result:
-        fd = self.open(path, os.O_WRONLY, expect)
-        try:
-            os.ftruncate(fd, size)
-            return os.fstat(fd)
-        finally:
-            os.close(fd)
+        return set_size(self.open(path, os.O_WRONLY, expect), size)
 
     def allocate(self, fd: int, mode: int, offset: int, length: int) -> None:
         """fallocate(2) of an open file."""
@@ -318,6 +313,15 @@ class Tree:
             status = os.fstat(fd)
             if (status.st_uid, status.st_gid) != (owner.st_uid, owner.st_gid):
                 os.fchown(fd, owner.st_uid, owner.st_gid)
+
+
+def set_size(fd: int, size: int) -> os.stat_result:
+    """Cut or lengthen an open file to `size` bytes; what it is then. Closes the descriptor."""
+    try:
+        os.ftruncate(fd, size)
+        return os.fstat(fd)
+    finally:
+        os.close(fd)
 
 
 def check_regular(found: Handle) -> None:
