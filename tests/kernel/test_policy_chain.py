@@ -417,5 +417,5 @@ def test_a_person_is_shown_that_a_shape_is_newly_trusted() -> None:
     strict = chain("version = 1\n" + TOOL.format("tools.t"))
     shaped = chain("version = 1\n" + SHAPED.format("tools.t"))
     old, new = (decode(policy.canonical)["tree"] for policy in (strict, shaped))
-    assert any("shape: 'trusted' (was not set)" in line for line in widened(old, new))
+    assert any('shape: "trusted" (was not set)' in line for line in widened(old, new))
     assert widened(new, new) == []

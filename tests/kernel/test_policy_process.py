@@ -96,6 +96,45 @@ def test_a_policy_that_gained_execution_is_shown_as_wider() -> None:
     )
     lines = widened(before, after)
     assert {line.partition(":")[0].rpartition(".")[2] for line in lines} == {
-        *("exec_from", "home", "filesystem")
+        *("exec_from", "home", "files")
     }
     assert widened(before, before) == []
+
+
+def test_a_wider_policy_is_shown_in_the_words_of_its_file() -> None:
+    from authority.kernel.canonical import decode
+
+    def lines(old: str, new: str) -> list[str]:
+        return widened(*(decode(make(text).canonical)["tree"] for text in (old, new)))
+
+    budgets = '[budgets]\ncost_usd = "{}"\nwall_time = "{}"\nfile_bytes = "{}"\n'
+    assert lines(budgets.format("2.50", "5m", "3MB"), budgets.format("10", "90s", "3KB")) == [
+        'budgets.cost_usd: "10" (was "2.5")'
+    ]
+    assert lines(budgets.format("2.50", "5m", "3MB"), "") == [
+        'budgets.cost_usd: not set (was "2.5")',
+        'budgets.file_bytes: not set (was "3MB")',
+        'budgets.wall_time: not set (was "5m")',
+    ]
+    assert lines("", '[network]\nhttp = ["GET https://a.example/**"]') == [
+        'network.http: also "GET https://a.example/**"'
+    ]
+    prices = {"date": "2025-11-20", "model": {"a": {"input": 1}, "b": {"input": 2}}}
+    assert widened({}, {"models": {"prices": prices}}) == [
+        "models.prices: the list of 2025-11-20 (was not set)"
+    ]
+    assert lines('[filesystem]\ndeny = ["**/.env"]', "[filesystem]\ndeny = []") == [
+        'filesystem.deny: no longer "**/.env"'
+    ]
+    assert lines("[network]\nhttp = []", "") == ["network: not set (was {http = []})"]
+
+
+def test_what_is_no_longer_secret_is_shown() -> None:
+    from authority.kernel.canonical import decode
+
+    secret = '[labels.secrets]\nstaff = ["fs:./a/**"{}]\n'
+    old, new = (
+        decode(make(secret.format(more)).canonical)["tree"] for more in (', "fs:./b/**"', "")
+    )
+    assert widened(old, new) == ['labels.secrets.staff: no longer "fs:./b/**"']
+    assert widened(new, old) == []
