@@ -76,7 +76,7 @@ def test_a_policy_that_is_not_one(lab: Lab, name: str, text: str | None, says: s
 
 
 def test_a_policy_that_is_none_at_all(lab: Lab) -> None:
-    assert "--policy" in refused(lab.cli("run", *PASS))
+    assert "--policy" in refused(lab.cli("run", *PASS), 2)
     policy = lab.policy(OPEN)
     assert "no-such" in refused(lab.cli("run", "--policy", str(policy), "--", "no-such-program"))
     assert lab.cli("run", "--quiet", "--policy", str(policy), *PASS).returncode == 0
@@ -248,7 +248,7 @@ def test_audit_commands(lab: Lab) -> None:
     assert entry["code"] == "E_POLICY_DENY"
     assert len(lab.cli("audit", "tail", "-n", "3", "--json").stdout.splitlines()) == 3
     assert "denied" in lab.cli("audit", "query", "--since", "10m").stdout
-    refused(lab.cli("audit", "query", "--since", "yesterday"))
+    refused(lab.cli("audit", "query", "--since", "yesterday"), 2)
     report = json.loads(lab.cli("audit", "verify", "--json").stdout)
     assert report["ok"] is True
     assert json.loads(lab.cli("audit", "show", "--json", str(entry["seq"])).stdout) == entry

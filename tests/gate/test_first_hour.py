@@ -80,7 +80,7 @@ def test_a_request_is_named_as_rules_name_it(lab: Lab) -> None:
         bad = lab.cli("check", "--policy", path, *words, "GET https://api.example/v1/x")
         assert bad.returncode == 1
     wrong = lab.cli("check", "--policy", path, "fs.raed", "x")
-    assert (wrong.returncode, "did you mean fs.read?" in wrong.stderr) == (125, True)
+    assert (wrong.returncode, "did you mean fs.read?" in wrong.stderr) == (2, True)
 
 
 def test_why_takes_a_path_and_a_url(own: Lab) -> None:

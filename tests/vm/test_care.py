@@ -18,6 +18,7 @@ import pytest
 
 from authority.cli import doctor
 from authority.cli import image as command
+from authority.cli.usage import Usage
 from authority.isolation import Host, IsolationRefused, Plan, SandboxSpec, plan, probe
 from authority.vm import Images, cache, condition, hypervisor, kernel, root, shelf
 from gate.lab import wait_for
@@ -389,7 +390,7 @@ def test_show_and_prune(images: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "1 removed" in capsys.readouterr().out
     assert [item.name for item in shelf.items()] == ["kernel-x"]
     for wrong in (["prune", "--force"], ["show", "--days", "1"], ["prune", "--days", "-1"]):
-        with pytest.raises(SystemExit):
+        with pytest.raises(Usage):
             command.main(wrong)
 
 

@@ -44,7 +44,10 @@ EVERY = 0.5
 def main(arguments: Sequence[str]) -> int:
     made = parser("approvals", "List, show, approve or deny what waits for a person.")
     choices = ("list", "show", "approve", "deny")
-    made.add_argument("what", nargs="?", choices=choices, default="list")
+    made.add_argument(
+        "what", nargs="?", choices=choices, default="list", metavar="|".join(choices),
+        help="what waits (the default); each in full; let it pass, once; refuse it",
+    )  # fmt: skip
     made.add_argument("id", nargs="*", default=[], help="entry numbers or ids, as the list shows")
     made.add_argument("--wait", action="store_true", help="first wait until something waits")
     made.add_argument("--watch", action="store_true", help="show what comes, until interrupted")

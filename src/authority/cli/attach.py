@@ -5,26 +5,27 @@ The gate can't contain such a program. The log says so, and so does this command
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from authority.cli.run import Follower, add_options, request
+from authority.cli.usage import Parser
 from authority.gate import statedir
 
 
 def main(arguments: Sequence[str]) -> int:
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="authority attach", description="Let a program that is started elsewhere use the gate."
     )
     add_options(made)
     options = made.parse_args(arguments)
+    body = request(options, [])
     directory = statedir.open_existing((options.state or statedir.default_root()).absolute())
     follower = _Attached(directory, quiet=False, as_json=options.json)
     follower.channel = str(directory.attach_socket)
-    return follower.follow("/v1/attach", request(options, []), accept=options.accept_policy)
+    return follower.follow("/v1/attach", body, accept=options.accept_policy)
 
 
 class _Attached(Follower):

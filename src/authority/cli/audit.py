@@ -13,10 +13,9 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from authority.audit import checkpoints, prove, query
 from authority.audit.notes import VerifyKey
@@ -25,7 +24,9 @@ from authority.audit.store import ContentStore
 from authority.audit.verification import Report, verify
 from authority.audit.witness import DirectoryWitness
 from authority.cli import bundle as bundles
-from authority.cli.common import add_common, print_json, state_of, table, when
+from authority.cli import entries
+from authority.cli.common import add_common, print_json, state_of
+from authority.cli.usage import Parser, Usage, some, whole
 from authority.errors import AuthorityError
 from authority.gate.client import client
 from authority.gate.statedir import StateDir
@@ -43,13 +44,24 @@ _PARTS = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    made = argparse.ArgumentParser(prog="authority audit", description=__doc__.split("\n")[0])
-    parts = made.add_subparsers(dest="what", required=True, metavar="verify|show|tail|...")
+    made = Parser(prog="authority audit", description="The log: verify, show and export it.")
+    parts = made.add_subparsers(
+        dest="what",
+        required=True,
+        metavar="|".join(("verify", "show", "tail", "query", "prove", "export", "bundle")),
+    )
     one = parts.add_parser("verify", help="check the whole chain, checkpoints and witnesses")
     one.add_argument(
         "--key", help="the log's public key, kept outside: its text, a file, or its fingerprint"
     )
-    one.add_argument("--witness", action="append", default=[], type=Path, metavar="DIR")
+    one.add_argument(
+        "--witness",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="DIR",
+        help="a witness's folder, kept by somebody else; repeatable",
+    )
     one.add_argument("--log", type=Path, metavar="DIR", help="a copy of a log, instead of --state")
     one.add_argument(
         "--rejudge", action="store_true", help="recompute every verdict from the log, and compare"
@@ -64,10 +76,10 @@ def main(arguments: Sequence[str]) -> int:
     one.add_argument("--with-keys", action="store_true", help="the keys of what is sealed, too")
     one.add_argument("--alone", action="store_true", help="without the lines of other runs")
     one = parts.add_parser("show", help="one entry, or the last ones")
-    one.add_argument("entry", nargs="?", type=int, help="its number (default: the last ones)")
-    one.add_argument("-n", type=int, default=20, help="how many (default: 20)")
+    one.add_argument("entry", nargs="?", type=whole, help="its number (default: the last ones)")
+    one.add_argument("-n", type=some, default=20, help="how many (default: 20)")
     one = parts.add_parser("tail", help="the last entries, and with -f what comes")
-    one.add_argument("-n", type=int, default=10, help="how many (default: 10)")
+    one.add_argument("-n", type=some, default=10, help="how many (default: 10)")
     one.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
     one = parts.add_parser("query", help="entries that match")
     for name, such in _PARTS.items():
@@ -83,10 +95,10 @@ def main(arguments: Sequence[str]) -> int:
     one.add_argument("--since", default="", metavar="TIME", help="ISO 8601, or 10m, 2h, 3d ago")
     one.add_argument("--until", default="", metavar="TIME", help="the same; it is not included")
     one = parts.add_parser("prove", help="proof that an entry is in the log, for a stranger")
-    one.add_argument("entry", type=int, help="its number")
+    one.add_argument("entry", type=whole, help="its number")
     one = parts.add_parser("export", help="a range of entries, with a proof")
-    one.add_argument("first", type=int, help="the first entry's number")
-    one.add_argument("last", type=int, help="the last one's, included")
+    one.add_argument("first", type=whole, help="the first entry's number")
+    one.add_argument("last", type=whole, help="the last one's, included")
     one.add_argument(
         "--output", type=Path, metavar="FILE", help="a new file (default: standard output)"
     )
@@ -235,16 +247,18 @@ def _show(options: argparse.Namespace) -> int:
         if options.json:
             print(line.decode("ascii"))
         else:
-            print(json.dumps(entry, indent=2, sort_keys=True))
+            entries.show(entry)
         return 0
-    _print(query.tail(directory, last=options.n), options.json)
+    entries.listed(query.tail(directory, last=options.n), options.json)
     return 0
 
 
 def _tail(options: argparse.Namespace) -> int:
     found = query.tail(state_of(options).log, last=options.n, follow=options.follow)
     for entry in found:
-        print(json.dumps(entry, sort_keys=True) if options.json else _line(entry), flush=True)
+        print(
+            json.dumps(entry, sort_keys=True) if options.json else entries.line(entry), flush=True
+        )
     return 0
 
 
@@ -252,7 +266,7 @@ def _query(options: argparse.Namespace) -> int:
     for kind in options.kind:
         if kind not in KIND_NAMES:
             near = get_close_matches(kind, KIND_NAMES, 1)
-            raise AuthorityError(
+            raise Usage(
                 f"{printable(kind, 60)} is no kind of entry"
                 + (f"; did you mean {near[0]}?" if near else ""),
                 f"kinds: {', '.join(sorted(KIND_NAMES))}",
@@ -266,7 +280,7 @@ def _query(options: argparse.Namespace) -> int:
         until=_time(options.until),
         resource=options.resource,
     )
-    _print(query.read(state_of(options).log, wanted), options.json)
+    entries.listed(query.read(state_of(options).log, wanted), options.json)
     return 0
 
 
@@ -282,54 +296,10 @@ def _time(text: str) -> int | None:
     try:
         found = datetime.fromisoformat(text)
     except ValueError as error:
-        raise AuthorityError(
+        raise Usage(
             f"{printable(text)!r} is no time", "write 2026-01-31T12:00, or 10m, 2h, 3d"
         ) from error
     return int(found.replace(tzinfo=found.tzinfo or UTC).timestamp() * 1_000_000)
-
-
-def _print(entries: Iterable[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        for entry in entries:
-            print(json.dumps(entry, sort_keys=True))
-        return
-    table(
-        "",
-        ("entry", "time", "run", "kind", "what"),
-        [
-            (e["seq"], when(e["time"])[11:23], e.get("run", "-"), e["kind"], summary(e))
-            for e in entries
-        ],
-        right=("entry",),
-    )
-
-
-def _line(entry: dict[str, Any]) -> str:
-    return (
-        f"{entry['seq']:>7}  {when(entry['time'])}  {entry.get('run', '-'):<12}  "
-        f"{entry['kind']:<10}  {summary(entry)}"
-    )
-
-
-def summary(entry: dict[str, Any]) -> str:
-    """An entry in a few words. Its strings are printable: that is how they are stored."""
-    kind = entry["kind"]
-    what = " ".join(
-        printable(str(entry[k])) for k in ("effect", "verb", "resource") if entry.get(k)
-    )
-    if kind == "denied":
-        return f"{entry['code']} {what}: {printable(entry['reason'])}"
-    if kind == "outcome":
-        code = f" {entry['code']}" if entry.get("code") else ""
-        return f"of {entry['of']}: {entry['status']}{code}"
-    if kind == "admit":
-        return what
-    if kind == "run.start":
-        return printable(" ".join(entry.get("program", [])), 80)
-    for name in ("reason", "action", "what", "id", "kid"):
-        if entry.get(name):
-            return printable(str(entry[name]), 80)
-    return ""
 
 
 def _prove(options: argparse.Namespace) -> int:

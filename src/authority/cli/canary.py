@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from authority.cli.common import add_common, print_json, state_of, table
+from authority.cli.usage import Parser
 from authority.errors import AuthorityError
 from authority.gate.canaries import made as new_credential
 from authority.gate.client import client
@@ -17,11 +18,11 @@ _CONTENT = "# keys of the payment service, do not share\naws_access_key_id = {}\
 
 
 def main(arguments: Sequence[str]) -> int:
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="authority canary",
         description="Traps: whatever touches one is refused, halted, and an incident is opened.",
     )
-    parts = made.add_subparsers(dest="what", required=True)
+    parts = made.add_subparsers(dest="what", required=True, metavar="plant|remove|list")
     one = parts.add_parser("plant", help="plant one")
     kind = one.add_mutually_exclusive_group(required=True)
     kind.add_argument("--file", type=Path, help="a file; it is made when it is not there")
@@ -30,10 +31,10 @@ def main(arguments: Sequence[str]) -> int:
         "--credential", nargs="?", const="", metavar="VALUE",
         help="a value that looks like a credential; without VALUE one is made and printed",
     )  # fmt: skip
-    one.add_argument("name")
+    one.add_argument("name", help="what you call it")
     add_common(one)
     one = parts.add_parser("remove", help="remove one (a planted file stays)")
-    one.add_argument("name")
+    one.add_argument("name", help="what you call it")
     add_common(one)
     one = parts.add_parser("list", help="which are planted")
     add_common(one)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from authority.cli.common import parser, print_json
-from authority.errors import AuthorityError
+from authority.cli.usage import Usage
 from authority.gate import policyfile
 from authority.kernel import resources
 from authority.kernel.canonical import printable
@@ -44,7 +44,9 @@ _VERBED = re.compile(r"([A-Za-z]+) +(https?://.*)\Z", re.DOTALL)
 
 def main(arguments: Sequence[str]) -> int:
     made = parser("check", "Judge a request by a policy, without running anything.")
-    made.add_argument("--policy", type=Path, required=True, metavar="FILE")
+    made.add_argument(
+        "--policy", type=Path, required=True, metavar="FILE", help="the policy (TOML or JSON)"
+    )
     made.add_argument("effect", nargs="?", help="such as fs.read or http.request; may be left out")
     made.add_argument("resource", nargs="?", help="a path, a URL, host:port, tool:NAME")
     made.add_argument(
@@ -83,12 +85,10 @@ def asked(effect: str, resource: str | None) -> list[tuple[str, str, str]]:
     if effect in EFFECTS and resource is not None:
         return [(effect, *split_verb(resource))]
     if effect in EFFECTS:
-        raise AuthorityError(
-            f"name the resource of {effect}", "a path, a URL, host:port, tool:NAME"
-        )
+        raise Usage(f"name the resource of {effect}", "a path, a URL, host:port, tool:NAME")
     if resource is not None:
         near = get_close_matches(effect, EFFECTS, 1)
-        raise AuthorityError(
+        raise Usage(
             f"{printable(effect, 60)} is no effect"
             + (f"; did you mean {near[0]}?" if near else ""),
             f"effects: {', '.join(sorted(EFFECTS))}",

@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from authority.cli.usage import Parser
 from authority.errors import AuthorityError
 from authority.gate import statedir
 from authority.gate.statedir import StateDir
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def parser(command: str, description: str) -> argparse.ArgumentParser:
     """A parser with the options that every command has."""
-    made = argparse.ArgumentParser(prog=f"authority {command}", description=description)
+    made = Parser(prog=f"authority {command}", description=description)
     add_common(made)
     return made
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from authority.cli.main import COMMANDS
+from authority.cli.usage import Parser
 
 WORDS = {
     "audit": "verify bundle show tail query prove export",
@@ -53,8 +53,13 @@ complete -F _authority authority
 
 
 def main(arguments: Sequence[str]) -> int:
-    made = argparse.ArgumentParser(prog="authority completion", description=__doc__)
-    made.add_argument("shell", choices=("bash", "zsh", "fish"))
+    made = Parser(
+        prog="authority completion",
+        description="A script that completes commands and options. For bash, for example: "
+        'eval "$(authority completion bash)"',
+    )
+    shells = ("bash", "zsh", "fish")
+    made.add_argument("shell", choices=shells, metavar="bash|zsh|fish", help="whose it is")
     shell = made.parse_args(arguments).shell
     if shell == "fish":
         print("complete -c authority -f")

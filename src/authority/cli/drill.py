@@ -9,7 +9,6 @@ should, a skipped step among them: refused.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from authority.cli.common import print_json
+from authority.cli.usage import Parser
 from authority.errors import AuthorityError
 
 LIMIT_SECONDS = 240.0
@@ -215,7 +215,7 @@ class Drill:
 
 
 def main(arguments: Sequence[str]) -> int:
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="authority drill", description="Play one whole incident, from a canary to its end."
     )
     made.add_argument("--json", action="store_true", help="one JSON document on standard output")

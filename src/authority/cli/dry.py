@@ -22,7 +22,12 @@ from authority.gate.statedir import StateDir
 
 def main(arguments: Sequence[str]) -> int:
     made = parser("dry", "Show, apply or discard what a dry run kept.")
-    made.add_argument("action", choices=("list", "show", "apply", "discard"))
+    made.add_argument(
+        "action",
+        choices=("list", "show", "apply", "discard"),
+        metavar="list|show|apply|discard",
+        help="which runs have something; the changes; make them; throw them away",
+    )
     made.add_argument("run", nargs="?", default="", help="the run, as its first line named it")
     options = made.parse_args(arguments)
     if bool(options.run) is (options.action == "list"):

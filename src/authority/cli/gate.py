@@ -28,7 +28,8 @@ def _gone(directory: StateDir) -> bool:
 def main(arguments: Sequence[str]) -> int:
     made = parser("gate", "The gate process of a state directory.")
     made.add_argument("what", nargs="?", choices=("status", "start", "stop", "clock"),
-                      default="status")  # fmt: skip
+                      default="status", metavar="status|start|stop|clock",
+                      help="what runs (the default); start it; stop it; confirm its clock")  # fmt: skip
     made.add_argument("--force", action="store_true", help="stop: end running runs too")
     options = made.parse_args(arguments)
     directory = state_of(options)
@@ -61,6 +62,9 @@ def main(arguments: Sequence[str]) -> int:
             print(f"  TROUBLE {found[key]}")
     if found["clock_suspect"]:
         print("  the clock jumped ahead: 'authority gate clock' confirms that it is right")
+    if not found["runs"]:
+        print("  no run goes on")
+        return 0
     table(
         "",
         ("run", "program", "requests", "denials"),

@@ -11,7 +11,7 @@ from authority.gate.client import client
 def main(arguments: Sequence[str]) -> int:
     made = parser("halt", "Stop every run at once and revoke all their capabilities.")
     made.add_argument("run", nargs="?", default="", help="one run and its children, not all")
-    made.add_argument("--reason", default="")
+    made.add_argument("--reason", default="", help="why; it is recorded")
     options = made.parse_args(arguments)
     body = {"run": options.run, "reason": options.reason}
     found = client(state_of(options)).call("POST", "/v1/halt", body)

@@ -8,6 +8,7 @@ for some days; running machines keep what they have.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import sys
@@ -23,24 +24,39 @@ from authority.vm import acceleration, architectures, cache, furnish, kernel, sh
 DAYS: Final = 30
 
 
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = -1.0
+    if not 0 <= days < 100_000:
+        raise argparse.ArgumentTypeError(f"a number of days is meant, as 30, and not {text!a}")
+    return days
+
+
 def main(arguments: Sequence[str]) -> int:
     rest, program = list(arguments), []
     if "--" in rest:
         at = rest.index("--")
         rest, program = rest[:at], rest[at + 1 :]
     made = parser("image", "The kernel and the root images that machines boot.")
-    made.add_argument("what", choices=("build", "show", "prune"))
+    made.add_argument(
+        "what",
+        choices=("build", "show", "prune"),
+        metavar="build|show|prune",
+        help="make what is missing (for PROGRAM, too, when named behind --); list; remove",
+    )
     made.add_argument("--force", action="store_true", help="build anew, with the newest kernel")
     made.add_argument("--kernel", type=Path, metavar="DEB", help="a kernel package to use")
     made.add_argument(
-        "--days", type=float, metavar="N",
+        "--days", type=_days, metavar="N",
         help=f"with prune: what was not used for N days ({DAYS}; 0: everything but the kernel)",
     )  # fmt: skip
     options = made.parse_args(rest)
     if options.what != "build" and (program or options.force or options.kernel):
         made.error(f"{options.what} takes no program and builds nothing")
-    if options.days is not None and (options.what != "prune" or not 0 <= options.days < 100_000):
-        made.error("--days is for prune, and not negative")
+    if options.days is not None and options.what != "prune":
+        made.error("--days is for prune")
     if options.kernel is not None and not options.kernel.is_file():
         raise AuthorityError(f"{str(options.kernel)!a} is no file", "name a .deb of a Linux kernel")
     if options.what == "build":
@@ -62,8 +78,11 @@ def main(arguments: Sequence[str]) -> int:
         for i in found
     ]
     columns = ("image", "size", "on disk", "last used", "sha256")
-    table(str(cache.folder()), columns, rows, right=("size", "on disk", "last used"))
-    print(f"{_megabytes(sum(item.on_disk for item in found))} on the disk", end="")
+    if rows:
+        table(str(cache.folder()), columns, rows, right=("size", "on disk", "last used"))
+        print(f"{_megabytes(sum(item.on_disk for item in found))} on the disk", end="")
+    else:
+        print(f"no image in {cache.folder()}: 'authority image build' makes one", end="")
     if options.what == "prune":
         freed = _megabytes(sum(item.on_disk for item in gone))
         print(f"; {len(gone)} removed, {freed} freed", end="")

@@ -17,6 +17,7 @@ from typing import Any
 from authority.audit import query, story
 from authority.audit.verification import verify
 from authority.cli.common import add_common, print_json, state_of, table, when
+from authority.cli.usage import Parser, whole
 from authority.errors import AuthorityError
 from authority.gate import policyfile
 from authority.gate.client import client
@@ -25,41 +26,47 @@ from authority.kernel.incidents import HOUR, STEPS
 
 
 def main(arguments: Sequence[str]) -> int:
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="authority incident", description="Incidents, and the steps that lead out of them."
     )
-    parts = made.add_subparsers(dest="what", required=True)
+    parts = made.add_subparsers(dest="what", required=True, metavar="STEP")
 
     def part(name: str, text: str, *, number: bool = True) -> argparse.ArgumentParser:
         one = parts.add_parser(name, help=text, description=text)
         if number:
-            one.add_argument("incident", type=int)
+            one.add_argument("incident", type=whole, help="its number")
         add_common(one)
         return one
 
     one = part("show", "list incidents, or show one", number=False)
-    one.add_argument("incident", type=int, nargs="?")
+    one.add_argument("incident", type=whole, nargs="?", help="its number (default: all)")
     part("timeline", "what happened, entry by entry, and how far it reached")
     one = part("evidence", "verify the log, write the report, and record that step")
     one.add_argument("--output", type=Path, metavar="DIR", help="write report and log slice there")
     one = part("cause", "say what the cause is, and which entries show it")
-    one.add_argument("--text", required=True)
-    one.add_argument("--entry", type=int, action="append", required=True)
+    one.add_argument("--text", required=True, help="the cause, in your words")
+    one.add_argument(
+        "--entry", type=whole, action="append", required=True, help="one that shows it; repeatable"
+    )
     one = part("patch", "name the policy, or this version, that mends it")
-    one.add_argument("--policy", type=Path, metavar="FILE")
+    one.add_argument("--policy", type=Path, metavar="FILE", help="the mended policy")
     one.add_argument("--version", action="store_true", help="this program is the patch")
     one = part("prove", "give the certificates that show it mended ('authority policy prove')")
-    one.add_argument("certificate", type=Path, nargs="+")
+    one.add_argument(
+        "certificate", type=Path, nargs="+", metavar="FILE", help="as '--certificate' wrote it"
+    )
     one = part("test", "make the matrix's attacks and search the kernel, and record the results")
-    one.add_argument("--junit", type=Path, help="results of a test suite beside that")
-    one.add_argument("--depth", type=int, default=3, help="of the kernel's search")
+    one.add_argument(
+        "--junit", type=Path, metavar="FILE", help="results of a test suite beside that"
+    )
+    one.add_argument("--depth", type=whole, default=3, help="of the kernel's search")
     one = part("deploy", "say from which file the patch is used")
-    one.add_argument("--policy", type=Path, metavar="FILE")
+    one.add_argument("--policy", type=Path, metavar="FILE", help="the mended policy")
     one = part("resume", "close the incident, and lift a halt that it caused")
-    one.add_argument("--reason", required=True)
+    one.add_argument("--reason", required=True, help="why it is safe to go on")
     one = part("report", "open one: somebody saw something", number=False)
-    one.add_argument("--what", required=True)
-    one.add_argument("--detail", default="")
+    one.add_argument("--what", required=True, help="what was seen, in a word or two")
+    one.add_argument("--detail", default="", help="more about it")
     one.add_argument("--run", default="", help="about one run; without it everything is halted")
     options = made.parse_args(arguments)
     return _WHAT[options.what](options)
@@ -75,7 +82,9 @@ def _show(options: argparse.Namespace) -> int:
     if options.incident is not None:
         cases = [case for case in cases if case["id"] == options.incident]
         if not cases:
-            raise AuthorityError(f"there is no incident {options.incident}")
+            raise AuthorityError(
+                f"there is no incident {options.incident}", "'authority incident show' lists them"
+            )
     if options.json:
         print_json(cases)
     elif not cases:
@@ -129,7 +138,7 @@ def _timeline(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"timeline": told.timeline, "reach": told.reach.plain()})
         return 0
-    from authority.cli.audit import summary
+    from authority.cli.entries import summary
 
     rows = [
         (str(e["seq"]), when(e["time"])[11:23], e.get("run", "-"), e["kind"], summary(e))

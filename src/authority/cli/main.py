@@ -51,6 +51,7 @@ COMMANDS: dict[str, str] = {
     "doctor": "what this machine can protect, and what is missing",
     "completion": "completion for bash, zsh or fish",
 }
+WRONG = 2
 REFUSED = 125
 _WAYS = {
     errno.EACCES: "call as the user whose it is, or name another place (--state: the state directory)",
@@ -81,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:  # also when a parser has shown its help and leaves
             sys.stdout.flush()
     except AuthorityError as error:
+        if getattr(error, "wrong_usage", False):
+            return failed(error.message, error.hint, as_json=False, code=WRONG)
         return failed(error.message, error.hint, as_json)
     except KeyboardInterrupt:
         return 130
@@ -160,7 +163,7 @@ def program() -> NoReturn:
     sys.exit(code)
 
 
-def failed(message: str, hint: str, as_json: bool) -> int:
+def failed(message: str, hint: str, as_json: bool, code: int = REFUSED) -> int:
     """Say what is wrong and what to do; the exit code for it."""
     if as_json:
         try:
@@ -171,7 +174,7 @@ def failed(message: str, hint: str, as_json: bool) -> int:
     print(f"authority: {message}", file=sys.stderr)
     if hint:
         print(f"  {hint}", file=sys.stderr)
-    return REFUSED
+    return code
 
 
 if __name__ == "__main__":

@@ -8,16 +8,16 @@ the control without any sandbox came out as they should. With
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from authority.cli.common import print_json, table
+from authority.cli.usage import Parser
 from authority.matrix.verdict import Result
 
 
 def main(arguments: Sequence[str]) -> int:
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="authority matrix",
         description="The specification's thirteen tests, live, in a temporary state directory.",
     )

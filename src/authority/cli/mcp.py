@@ -17,12 +17,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from authority.cli.run import Follower, add_options, parsed, request
+from authority.cli.usage import Parser
 from authority.gate import statedir
 
 
 def options_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options before `--`, and the server's command after it."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="authority mcp",
         usage="authority mcp --policy FILE [options] -- SERVER [argument ...]",
         description="Stand between an MCP client and a server: the server contained, each call judged.",
@@ -36,8 +37,8 @@ def options_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
 
 def main(arguments: Sequence[str]) -> int:
     options, server = options_of(arguments)
-    directory = statedir.open_existing((options.state or statedir.default_root()).absolute())
     body = {**request(options, server), "name": options.name}
+    directory = statedir.open_existing((options.state or statedir.default_root()).absolute())
     between = _Between(directory, quiet=True, as_json=False)
     return between.follow("/v1/mcp", body, accept=options.accept_policy)
 

@@ -17,6 +17,7 @@ from authority.audit import query
 from authority.audit.errors import BodyMissing
 from authority.audit.store import ContentStore
 from authority.cli.common import add_common, parser, print_json, state_of, table
+from authority.cli.usage import Usage, whole
 from authority.errors import AuthorityError
 from authority.gate import policyfile
 from authority.gate.client import client
@@ -30,19 +31,47 @@ from authority.proof.certificate import Certificate, CertificateError
 from authority.proof.dead import dead_rules
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_PROVE = """Decide statements about all requests that a policy can be asked about: in FILE, one a line,
+or given with --statement. A request that shows a statement wrong is named."""
+_FORMS = (
+    "statements:\n"
+    + "\n".join(f"  {form}" for form in statements.FORMS)
+    + """
+
+  EFFECT is a name (http.request), a family (http.*) or *; PATTERN as in a policy. For example
+    never 'http.request' to '*.internal'
+    every 'http.request' to 'https://pay.example/**' needs an approval
+    at most 50 tool_calls
+
+exit code: 0 all are proved, 1 one is not. docs/proof.md says what each means."""
+)
 
 
 def main(arguments: Sequence[str]) -> int:
-    made = parser("policy", "Prove statements about policies.")
-    parts = made.add_subparsers(dest="what", required=True, metavar="WHAT")
-    one = parts.add_parser("prove", help="decide statements about all requests")
+    made = parser("policy", "Decide what a policy allows, for all requests at once.")
+    parts = made.add_subparsers(dest="what", required=True, metavar="prove|diff|dead|recheck")
+    one = parts.add_parser(
+        "prove", help="decide statements about all requests", description=_PROVE,
+        formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_FORMS,
+    )  # fmt: skip
     one.add_argument("file", nargs="?", type=Path, metavar="FILE", help="statements, one a line")
-    one.add_argument("--policy", required=True, metavar="POLICY", help="a file, or a digest")
-    one.add_argument("--statement", action="append", default=[], metavar="TEXT")
+    one.add_argument(
+        "--policy",
+        required=True,
+        metavar="POLICY",
+        help="a file, or the digest of one that a run had",
+    )
+    one.add_argument(
+        "--statement",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="one of the forms below; may be repeated",
+    )
     _recorded(one)
     one = parts.add_parser("diff", help="what NEW allows and OLD does not")
-    one.add_argument("old", metavar="OLD")
-    one.add_argument("new", metavar="NEW")
+    one.add_argument("old", metavar="OLD", help="a file, or the digest of one that a run had")
+    one.add_argument("new", metavar="NEW", help="the same")
     one.add_argument("--prove", action="store_true", help="decide it for all requests")
     one.add_argument(
         "--except", dest="exceptions", action="append", default=[], metavar="TEXT",
@@ -50,10 +79,12 @@ def main(arguments: Sequence[str]) -> int:
     )  # fmt: skip
     _recorded(one)
     one = parts.add_parser("dead", help="rules that do nothing")
-    one.add_argument("policy", metavar="POLICY")
+    one.add_argument("policy", metavar="POLICY", help="a file, or a digest")
     one = parts.add_parser("recheck", help="check a certificate again")
-    one.add_argument("certificate", nargs="?", type=Path, metavar="FILE")
-    one.add_argument("--entry", type=int, help="the certificate of this entry of the log")
+    one.add_argument(
+        "certificate", nargs="?", type=Path, metavar="FILE", help="as --certificate wrote it"
+    )
+    one.add_argument("--entry", type=whole, help="the certificate of this entry of the log")
     one.add_argument(
         "--policy", action="append", default=[], metavar="POLICY",
         help="it has to be about this policy (old before new)",
@@ -90,7 +121,7 @@ def _prove(options: argparse.Namespace) -> int:
         text = options.file.read_text("utf-8", errors="strict")
         texts += [each.text for each in statements.read(text, base=base)]
     if not texts:
-        raise AuthorityError("there is nothing to prove", "name a file, or give --statement")
+        raise Usage("there is nothing to prove", "name a file of statements, or give --statement")
     policy = _policy(options.policy, options)
     found = certificates.prove(policy, texts, base=base, version=__version__)
     return _end(options, found)
@@ -105,7 +136,7 @@ def _diff(options: argparse.Namespace) -> int:
             options, certificates.compare(old, new, exceptions, base=base, version=__version__)
         )
     if options.exceptions or options.record or options.certificate:
-        raise AuthorityError("--except, --record and --certificate go with --prove")
+        raise Usage("--except, --record and --certificate go with --prove")
     trees = [canonical.decode(each.canonical)["tree"] for each in (old, new)]
     lines = widened(*trees)
     if options.json:
@@ -138,7 +169,7 @@ def _dead(options: argparse.Namespace) -> int:
 
 def _recheck(options: argparse.Namespace) -> int:
     if (options.certificate is None) == (options.entry is None):
-        raise AuthorityError("name a certificate, or an entry with --entry")
+        raise Usage("name a certificate, or an entry with --entry")
     if options.entry is None:
         data = options.certificate.read_bytes()
     else:

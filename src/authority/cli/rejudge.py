@@ -19,7 +19,9 @@ from authority.rejudge.whatif import WhatIf, what_if
 
 def main(arguments: Sequence[str]) -> int:
     made = parser("rejudge", "Ask recorded runs of another policy.")
-    made.add_argument("--policy", type=Path, required=True, metavar="NEW")
+    made.add_argument(
+        "--policy", type=Path, required=True, metavar="NEW", help="the policy to ask (TOML or JSON)"
+    )
     made.add_argument("run", nargs="*", metavar="RUN", help="runs of the log (default: all)")
     options = made.parse_args(arguments)
     directory = state_of(options)

@@ -19,6 +19,7 @@ from authority.audit.store import ContentStore
 from authority.audit.verification import verify
 from authority.cli.bundle import outside_key
 from authority.cli.common import parser, print_json, state_of
+from authority.cli.usage import Usage, whole
 from authority.errors import AuthorityError
 from authority.gate import policyfile, statedir
 from authority.gate.statedir import StateDir
@@ -50,7 +51,7 @@ def _live(options: argparse.Namespace) -> int:
     from authority.cli.run import Follower
 
     if not options.live or options.after is None or not options.run or options.bundle:
-        raise AuthorityError("--from N and --live go together, with a run of this state directory")
+        raise Usage("--from N and --live go together, with a run of this state directory")
     directory = state_of(options)
     begun = recording.read(query.lines(directory.log), options.run).start
     if not begun.policy_path or not Path(begun.policy_path).is_file():
@@ -63,11 +64,9 @@ def _live(options: argparse.Namespace) -> int:
 
 def _recorded(options: argparse.Namespace) -> Report:
     """A run of this state directory."""
-    directory = state_of(options)
     if not options.run:
-        raise AuthorityError(
-            "name the run to play", "'authority audit query --kind run.start' lists them"
-        )
+        raise Usage("name the run to play", "'authority audit query --kind run.start' lists them")
+    directory = state_of(options)
     report = verify(directory.log)
     if not report.ok:
         raise AuthorityError(
@@ -120,14 +119,19 @@ def _values(options: argparse.Namespace) -> dict[str, str]:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     made = parser("replay", "Play a recorded run again: nothing is performed, the log answers.")
-    made.add_argument("run", metavar="RUN", nargs="?")
+    made.add_argument(
+        "run",
+        metavar="RUN",
+        nargs="?",
+        help="its id, as 'authority audit query --kind run.start' lists them",
+    )
     made.add_argument("--bundle", type=Path, metavar="FILE", help="play the run of a bundle")
     made.add_argument(
         "--key", help="with --bundle: the log's public key, from outside, or its file"
     )
-    made.add_argument("--until", type=int, metavar="N", help="stop when entry N was asked for")
+    made.add_argument("--until", type=whole, metavar="N", help="stop when entry N was asked for")
     made.add_argument(
-        "--from", type=int, dest="after", metavar="N", help="with --live: go on after entry N"
+        "--from", type=whole, dest="after", metavar="N", help="with --live: go on after entry N"
     )
     made.add_argument(
         "--live", action="store_true", help="perform for real after entry N: a new run"
@@ -146,7 +150,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise AuthorityError(f"--env {printable(text, 64)} is not NAME=VALUE")
+        raise Usage(f"--env {printable(text, 64)} is not NAME=VALUE")
     return name, value
 
 

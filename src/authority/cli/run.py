@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 from authority.cli import terminal
+from authority.cli.usage import Parser, Usage
 from authority.errors import AuthorityError
 from authority.gate import starting, statedir
 from authority.gate.client import Client, GateError, client, token_of
@@ -41,7 +42,7 @@ _UNSAID = 20
 
 def options_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options before `--` (or the first word that is none), and the program after it."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="authority run",
         usage="authority run --policy FILE [options] -- PROGRAM [argument ...]",
         description="Run a program in a sandbox whose only way out is the gate.",
@@ -123,8 +124,8 @@ def add_options(made: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     options, program = options_of(arguments)
-    directory = statedir.open_existing((options.state or statedir.default_root()).absolute())
     body = request(options, program)
+    directory = statedir.open_existing((options.state or statedir.default_root()).absolute())
     body["isolation"], body["emulate"] = options.isolation, options.emulate
     if options.suggest:
         body["suggest"] = True
@@ -160,7 +161,7 @@ def _say_what_takes_long(*, emulate: bool) -> None:
 def request(options: argparse.Namespace, program: list[str]) -> dict[str, Any]:
     """The body of a call that starts a run; the gate asks for more. Raises `PolicyFileError`."""
     if options.policy is None and not getattr(options, "suggest", False):
-        raise AuthorityError(
+        raise Usage(
             "no policy was named", "name one with --policy; 'authority init' writes a starter"
         )
     body = starting.begin(options.policy, program, os.getcwd())

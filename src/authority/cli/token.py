@@ -13,6 +13,7 @@ from typing import Any
 
 from authority import tokens
 from authority.cli.common import add_common, print_json, state_of, when
+from authority.cli.usage import Parser, whole
 from authority.errors import AuthorityError
 from authority.gate.client import client
 from authority.kernel import capabilities
@@ -20,10 +21,12 @@ from authority.kernel.policy_values import duration
 
 
 def main(arguments: Sequence[str]) -> int:
-    made = argparse.ArgumentParser(prog="authority token", description=__doc__.split("\n")[0])
-    parts = made.add_subparsers(dest="what", required=True, metavar="mint|attenuate|...")
+    made = Parser(
+        prog="authority token", description="Capabilities: what a run, or a part of it, may do."
+    )
+    parts = made.add_subparsers(dest="what", required=True, metavar="mint|attenuate|inspect|revoke")
     one = parts.add_parser("mint", help="a capability for a running run")
-    one.add_argument("run")
+    one.add_argument("run", help="its id, as 'authority gate status' lists them")
     _restrictions(one)
     one = parts.add_parser("attenuate", help="a narrower token from one that you hold")
     one.add_argument("token", help="auth1_..., or - for standard input")
@@ -32,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     one.add_argument("token", help="auth1_..., or - for standard input")
     one = parts.add_parser("revoke", help="kill a capability and all that was made from it")
     one.add_argument("token", help="auth1_..., an id, or - for standard input")
-    one.add_argument("--reason", default="")
+    one.add_argument("--reason", default="", help="why; it is recorded")
     for part in parts.choices.values():
         add_common(part)
     options = made.parse_args(arguments)
@@ -48,9 +51,14 @@ def _restrictions(made: argparse.ArgumentParser) -> None:
                       help="absolute, such as fs:/data/** or 'GET https://host/**'")  # fmt: skip
     made.add_argument("--method", action="append", metavar="EFFECT", help="such as fs.read or fs.*")
     made.add_argument("--expires", metavar="IN", help="from now, such as 10m")
-    made.add_argument("--count", type=int, help="how many uses")
+    made.add_argument("--count", type=whole, help="how many uses")
     made.add_argument("--rate", metavar="N/TIME", help="such as 10/1m")
-    made.add_argument("--quota", action="append", metavar="ARGUMENT=LIMIT")
+    made.add_argument(
+        "--quota",
+        action="append",
+        metavar="ARGUMENT=LIMIT",
+        help="the sum of a whole-number argument over all uses; repeatable",
+    )
     made.add_argument("--approval", action="store_true", help="a person approves each use")
     made.add_argument("--run-only", action="store_true", help="not for children of the run")
 
