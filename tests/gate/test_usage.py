@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from authority.cli import entries
-from authority.cli.main import COMMANDS, main
+from authority.cli import closing, entries
+from authority.cli.common import table
+from authority.cli.main import COMMANDS, failed, main
 
 FOREIGN = "x\x1b[31m\u202egnp\n"
 WRONG = [
@@ -143,3 +144,28 @@ def test_an_entry_in_full_has_a_row_for_each_member(capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out) == entry
     entries.listed([], as_json=False)
     assert capsys.readouterr().out == "no entry matches\n"
+
+
+def test_no_name_acts_on_the_terminal_from_a_table_or_the_end_of_a_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table(FOREIGN, (FOREIGN,), [(FOREIGN,), ("a\\u202eb",)])
+    closing.show(
+        {
+            "run": "b4dbe791a363", "reason": "exited", "code": 0, "done": {"fs.read": 1},
+            "denied": {}, "failed": {}, "budgets": {"limit": {}, "spent": {}},
+            "first_denials": [
+                {"seq": 3, "code": "E_POLICY_DENY", "effect": "fs.read", "resource": FOREIGN}
+            ],
+            "acts_later": {FOREIGN: "a git hook"},
+            "label": {"sources": [FOREIGN], "secrets": [FOREIGN]},
+            "protection": {"contained": True, "program": FOREIGN},
+            "head": {"seq": 9, "hash": "0" * 64},
+        }
+    )  # fmt: skip
+    assert failed(FOREIGN, FOREIGN, as_json=False) == 125
+    said = "".join(capsys.readouterr())
+    assert said.isascii()
+    assert not any(ord(c) < 32 and c != "\n" for c in said)
+    assert said.count("x\\u001b[31m\\u202egnp\\u000a") == 10
+    assert "\n  a\\u202eb\n" in said  # what was escaped already stays as it is

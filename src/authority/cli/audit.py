@@ -310,6 +310,12 @@ def _prove(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     directory = state_of(options)
+    last = max((e["seq"] for e in query.tail(directory.log, last=1)), default=-1)
+    if not options.first <= options.last <= last:
+        raise AuthorityError(
+            f"entries {options.first} to {options.last} are no range of this log",
+            f"its entries are 0 to {last}",
+        )
     lines = prove.export(directory.log, options.first, options.last, _key(directory))
     if options.output is None:
         for line in lines:

@@ -6,6 +6,7 @@ import sys
 import textwrap
 
 from authority.cli.common import amount, columns_of, table
+from authority.kernel.printing import harmless
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def show(end: dict[str, Any]) -> None:
         table(
             "denied ('authority why ENTRY' explains)",
             ("entry", "code", "effect", "resource"),
-            [(d["seq"], d["code"], d["effect"], d["resource"][:70]) for d in end["first_denials"]],
+            [(d["seq"], d["code"], d["effect"], d["resource"]) for d in end["first_denials"]],
             right=("entry",),
             file=out,
         )
@@ -43,14 +44,14 @@ def show(end: dict[str, Any]) -> None:
         table(
             "written in its own repositories and folders, and acts later: look before you use it",
             ("what it is", "resource"),
-            [(what, name[:90]) for name, what in sorted(end["acts_later"].items())],
+            [(what, name) for name, what in sorted(end["acts_later"].items())],
             file=out,
         )
     sources = end["label"]["sources"]
     if sources or end["label"]["secrets"]:
         named = ", ".join([*sources[:3], *end["label"]["secrets"]])
         more = f" and {len(sources) - 3} more" if len(sources) > 3 else ""
-        print(f"label: shaped by {named}{more}", file=out)
+        print(f"label: shaped by {harmless(named)}{more}", file=out)
     print(f"protection: {_fitted(_protection(end['protection']), out)}", file=out)
     print(f"log head: entry {end['head']['seq']} {end['head']['hash']}", file=out)
 
@@ -67,7 +68,7 @@ def _budgets(budgets: dict[str, dict[str, int]]) -> list[tuple[str, ...]]:
 
 def _fitted(parts: list[str], out: TextIO) -> str:
     """On a terminal as many to a line as it has room for, each line after the first indented."""
-    text = ", ".join(parts)
+    text = harmless(", ".join(parts))
     if not out.isatty():
         return text
     return textwrap.fill(

@@ -12,7 +12,7 @@ from authority.cli.usage import Parser
 from authority.errors import AuthorityError
 from authority.gate import statedir
 from authority.gate.statedir import StateDir
-from authority.kernel.printing import printable
+from authority.kernel.printing import harmless, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,13 +80,14 @@ def table(
     right: Sequence[str] = (),
     file: Any = None,
 ) -> None:
-    """A table: rich on a terminal, tab-free aligned text elsewhere. Cells are printable text.
+    """A table: rich on a terminal, tab-free aligned text elsewhere. Nothing in a cell can act there.
 
     So is one that is too wide for the terminal: no cell is cut, and in a row that does not fit the last
     cell stands below, by itself.
     """
     out = file or sys.stdout
-    body = [list(map(str, row)) for row in rows]
+    title, columns = harmless(title), [harmless(column) for column in columns]
+    body = [[harmless(str(cell)) for cell in row] for row in rows]
     widths = [
         max(len(column), *(len(row[i]) for row in body)) if body else len(column)
         for i, column in enumerate(columns)

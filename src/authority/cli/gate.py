@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         "",
         ("run", "program", "requests", "denials"),
         [
-            (r["run"], " ".join(r["program"])[:60] or "(attached)", r["requests"], r["denials"])
+            (r["run"], " ".join(r["program"]) or "(attached)", r["requests"], r["denials"])
             for r in found["runs"]
         ],
         right=("requests", "denials"),

@@ -17,7 +17,7 @@ import os
 import sys
 
 from authority.errors import AuthorityError
-from authority.kernel.printing import printable
+from authority.kernel.printing import harmless, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -171,9 +171,9 @@ def failed(message: str, hint: str, as_json: bool, code: int = REFUSED) -> int:
             return REFUSED
         except OSError:  # it takes nothing, which is then what is wrong
             _drop_unsaid()
-    print(f"authority: {message}", file=sys.stderr)
+    print(f"authority: {harmless(message)}", file=sys.stderr)
     if hint:
-        print(f"  {hint}", file=sys.stderr)
+        print(f"  {harmless(hint)}", file=sys.stderr)
     return code
 
 

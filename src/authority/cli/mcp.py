@@ -19,6 +19,7 @@ from typing import Any
 from authority.cli.run import Follower, add_options, parsed, request
 from authority.cli.usage import Parser
 from authority.gate import statedir
+from authority.kernel.printing import harmless
 
 
 def options_of(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -53,4 +54,4 @@ class _Between(Follower):
         return super()._event(event)
 
     def _say(self, text: str) -> None:
-        print(f"authority mcp: {text}", file=sys.stderr)
+        print(f"authority mcp: {harmless(text)}", file=sys.stderr)

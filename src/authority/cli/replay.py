@@ -177,7 +177,7 @@ def _said(options: argparse.Namespace) -> Callable[[dict[str, Any]], None]:
             out.write(event["text"])
             out.flush()
         elif event["event"] == "trouble":
-            print(f"authority: {event['text']}", file=sys.stderr)
+            print(f"authority: {printable(event['text'])}", file=sys.stderr)
 
     return said
 

@@ -26,7 +26,7 @@ from authority.cli.usage import Parser, Usage
 from authority.errors import AuthorityError
 from authority.gate import starting, statedir
 from authority.gate.client import Client, GateError, client, token_of
-from authority.kernel.printing import printable
+from authority.kernel.printing import harmless, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class Follower:
         print("authority: this policy allows more than the last one from the same path:",
               file=sys.stderr)  # fmt: skip
         for line in wider:
-            print(f"  + {line}", file=sys.stderr)
+            print(f"  + {harmless(line)}", file=sys.stderr)
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             return False
         sys.stderr.write("accept it? [y/N] ")
@@ -336,7 +336,7 @@ class Follower:
                 self._unsaid.append(text)
             return
         self._clear()
-        print(f"authority: {text}", file=sys.stderr)
+        print(f"authority: {harmless(text)}", file=sys.stderr)
 
     def _clear(self) -> None:
         if self._line:

@@ -18,6 +18,7 @@ from authority.errors import AuthorityError
 from authority.gate.client import client
 from authority.kernel import capabilities
 from authority.kernel.policy_values import duration
+from authority.kernel.printing import printable
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -120,13 +121,24 @@ def _inspect(options: argparse.Namespace) -> int:
         shown_links = [{"id": i, "restriction": plain} for i, plain in links]
         print_json({"kid": token.kid, "run": token.run, "links": shown_links})
         return 0
-    print(f"for run {token.run}, made with key {token.kid} (whether it is genuine, the gate knows)")
+    print(
+        f"for run {printable(token.run)}, made with key {printable(token.kid)} "
+        "(whether it is genuine, the gate knows)"
+    )
     for depth, (name, plain) in enumerate(links):
         print(f"{'  ' * depth}{name}")
         for key, value in plain.items():
-            shown = when(value) if key in {"expires", "not_before"} else value
+            shown = when(value) if key in {"expires", "not_before"} else _said(value)
             print(f"{'  ' * depth}  {key}: {shown}")
     return 0
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_said, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{printable(key)} {_said(each)}" for key, each in value.items())
+    return printable(str(value))
 
 
 def _revoke(options: argparse.Namespace) -> int:

@@ -252,7 +252,7 @@ def _show(found: dict[str, Any]) -> None:
     print(f"  because  {printable(found['reason'])}")
     if found["rule"]:
         print(f"  rule     {printable(found['rule'])}")
-    if found["missing"]:
+    if found["missing"] and found["missing"] != found["reason"]:
         print(f"  missing  {printable(found['missing'])}")
     for number, way in enumerate(found["ways"], 1):
         print(f"  {number}. {printable(way['what'])}")

@@ -104,5 +104,6 @@ def _file_warnings(policy: Policy, key: str, rule: str, wishes: Sequence[Wish]) 
                     return
     if any(wish.folder for wish in wishes):
         yield "a folder: with this it may be entered and listed, and what is wanted in it shows next"
-    if not rule.startswith("./"):
+    base = file_segments(policy.layers[0].base, None)
+    if any(file_segments(wish.resource, None)[: len(base)] != base for wish in wishes):
         yield "outside the policy's folder"
