@@ -6,7 +6,8 @@ Rules
   what was counted, and dies with it. Only the parent waits for it, and only parent and child send
   each other messages.
 - A message is committed before it is put into the other's mailbox, and carries its sender's label;
-  receiving it joins that label to the receiver's. A full mailbox refuses: nothing is dropped.
+  receiving it joins that label to the receiver's, and so does being told that there is none the labels
+  of all who may send some. A full mailbox refuses: nothing is dropped.
 - What the parent learns about a child's end is shaped by the child, so it carries the child's label.
 - Waiting is bounded: `timeout_ms` up to a minute, then an empty answer.
 """
@@ -145,7 +146,10 @@ class Messages:
             run.mail.clear()
             await _within(run.mail, call.arguments.timeout_ms)
         if not run.mailbox:
-            return Performed({})
+            # Whoever may send some, and did not, has said that.
+            info = self._state.runs.get(call.run)
+            silent = flows.missing(self._state, info, call.effect, call.resource) if info else CLEAN
+            return Performed({}, carried=silent)
         sender, data, label = run.mailbox.popleft()
         return Performed({"from": sender, "data": data}, facts={"from": sender}, carried=label)
 

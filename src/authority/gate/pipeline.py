@@ -37,7 +37,7 @@ from authority.gate.room import Room, answer_bound
 from authority.gate.tallies import Tallies
 from authority.gate.underway import UnderWay, stage
 from authority.kernel import decide as kernel
-from authority.kernel import entries, flows
+from authority.kernel import entries, flows, relatives
 from authority.kernel.canonical import printable
 from authority.kernel.codes import SENTENCES, Code, Layer
 from authority.kernel.denials import rendering
@@ -111,8 +111,8 @@ class Pipeline:
             self.submit(asked, reply)
 
     def blind(self, run: str) -> bool:
-        """Whether a run gets no receipts: it holds handles."""
-        return self.hidden.blind(run)
+        """Whether a run gets no receipts: it holds handles, or a relative has read what it has not."""
+        return self.hidden.blind(run) or relatives.estranged(self.ledger.state, run)
 
     def look_up(self, effect: str) -> LookUp | None:
         """What finds facts for a decision about an effect."""

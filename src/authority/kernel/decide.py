@@ -24,14 +24,14 @@ Rules
 
 from __future__ import annotations
 
-from authority.kernel import budgets, entries, handles, models, sinks
+from authority.kernel import budgets, entries, handles, models, relatives, sinks
 from authority.kernel.capabilities import WAYS, Refusal, scope, use
 from authority.kernel.codes import Code, Layer
 from authority.kernel.decide_labels import No as _No
 from authority.kernel.decide_labels import hidden, known, labels, placed
 from authority.kernel.entries import AnyEntry, Body
 from authority.kernel.facts import Facts, Request
-from authority.kernel.labels import Label
+from authority.kernel.labels import CLEAN, Label
 from authority.kernel.policy import Policy
 from authority.kernel.rates import UsageDelta
 from authority.kernel.requests import EFFECTS, Spec
@@ -105,14 +105,15 @@ def decide(state: State, policy: Policy | None, request: Request, facts: Facts) 
         final=request.effect == "output",
         at=now,
     )
+    label = _granted(state, policy, run, request, facts, reserve)
     if request.handle:
         verdict.handle = f"h{len(run.handles) + 1}"
-        label = sinks.answered(state, run, policy, request)
+        label = label.join(sinks.answered(state, run, policy, request))
         verdict.hinges = sinks.hinges(state, run, policy, request)
-        verdict.sources, verdict.secrets = sorted(label.sources), sorted(label.secrets)
         verdict.shaped = sorted(found.sent.sources)
         verdict.parts, verdict.filled = placed(run, request), facts.filled
         verdict.endorsed = dict(found.endorsed)
+    verdict.sources, verdict.secrets = sorted(label.sources), sorted(label.secrets)
     return [*derived, verdict]
 
 
@@ -234,7 +235,8 @@ def _capability(state: State, request: Request, facts: Facts, now: int) -> dict[
         return {}
     deltas = use(token, state.usage, now=now, numbers=facts.numbers)
     if isinstance(deltas, Refusal):
-        raise _No(deltas.code, layer, deltas.reason)
+        told = relatives.kin(state, request.run)
+        raise _No(deltas.code, layer, deltas.reason, told=told)
     return deltas
 
 
@@ -343,6 +345,7 @@ def _fits(state: State, run: Run, reserve: dict[str, int]) -> None:
             Layer.BUDGET,
             f"{lack.dimension} of {lack.account}: {lack.wanted} wanted, {lack.left} left",
             f"budgets.{lack.dimension}",
+            told=relatives.used(state, lack.account),
         )
 
 
@@ -357,6 +360,28 @@ def _model(
         return models.worst(request.effect, facts.looked_up, terms, chain)
     except models.Unbounded as why:
         raise _No(Code.BUDGET_EXCEEDED, Layer.BUDGET, str(why), why.rule) from None
+
+
+def _granted(
+    state: State,
+    policy: Policy | None,
+    run: Run,
+    request: Request,
+    facts: Facts,
+    reserve: dict[str, int],
+) -> Label:
+    """What it brings that a model may say no more than is left: whoever used the rest."""
+    label = CLEAN
+    if request.effect not in models.EFFECTS or policy is None or request.resource is None:
+        return label
+    for name in run.accounts:
+        if state.accounts[name].limit.keys() & set(models.TOKENS):
+            label = label.join(relatives.used(state, name))
+    if label <= run.label:
+        return CLEAN
+    terms = policy.model(request.resource.name)
+    whole = models.worst(request.effect, facts.looked_up, terms, ())
+    return label if any(reserve.get(d, 0) != whole.get(d, 0) for d in models.TOKENS) else CLEAN
 
 
 def _denied(
@@ -393,6 +418,8 @@ def _denied(
         given=facts.problem is not None,
         reserve=reserve,
     )
+    if run is not None and not no.told <= run.label:
+        denied.sources, denied.secrets = sorted(no.told.sources), sorted(no.told.secrets)
     if run is not None and request.parts:
         denied.parts, denied.filled = placed(run, request), facts.filled
     if run is not None and no.hidden:

@@ -14,13 +14,15 @@ from authority.kernel import sinks
 from authority.kernel.codes import Code, Layer
 from authority.kernel.facts import Facts, Request
 from authority.kernel.handles import HANDLES_LIMIT, Part
+from authority.kernel.labels import CLEAN, Label
 from authority.kernel.policy import Policy
 from authority.kernel.sinks import Finding
 from authority.kernel.state import Run, State
 
 
 class No(Exception):
-    """A stage said no. Never leaves the decision. `hidden`: nobody is told."""
+    """A stage said no. Never leaves the decision. `hidden`: nobody is told; `told`: the label of what
+    is told by it."""
 
     def __init__(
         self,
@@ -30,10 +32,11 @@ class No(Exception):
         rule: str = "",
         approval: str = "",
         hidden: bool = False,
+        told: Label = CLEAN,
     ) -> None:
         super().__init__(reason)
         self.code, self.layer, self.reason, self.rule = code, layer, reason, rule
-        self.approval, self.hidden = approval, hidden
+        self.approval, self.hidden, self.told = approval, hidden, told
 
 
 def labels(state: State, policy: Policy | None, run: Run, request: Request) -> tuple[Finding, str]:

@@ -23,6 +23,7 @@ from authority.kernel.incidents import Case, refusal, take
 from authority.kernel.labels import Label
 from authority.kernel.own_files import follow
 from authority.kernel.rates import Usage, add, subtract
+from authority.kernel.relatives import move
 from authority.kernel.state import (
     PINS_LIMIT,
     STATE_ACCOUNT,
@@ -141,6 +142,8 @@ def _forget(state: State, name: str) -> None:
     run = state.runs[name]
     for child in run.children:
         _forget(state, child)
+    if state.accounts[STATE_ACCOUNT].limit:
+        state.used = state.used.join(run.label)
     _in_doubt(state, run)
     del state.runs[name]
     del state.accounts[run.accounts[0]]
@@ -178,6 +181,9 @@ def _admit(state: State, e: entries.Admit) -> None:
         return
     if e.handle:
         _held(state, run, e)
+    else:
+        _raise_label(run, e)  # what was granted tells of what is left
+        move(run, e.seq, e.effect, e.resource, e.verb)
     budgets.reserve(state.accounts, run.accounts, e.reserve)
     label = run.label.join(Label(frozenset(e.sources), frozenset(e.secrets)))
     state.open[e.seq] = Open(
@@ -235,13 +241,17 @@ def _outcome(state: State, e: entries.Outcome) -> None:
             file_labels.done(state.files, *what, label)
 
 
+_Telling = entries.Admit | entries.Outcome | entries.Chunk | entries.Tally | entries.Denied
+"""Entries of what a program is told."""
+
+
 def _born(held: Held, e: entries.Outcome) -> None:
     """The answer is kept; the program has seen nothing of it."""
     held.born = e.seq
     held.label = held.label.join(Label(frozenset(e.sources), frozenset(e.secrets)))
 
 
-def _raise_label(run: Run, e: entries.Outcome | entries.Chunk | entries.Tally) -> None:
+def _raise_label(run: Run, e: _Telling) -> None:
     """What the program saw joins the run's label."""
     if e.sources or e.secrets:
         for source in e.sources:
@@ -276,6 +286,7 @@ def _denied(state: State, e: entries.Denied) -> None:
         _held(state, run, e)
         run.handles[e.handle].born = e.seq
         return
+    _raise_label(run, e)
     run.number = e.number
     spent = {"requests": 1}
     if not e.again:

@@ -10,9 +10,9 @@ Pure. Rules
   no word of it, no length, no error's text.
 - What a recorded field *hinges on*: all that decided whether the lookup was made and with what, and
   whether calls of the run and its family were made before that may have changed what there is to
-  record (`moved`). It carries this label alone where its absence could be seen: in what a call on
-  handles leaves, and when it is read. Where it steers it has the label of every trusted field
-  (`sinks.part_label`).
+  record (`moved`): calls on handles, and those of a relative that had read untrusted words. It carries
+  this label alone where its absence could be seen: in what a call on handles leaves, and when it is
+  read. Where it steers it has the label of every trusted field (`sinks.part_label`).
 - A typed part is no field: it carries the whole handle's label. So does a field of an answer that is
   recorded in a log from before there were shapes, as far as its call was made with handles.
 """
@@ -20,20 +20,15 @@ Pure. Rules
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from authority.kernel import pointers, resources
 from authority.kernel.handles import Held, Part
 from authority.kernel.labels import CLEAN, Label
 from authority.kernel.policy import Policy
-from authority.kernel.state import Run, State
-
-_IDLE = frozenset(
-    {"model.chat", "value.compute", "fs.read", "fs.list", "fs.stat", "mcp.read"}
-    | {"msg.receive", "agent.wait"}
-)
-"""Effects that are answered with a handle and change nothing that a tool could tell of."""
+from authority.kernel.relatives import IDLE, family
+from authority.kernel.state import Moved, Run, State
 
 
 def recorded(policy: Policy, held: Held, path: str, *, typed: bool) -> bool:
@@ -86,38 +81,33 @@ class Moves(NamedTuple):
 
 
 def moved(state: State, policy: Policy, run: Run) -> Moves:
-    """The calls on handles of the run's family that may have changed what a tool finds."""
+    """The calls of the run's family that may have changed what a tool finds: those on handles, and
+    those of a run that had read untrusted words."""
     known: dict[tuple[str, str, str], bool] = {}
-    found = []
-    for one in _family(state, run):
-        for held in one.handles.values():
-            what = (held.effect, held.resource, held.verb)
+    found: list[Held | Moved] = []
+    for one in family(state, run.id):
+        calls: list[Held | Moved] = [*one.handles.values(), *one.moved.values()]
+        for each in calls:
+            what = (each.effect, each.resource, each.verb)
             if what not in known:
-                known[what] = _changes(policy, held)
+                known[what] = _changes(policy, *what)
             if known[what]:
-                found.append(held)
-    found.sort(key=lambda held: held.asked)
+                found.append(each)
+    found.sort(key=lambda each: each.asked)
     labels = [CLEAN]
-    for held in found:
-        labels.append(labels[-1].join(Label(held.hinges, held.label.secrets)))
-    return Moves([held.asked for held in found], labels)
+    for each in found:
+        hinged = each.label.sources if isinstance(each, Moved) else each.hinges
+        labels.append(labels[-1].join(Label(hinged, each.label.secrets)))
+    return Moves([each.asked for each in found], labels)
 
 
-def _family(state: State, run: Run) -> Iterator[Run]:
-    todo = [[*state.ancestry(run.id)][-1]]
-    while todo:
-        one = state.runs[todo.pop()]
-        yield one
-        todo += [child for child in one.children if child in state.runs]
-
-
-def _changes(policy: Policy, held: Held) -> bool:
-    if held.effect == "tool.call":
-        rules = policy.tool_rules(resources.parse_text(held.resource))
+def _changes(policy: Policy, effect: str, resource: str, verb: str) -> bool:
+    if effect == "tool.call":
+        rules = policy.tool_rules(resources.parse_text(resource))
         return rules is None or rules.effect not in ("read", "none")
-    if held.effect == "http.request":
-        return held.verb not in ("GET", "HEAD")
-    return held.effect not in _IDLE
+    if effect == "http.request":
+        return verb not in ("GET", "HEAD")
+    return effect not in IDLE
 
 
 def cut(fields: tuple[str, ...], value: Any) -> Any:

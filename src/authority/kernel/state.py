@@ -59,10 +59,20 @@ class Open(msgspec.Struct):
     label: Label = CLEAN
 
 
+class Moved(msgspec.Struct):
+    """What a run was let do after it read untrusted words: when first, and under which labels."""
+
+    asked: int
+    effect: str
+    resource: str
+    verb: str = ""
+    label: Label = CLEAN
+
+
 class Run(msgspec.Struct):
     """One execution of an agent. `label_at` is the entry that raised its label last, `seen` the one
     that brought each source; `endorsed` are bits by rule. `hints` is the label of messages of which
-    nobody may see whether they came. `dry`: see `entries.RunStart`."""
+    nobody may see whether they came. `moved`: see `relatives`. `dry`: see `entries.RunStart`."""
 
     id: str
     policy: str
@@ -86,6 +96,7 @@ class Run(msgspec.Struct):
     handles: dict[str, Held] = {}
     endorsed: dict[str, int] = {}
     hints: Label = CLEAN
+    moved: dict[str, Moved] = {}
     dry: str = ""
 
 
@@ -113,7 +124,8 @@ class Pin(msgspec.Struct):
 
 
 class State(msgspec.Struct):
-    """Everything the kernel decides on. Times are microseconds since the epoch."""
+    """Everything the kernel decides on. Times are microseconds since the epoch. `used` is the label of
+    runs that are over and used what the state directory has limits for."""
 
     log: str = ""
     seq: int = -1
@@ -136,6 +148,7 @@ class State(msgspec.Struct):
     cases: dict[str, Case] = {}
     canaries: dict[str, str] = {}
     files: dict[str, Marked] = {}
+    used: Label = CLEAN
     version: str = ""
     two_people: bool = False
 
