@@ -232,7 +232,7 @@ class Lab:
         return context
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(50):
             while not holds():
                 await asyncio.sleep(0.005)
 
@@ -271,7 +271,7 @@ class Client:
         await self.writer.drain()
 
     async def head(self) -> bytes:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(50):
             return await self.reader.readuntil(b"\r\n\r\n")
 
     async def answer(self) -> tuple[int, bytes, bytes]:
@@ -279,7 +279,7 @@ class Client:
         head = await self.head()
         body = b""
         lower = head.lower()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(50):
             if b"content-length: " in lower:
                 length = int(lower.split(b"content-length: ")[1].split(b"\r\n")[0])
                 body = await self.reader.readexactly(length)
@@ -293,7 +293,7 @@ class Client:
         return int(head.split(b" ")[1]), head, body
 
     async def rest(self) -> bytes:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(50):
             try:
                 return await self.reader.read()
             except ConnectionError:
@@ -304,7 +304,7 @@ class Client:
         return await self.head()
 
     async def tls(self, context: ssl.SSLContext, host: str) -> None:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(50):
             await self.writer.start_tls(context, server_hostname=host)
 
     def close(self) -> None:

@@ -133,11 +133,11 @@ async def seat(policy: str = OPEN, budgets: dict[str, int] | None = None) -> Asy
         if made is not None and hasattr(made, "served"):
             made.kernel.stop()
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({made.served}, timeout=5)
+                await asyncio.wait({made.served}, timeout=60)
         if gate is not None:
             if made is not None:
                 made.run.stop("tested")
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     await made.run.ended.wait()
             gate._files.close()
             gate.ledger.log.close()
@@ -181,9 +181,9 @@ async def successor(seat: Seat) -> AsyncIterator[Later]:
         yield Later(seat, run, kernel)
     finally:
         kernel.stop()
-        await asyncio.wait({served}, timeout=5)
+        await asyncio.wait({served}, timeout=60)
         run.stop("tested")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await run.ended.wait()
 
 

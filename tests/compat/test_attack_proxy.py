@@ -278,7 +278,7 @@ def test_ten_thousand_tunnels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_worker_that_dies_takes_its_connections_and_no_more() -> None:
     async def main() -> None:
-        async with Echo() as server, lab(allowing(server.port)) as it, asyncio.timeout(30):
+        async with Echo() as server, lab(allowing(server.port)) as it, asyncio.timeout(60):
             client = await Client.to(it.port)
             await client.connect("db.test", server.port)
             it.started[0].sandbox.kill()

@@ -291,7 +291,7 @@ def test_a_client_hears_of_an_approval(own: Lab) -> None:
     async def body(session: ClientSession) -> Any:
         before = [t.name for t in (await session.list_tools()).tools]
         await asyncio.to_thread(approve, own)
-        for _ in range(100):
+        for _ in range(1000):
             await asyncio.sleep(0.05)
             if heard:
                 break

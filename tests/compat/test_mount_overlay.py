@@ -30,7 +30,7 @@ def dry(body: object, **more: object) -> None:
 
 async def ended(seat: Seat) -> tuple[Path, list[Change], str]:
     seat.kernel.stop()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await asyncio.wait({seat.served})
     seat.served.result()
     store = seat.root / "store"

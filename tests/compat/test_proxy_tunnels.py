@@ -110,7 +110,7 @@ def test_nothing_is_delivered_before_it_is_committed() -> None:
         it.door.flows[0].pieces.clear()
         for _ in range(20):
             await client.send(b"y" * 10)
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0)
         await client.reader.readexactly(200)
         assert len([1 for way, _ in it.door.flows[0].pieces if way == "out"]) <= 4
 
@@ -212,7 +212,7 @@ def test_the_first_flight_is_for_the_host_that_was_asked_for(tmp_path: Path) -> 
             bad = await Client.to(it.port)
             await bad.connect("db.test", server.port)
             with pytest.raises((ConnectionError, OSError)):
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     await bad.writer.start_tls(context, server_hostname=name or "")
             count = 1 if name else 2
             await it.until(lambda count=count: len(it.door.denied) >= count)

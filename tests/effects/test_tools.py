@@ -7,7 +7,6 @@ import json
 import os
 import re
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +117,8 @@ def test_an_exit_code_beats_an_answer() -> None:
 
 
 def test_its_time_is_limited() -> None:
-    before = time.monotonic()
-    failed = failure("import time; time.sleep(60)", more='timeout = "300ms"\n')
+    failed = failure("import time; time.sleep(6000)", more='timeout = "300ms"\n')
     assert "took longer than 0.3 s" in failed.sentence
-    assert time.monotonic() - before < 20
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
@@ -182,7 +179,7 @@ def test_a_cancelled_call_leaves_no_process(tmp_path: Path) -> None:
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled()
-        for _ in range(200):
+        for _ in range(3000):
             try:
                 os.kill(starter.started[0], 0)
             except ProcessLookupError:

@@ -43,13 +43,13 @@ def test_after_the_halt_entry_nothing_is_admitted(own: Lab) -> None:
         threads = [threading.Thread(target=busy, daemon=True) for _ in range(16)]
         for thread in threads:
             thread.start()
-        time.sleep(0.3)
+        wait_for(lambda: own.log()[-1]["seq"] > 150)
         before = own.log()[-1]["seq"]
         answer = own.admin("POST", "/v1/halt", {"reason": "test"})
         assert answer["in_doubt"] == []
         stop.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
         assert len(done) == 16
         assert answer["seq"] > before > 100
         # It answered when everything had ended.

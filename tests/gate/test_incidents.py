@@ -146,13 +146,15 @@ def test_no_request_is_admitted_after_the_halt(own: Lab) -> None:
     plant(own, "file", str(own.work / CANARY))
     ran = own.run(
         READ + "import threading\n"
+        "import time\n"
+        "done = []\n"
         "def busy():\n"
         "  h = connect()\n"
         "  while True:\n"
-        "    try: h.read('data/a.txt')\n"
+        "    try: h.read('data/a.txt'); done.append(1)\n"
         "    except Exception: return\n"
         "for _ in range(8): threading.Thread(target=busy, daemon=True).start()\n"
-        "import time; time.sleep(0.3)\n"
+        "while len(done) < 40: time.sleep(0.01)\n"
         f"try: g.read('{CANARY}')\nexcept Exception: pass\n"
         "time.sleep(30)\n"
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .lab import Attached, Lab, code_of
+from .lab import Attached, Lab, Ran, code_of
 
 POLICY = """\
 version = 1
@@ -145,21 +145,28 @@ def test_a_released_secret_goes_where_it_may_and_nowhere_else(lab: Lab) -> None:
 
 PRINTS = (
     "from authority.agent import connect\n"
-    "g = connect()\nprint('before', flush=True)\nimport time\ntime.sleep(.2)\n"
+    "g = connect()\nprint('before', flush=True)\ninput()\n"
     "print(g.read('payroll/all.csv').decode(), flush=True)\n"
 )
 
 
+def reads_when_told(lab: Lab, policy: str) -> Ran:
+    """What it printed before it read is an entry already: that can not be withheld any more."""
+    ran = lab.start(PRINTS, policy).said("before")
+    lab.input(ran, b"\n", eof=True)
+    return ran.end()
+
+
 def test_a_secret_is_not_printed_without_release(lab: Lab) -> None:
-    ran = lab.run(PRINTS, POLICY)
+    ran = reads_when_told(lab, POLICY)
     assert ran.out == "before\n"
     assert [e["code"] for e in ran.events if e["event"] == "withheld"] == ["E_TAINT"]
-    assert lab.run(PRINTS, RELEASE).out == "before\nsecret\n"
+    assert reads_when_told(lab, RELEASE).out == "before\nsecret\n"
 
 
 def test_what_may_reveal_a_secret_stands_nowhere_in_the_open(lab: Lab) -> None:
     lab.file("payroll/all.csv", "MARKER-93751")
-    ran = lab.run(PRINTS, RELEASE)
+    ran = reads_when_told(lab, RELEASE)
     assert "MARKER-93751" in ran.out
     state = lab.directory.root
     raw = [p for p in state.rglob("*") if p.is_file() and b"MARKER-93751" in p.read_bytes()]

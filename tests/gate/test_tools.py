@@ -129,7 +129,7 @@ def test_a_halt_ends_a_running_tool(lab: Lab, run: Attached) -> None:
     wait_for(lambda: processes_with(marker))
     answer = lab.admin("POST", "/v1/halt", {"run": run.run})
     assert answer["in_doubt"] == []
-    wait_for(lambda: not processes_with(marker), 10)
+    wait_for(lambda: not processes_with(marker))
 
 
 def test_what_the_policy_does_not_name(lab: Lab, run: Attached) -> None:

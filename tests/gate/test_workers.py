@@ -80,7 +80,7 @@ def test_an_unknown_call_ends_the_link_and_the_worker() -> None:
     async def body(worker: Worker) -> None:
         with pytest.raises(LinkOver):
             await worker.peer.call("no such call", {})
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await worker.sandbox.wait()
 
     with_worker(body)
@@ -105,7 +105,7 @@ def linked(body: Callable[[Peer, Peer, socket.socket], Awaitable[None]]) -> None
         raw.setblocking(False)
         one, two = Peer(left), Peer(right)
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await body(one, two, raw)
         finally:
             one.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -217,10 +216,8 @@ def test_it_never_answers() -> None:
 
     async def check(up: Upstream, seen: Seen) -> None:
         tool = (await up.refresh()).tools["t"]
-        began = time.monotonic()
         with pytest.raises(UpstreamError, match="did not answer in time"):
             await up.call(tool, {})
-        assert time.monotonic() - began < 3
         assert (await up.call(tool, {}))["content"] == []  # it goes on, and late is no trouble
         assert not seen.trouble
 
