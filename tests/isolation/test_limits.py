@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import dataclasses
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from authority.isolation import IsolationRefused, Sandbox, SandboxSpec, cgroups, plan, probe, start
+from authority.isolation import (
+    IsolationRefused,
+    Sandbox,
+    SandboxSpec,
+    cgroups,
+    plan,
+    probe,
+    processes,
+    start,
+)
 
 from .trunk import running
 
+_PR_SET_CHILD_SUBREAPER = 36
 EAT = "import sys\nkeep=[]\nfor _ in range(60): keep.append(bytearray(4<<20))\nprint('ate', len(keep))"
 FORK = (
     "import os, time\n"
@@ -158,6 +171,41 @@ def test_a_frozen_run_stands_still_and_can_be_killed(grouped: bool) -> None:
         os.close(read)
 
     asyncio.run(scene())
+
+
+def test_a_start_that_is_given_up_leaves_no_process() -> None:
+    """Whatever the moment, even while bubblewrap's child waits for its parent: then it has no program
+    yet, and nothing that would end it. Orphans come to this process, so they are seen."""
+    adopt, before = ctypes.CDLL(None).prctl, set(processes.tree(os.getpid()))
+
+    async def scene() -> int:
+        given_up = 0
+        for n in range(60):
+            spec = SandboxSpec((sys.executable, "-I", "-c", ""), "/", channel=False)
+            starting = asyncio.ensure_future(start(plan(spec, probe())))
+            await asyncio.sleep(n / 10_000)
+            starting.cancel()
+            try:
+                await (await starting).wait()
+            except asyncio.CancelledError:
+                given_up += 1
+        return given_up
+
+    adopt(_PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        assert asyncio.run(scene()) > 10
+        left = set(processes.tree(os.getpid())) - before
+        deadline = time.monotonic() + 10
+        while living := [p for p in left if processes.status(p).get("State", "Z")[0] not in "ZX"]:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.01)
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        assert living == []
+    finally:
+        adopt(_PR_SET_CHILD_SUBREAPER, 0)
 
 
 def own_groups() -> list[str]:

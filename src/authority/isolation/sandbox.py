@@ -231,8 +231,7 @@ class Sandbox:
 
     def _abandon(self) -> None:
         """A start that failed: nothing may be left of it."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._outer, signal.SIGKILL)
+        spawn.end(self._outer)
         self._release()
         self._control.close()
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Final
 
+from authority.isolation import processes
 from authority.isolation.launcher import CODE_FD, CONTROL_FD, FIRST_FD
 from authority.isolation.plan import HOST_IDS
 from authority.isolation.refusal import IsolationRefused
@@ -151,3 +152,17 @@ def end_and_reap(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, 0)
+
+
+def end(outer: int) -> None:
+    """Kills a bubblewrap of ours with all that descends from it. While its child waits for its user map
+    it would die alone, and the child wait for ever. So it stands still first, and has no more children
+    than are found."""
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        os.kill(outer, signal.SIGSTOP)
+        _, status = os.waitpid(outer, os.WUNTRACED)
+        if not os.WIFSTOPPED(status):
+            return
+        for pid in reversed(processes.tree(outer)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

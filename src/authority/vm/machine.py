@@ -149,6 +149,7 @@ class Machine:
         if self._outer_fd < 0:
             return
         asyncio.get_running_loop().remove_reader(self._outer_fd)
+        launching.end(self._outer)
         self._release()
         if not self._ended.done():
             self._ended.set_result(ExitStatus(-1, signal.SIGKILL, True, "it did not start"))
