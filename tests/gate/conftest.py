@@ -12,7 +12,7 @@ from .lab import SECONDS, Lab, lab_at
 from .model_lab import KEY
 from .model_upstream import Upstream, upstream
 
-DEADLINE = 90
+DEADLINE = 300
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -36,7 +36,7 @@ from authority.gate.client import Client, GateError, alive, ensure, token_of
 from authority.gate.policyfile import start_request
 from authority.gate.statedir import StateDir
 
-SECONDS = 25.0
+SECONDS = 60.0
 CLI = Path(sys.executable).with_name("authority")
 OPEN = """\
 version = 1

@@ -10,7 +10,7 @@ from authority.kernel.incidents import STEPS
 
 from .lab import CLI
 
-LIMIT_SECONDS = 420.0
+LIMIT_SECONDS = 280.0
 
 
 def test_the_drill_passes_and_takes_every_step_in_order() -> None:

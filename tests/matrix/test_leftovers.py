@@ -7,7 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from authority.matrix import leftovers
 from gate.lab import is_gate, wait_for
@@ -22,19 +26,26 @@ with live() as gate:
 """
 
 
-def test_a_killed_matrix_is_cleared_by_the_next_and_a_living_one_is_not(tmp_path: Path) -> None:
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose name leaves room for a gate's sockets below it, whoever runs the tests."""
+    with tempfile.TemporaryDirectory(prefix="a-") as made:
+        yield Path(made)
+
+
+def test_a_killed_matrix_is_cleared_by_the_next_and_a_living_one_is_not(short: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(short)}
     with subprocess.Popen(
         [sys.executable, "-c", HANGS], stdout=subprocess.PIPE, text=True, env=environment
     ) as child:
         assert child.stdout is not None
         root, pid = child.stdout.readline().split()
-        leftovers.clear(tmp_path)
+        leftovers.clear(short)
         assert Path(root).is_dir()  # the control: its matrix lives
         assert is_gate(int(pid))
         child.send_signal(signal.SIGKILL)
     assert Path(root).is_dir()
-    wait_for(lambda: leftovers.clear(tmp_path) or not Path(root).exists())
+    wait_for(lambda: leftovers.clear(short) or not Path(root).exists())
     wait_for(lambda: not is_gate(int(pid)))
 
 

@@ -102,6 +102,8 @@ def judged(data: bytes, cuts: list[int]) -> tuple[list[Any], list[str], bool]:
             if cut > at and not transport.over:
                 channel.data_received(data[at:cut])
                 at = cut
+                while channel._turns.behind:  # its turn was over before all of that was handled
+                    await asyncio.sleep(0)
         return owner.told, pipeline.denied, transport.over
 
     return asyncio.run(act())
