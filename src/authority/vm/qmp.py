@@ -2,7 +2,9 @@
 
 What QEMU answers is read as foreign: a guest that has taken it over writes here too. Lines are bounded,
 events are passed over, and so is the answer to a command that nobody waits for any more; whatever is
-no answer ends the connection. What it says in words is escaped before anybody sees it.
+no answer ends the connection. Between two lines, and two parts of one, everybody else in the gate has a
+turn: who talks without end holds up his own run alone. What it says in words is escaped before anybody
+sees it.
 """
 
 from __future__ import annotations
@@ -10,11 +12,13 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections import deque
 from typing import Any, Final
 
 from authority.isolation.refusal import shown
 
 _MAX_LINE: Final = 1 << 20
+_PART: Final = 65536
 _MAX_WORDS: Final = 500
 
 
@@ -28,7 +32,8 @@ class Qmp:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._sock.setblocking(False)
-        self._read = b""
+        self._lines: deque[bytes] = deque()
+        self._rest = b""
         self._turn = asyncio.Lock()
         self._asked = 0
 
@@ -73,17 +78,21 @@ class Qmp:
 
     async def _line(self) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
-        while b"\n" not in self._read:
-            if len(self._read) > _MAX_LINE:
+        # What is there already is read without waiting, so a turn for the others has to be given.
+        await asyncio.sleep(0)
+        while not self._lines:
+            if len(self._rest) > _MAX_LINE:
                 raise QmpError("the hypervisor sent a line without an end")
             try:
-                part = await loop.sock_recv(self._sock, 65536)
+                part = await loop.sock_recv(self._sock, _PART)
             except OSError as error:
                 raise QmpError("the hypervisor is gone") from error
             if not part:
                 raise QmpError("the hypervisor is gone")
-            self._read += part
-        line, _, self._read = self._read.partition(b"\n")
+            *lines, self._rest = (self._rest + part).split(b"\n")
+            self._lines.extend(lines)
+            await asyncio.sleep(0)
+        line = self._lines.popleft()
         try:
             found = json.loads(line)
         except (ValueError, RecursionError) as error:
