@@ -54,15 +54,16 @@ def greet():
     say({"QMP": {}})
     answer({})
 """
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="a user's jail has one host user alone")
 STAY = "\ntime.sleep(600)\n"
 
 
 @pytest.fixture
 def instead(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What runs in QEMU's place from now on."""
+    """What runs in QEMU's place from now on, in a jail that lacks a word or who becomes nobody."""
     command = jail.command
 
-    def put(program: str) -> None:
+    def put(program: str, *, lacks: str = "") -> None:
         def false(
             host: Host, architecture: Any, arguments: Sequence[str], **more: Any
         ) -> list[str]:
@@ -73,7 +74,8 @@ def instead(monkeypatch: pytest.MonkeyPatch) -> Any:
             if os.path.isdir("/usr/local/lib"):
                 shown += ["--ro-bind", "/usr/local/lib", "/usr/local/lib"]
             own = [PYTHON, "-I", "-S", "-c", BEGIN + program]
-            return [*made[:at], *shown, "--", *setpriv, *own]
+            become = [] if lacks == "setpriv" else setpriv
+            return [*(word for word in made[:at] if word != lacks), *shown, "--", *become, *own]
 
         monkeypatch.setattr(jail, "command", false)
 
@@ -131,7 +133,7 @@ async def start(found: Images) -> tuple[Machine, socket.socket]:
          + STAY, "did not start"),
         ("sys.exit(3)", "is gone"),
         ("os.close(CONTROL)" + STAY, "is gone"),
-        ("greet()" + STAY, "without its filter"),
+        ("greet()" + STAY, "no system call filter"),
         ("filtered(); greet()" + STAY, "Booted"),
         ("filtered()\nif os.fork() == 0: time.sleep(600)\ngreet()" + STAY, "not one process"),
     ],
@@ -159,6 +161,34 @@ def test_what_it_says_ends_the_start_and_nothing_else(
     assert said.isascii()
     assert said.isprintable()
     wait_for(lambda: left() == before)
+
+
+@pytest.mark.parametrize(
+    ("lacks", "sentence"),
+    [
+        ("--unshare-net", "shares the host's net name space"),
+        ("--unshare-ipc", "shares the host's ipc name space"),
+        pytest.param("setpriv", "has the host users 0", marks=as_root),
+        ("nothing", ""),
+    ],
+)
+def test_a_jail_that_is_not_whole_refuses_the_start(
+    built: Images, instead: Any, lacks: str, sentence: str
+) -> None:
+    async def act() -> str:
+        try:
+            machine, ours = await start(built)
+        except IsolationRefused as refused:
+            return str(refused)
+        machine.kill()
+        await machine.wait()
+        ours.close()
+        return ""
+
+    instead("filtered(); greet()" + STAY, lacks=lacks)
+    said = asyncio.run(act())
+    assert bool(said) == bool(sentence), said
+    assert sentence in said
 
 
 def test_stale_answers_and_floods_of_events_are_passed_over() -> None:

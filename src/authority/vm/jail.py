@@ -11,6 +11,8 @@ Rules
   shell of one line joins them, closes them and becomes bubblewrap. Its memory has a limit of the
   process too, which holds without any group: a guest can make the hypervisor ask for more.
 - On top QEMU denies itself, by seccomp, starting programs, changing ids and raising its limits.
+- What the kernel says of the hypervisor's process is read before the guest is told anything
+  (`missing`): arguments that were given are no proof of what came of them.
 - It ends when the gate ends. A parent-death signal would not reach it, because it is another
   user's; so bubblewrap stays process 1 of its pid name space, dies with the gate, and the kernel
   kills the rest.
@@ -22,7 +24,7 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
-from authority.isolation import Host
+from authority.isolation import Host, processes
 from authority.isolation.spawn import detached
 from authority.vm import hypervisor
 from authority.vm.architectures import Architecture
@@ -35,6 +37,7 @@ _ENTRANCE: Final = 3
 _SHELL: Final = "/bin/sh"
 _SETPRIV: Final = "/usr/bin/setpriv"
 _DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+_SPACES: Final = ("mnt", "pid", "net", "ipc", "uts")
 _SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
@@ -42,6 +45,29 @@ def kvm_group() -> int:
     """The group, not root's, that may use KVM; 0 when everybody may, or nobody but root."""
     found = os.stat(KVM)
     return found.st_gid if found.st_mode & 0o060 == 0o060 and not found.st_mode & 0o006 else 0
+
+
+def missing(pid: int, host: Host, *, uid: int, kvm: bool) -> str:
+    """What the hypervisor's process lacks of its jail, as the kernel sees it; empty when nothing."""
+    found = processes.status(pid)
+    ids = {*found.get("Uid", "0").split(), *found.get("Gid", "0").split()}
+    if processes.user_ids([pid]) != {uid} or (host.root and ids != {str(uid)}):
+        return f"it has the host users {', '.join(sorted(ids))}"
+    groups = {str(kvm_group() if kvm else uid)}
+    if host.root and not set(found.get("Groups", "0").split()) <= groups:
+        return "it is in groups of the host"
+    if found.get("NoNewPrivs") != "1" or found.get("Seccomp") != "2":
+        return "it has no system call filter, or may gain rights (a QEMU without seccomp?)"
+    if any(set(found.get(f"Cap{kind}", "")) != {"0"} for kind in ("Inh", "Prm", "Eff", "Amb")):
+        return "it holds a capability"
+    for space in _SPACES:
+        try:
+            shared = os.readlink(f"/proc/{pid}/ns/{space}") == os.readlink(f"/proc/self/ns/{space}")
+        except OSError as error:
+            return f"its name spaces can't be looked at: {error.strerror}"
+        if shared:
+            return f"it shares the host's {space} name space"
+    return ""
 
 
 def command(

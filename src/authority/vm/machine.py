@@ -7,8 +7,8 @@ Rules
 - The hypervisor has its end of the channel itself; nothing here stands in between. The order to the
   guest (`order`) is a frame that the gate writes, the first one.
 - It begins with a saved state where there is one (`template`), else it boots.
-- What the kernel says about the hypervisor's process (its user) is checked before the guest is told
-  anything, as it is for a run in name spaces.
+- What the kernel says about the hypervisor's process (`jail.missing`) is checked before the guest is
+  told anything, as it is for a run in name spaces.
 - To freeze is to stop the machine's processors. To kill is to kill the hypervisor; the guest has no
   say.
 - The run ends when the hypervisor ends, however that comes: the guest resets itself, panics, is
@@ -95,19 +95,14 @@ class Machine:
             raise IsolationRefused("the hypervisor is not one process in its jail")
         self.pid = members[-1]
         self._pid_fd = os.pidfd_open(self.pid)
-        found = processes.status(self.pid)
-        ids = set(found.get("Uid", "").split()) | set(found.get("Gid", "").split())
-        if processes.user_ids([self.pid]) != {self.uid} or (
-            self.host_plan.host.root and "0" in ids
-        ):
+        prepared = self.host_plan
+        lacks = jail.missing(
+            self.pid, prepared.host, uid=self.uid, kvm=prepared.hardware.accelerated
+        )
+        if lacks:
             raise IsolationRefused(
-                f"the hypervisor would have had the host users {', '.join(sorted(ids))}",
-                "this is a fault of Authority; please report it",
-            )
-        if found.get("Seccomp") != "2" or set(found.get("CapEff", "")) != {"0"}:
-            raise IsolationRefused(
-                "the hypervisor runs without its filter, or with a capability",
-                "this QEMU may be built without seccomp; use Debian's",
+                f"the hypervisor is not in the jail that it was started in: {lacks}",
+                "run `authority doctor`; use the distribution's QEMU",
             )
 
     # --- the end ---
