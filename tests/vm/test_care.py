@@ -20,7 +20,7 @@ from authority.cli import doctor
 from authority.cli import image as command
 from authority.cli.usage import Usage
 from authority.isolation import Host, IsolationRefused, Plan, SandboxSpec, plan, probe
-from authority.vm import Images, cache, condition, hypervisor, kernel, root, shelf
+from authority.vm import Images, architectures, cache, condition, hypervisor, kernel, root, shelf
 from gate.lab import wait_for
 
 from .world import World, gone_after, trusted_folder
@@ -230,6 +230,42 @@ def test_a_full_disk_while_an_image_is_built_or_a_state_is_saved(
     assert said[6] == "template"
     assert again in said[7]
     assert said[7].count("template") == 4
+
+
+def test_a_kernel_that_another_has_built_meanwhile_is_taken(
+    built: Images, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the first look and the lock another process has built it."""
+    looked: list[int] = []
+
+    def find(_: object) -> object:
+        looked.append(1)
+        return built.base if len(looked) > 1 else None
+
+    def fetch(*_: object) -> Path:
+        raise IsolationRefused("fetched again")
+
+    monkeypatch.setattr(kernel, "find", find)
+    monkeypatch.setattr(kernel, "_fetch", fetch)
+    architecture = architectures.of(probe().architecture)
+    assert kernel.build(architecture) is built.base
+    with pytest.raises(IsolationRefused, match="fetched again"):
+        kernel.build(architecture, force=True)  # a control
+
+
+def test_an_image_that_is_gone_is_refused_whatever_its_size(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "MOST_IN_MEMORY", 100)
+    for size in (10, 1000):
+        shelved("root-1", size, time.time())
+        stored = cache.find("root-1")
+        assert stored is not None
+        cache.load(stored)
+        cache._held.clear()
+        stored.path.unlink()
+        with pytest.raises(IsolationRefused, match="could not be read"):
+            cache.load(stored)
 
 
 # --- what is missing, what is somebody else's ---

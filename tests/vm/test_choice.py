@@ -199,6 +199,21 @@ def test_an_answer_is_for_one_boot_of_one_host(
     assert answer == Answer(True, milliseconds=5)
 
 
+def test_a_kept_no_is_asked_again_by_who_builds(
+    built: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [Answer(False, "too busy"), Answer(True, milliseconds=5)]
+    monkeypatch.setattr(jail, "KVM", "/dev/zero")
+    monkeypatch.setattr(acceleration, "_boot", lambda *_: said.pop(0))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    of = architectures.of(probe().architecture)
+    for again, works in ((False, False), (False, False), (True, True), (True, True), (False, True)):
+        answer = acceleration.works(probe(), of, built.base, again=again)
+        assert answer.works == works
+        assert works or answer.problem == "too busy"
+    assert not said
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"of": 1, "works": true}', "\0" * 100])
 def test_a_kept_answer_that_can_not_be_read_is_asked_for_again(
     asked: Callable[[], tuple[int, Answer]], text: str

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from authority.isolation import Host, IsolationRefused, leftovers, probe, processes
-from authority.vm import Images, Machine, jail, prepare
+from authority.vm import Images, Machine, jail, prepare, template
 from authority.vm import machine as machines
 from authority.vm.machine import boot
 from authority.vm.qmp import Qmp, QmpError
@@ -232,6 +232,25 @@ def test_a_freeze_that_it_does_not_confirm_is_none(
         ours.close()
 
     asyncio.run(act())
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_saved_state_that_does_not_go_on_is_given_up(
+    built: Images, instead: Any, monkeypatch: pytest.MonkeyPatch, saved: bool
+) -> None:
+    monkeypatch.setattr(machines, "EMULATED_SECONDS", 0.5)
+    given: list[str] = []
+    monkeypatch.setattr(template, "give_up", lambda _, why: given.append(why))
+    instead(STAY)
+
+    async def act() -> None:
+        used = built if saved else dataclasses.replace(built, template=None)
+        ours, theirs = socket.socketpair()
+        with ours, pytest.raises(IsolationRefused, match="did not start in time"):
+            await machines.start(prepare(SPEC, probe(), used), theirs, None)  # type: ignore[arg-type]
+
+    asyncio.run(act())
+    assert given == (["the saved state did not go on in time"] if saved else [])
 
 
 def test_a_stopped_one_is_killed_all_the_same(built: Images) -> None:

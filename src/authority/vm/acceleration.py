@@ -5,7 +5,8 @@ Rules
   booted, loaded its modules and opened its channel.
 - The answer is kept for this boot of this host, its kernel, this guest kernel, this QEMU and the
   device's permissions; anything else asks again.
-- What can be seen without booting (`obstacle`) is never kept.
+- What can be seen without booting (`obstacle`) is never kept. A kept no is asked again by a person who
+  builds images (`again`): a computer may have been too busy once.
 - Who only wants to know what is known (`doctor`) asks `known`, which boots nothing. A run that may
   choose (`auto`) boots the small machine once for each boot of the host, if the kernel is built.
 """
@@ -43,6 +44,7 @@ _CAME_SO_FAR: Final = bytes(4) + protocol.encode_control(
 )
 """What the small machine says behind the length, when it has booted: it has no root image."""
 _NAME: Final = "acceleration.known"
+_AGAIN: Final = "authority image build tries it again"
 _BOOT: Final = "/proc/sys/kernel/random/boot_id"
 _one_at_a_time: Final = threading.Lock()
 
@@ -115,8 +117,9 @@ def known(architecture: Architecture, base: Base) -> Answer | None:
         kept = json.loads((cache.folder() / _NAME).read_text())
         if kept["of"] != _asked_for(architecture, base):
             return None
-        works = kept["works"] is True
-        return Answer(works, str(kept["problem"]), milliseconds=int(kept["milliseconds"]))
+        if kept["works"] is True:
+            return Answer(True, milliseconds=int(kept["milliseconds"]))
+        return Answer(False, str(kept["problem"]), _AGAIN)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -138,11 +141,12 @@ def not_ready(host: Host) -> str:
     return "" if answer.works else f"no working acceleration: {answer.problem}"
 
 
-def works(host: Host, architecture: Architecture, base: Base) -> Answer:
-    """The kept answer, or a new one. Blocks for up to `PROBE_SECONDS`."""
+def works(host: Host, architecture: Architecture, base: Base, *, again: bool = False) -> Answer:
+    """The kept answer, or a new one; `again`: a kept no is no answer. Blocks for up to
+    `PROBE_SECONDS`."""
     with _one_at_a_time:
         kept = known(architecture, base)
-        if kept is not None:
+        if kept is not None and (kept.works or not again or obstacle()):
             return kept
         asked_for = _asked_for(architecture, base)
         answer = _boot(host, architecture, base)
@@ -186,7 +190,7 @@ def _boot(host: Host, architecture: Architecture, base: Base) -> Answer:
             return Answer(True, milliseconds=round((time.monotonic() - began) * 1000))
         said = spawn.diagnostics(diagnostics).strip().splitlines()
         reason = shown(said[0])[:200] if said else trouble
-        return Answer(False, f"a guest did not boot with KVM ({reason})")
+        return Answer(False, f"a guest did not boot with KVM ({reason})", _AGAIN)
     except (OSError, subprocess.SubprocessError) as error:
         return Answer(False, f"a guest could not be started with KVM: {shown(str(error))}")
     finally:

@@ -235,10 +235,11 @@ def load(stored: Stored) -> Held:
     """The image in sealed memory. Raises `IsolationRefused` if it is not what was built."""
     held = _held.get(stored.digest)
     if stored.size > MOST_IN_MEMORY and not stored.sparse:
-        if held is None:
-            fd = os.open(stored.path, os.O_RDONLY | os.O_CLOEXEC)
-            held = _held[stored.digest] = Held(fd, stored.digest, stored.size)
-        _compare(stored, held.fd)
+        with _reading(stored):
+            if held is None:
+                fd = os.open(stored.path, os.O_RDONLY | os.O_CLOEXEC)
+                held = _held[stored.digest] = Held(fd, stored.digest, stored.size)
+            _compare(stored, held.fd)
         return held
     if held is None:
         held = _copy(stored)
@@ -246,6 +247,17 @@ def load(stored: Stored) -> Held:
         while len(_held) > 1 and sum(_in_memory(one) for one in _held.values()) > _MAX_HELD:
             del _held[next(iter(_held))]
     return held
+
+
+@contextlib.contextmanager
+def _reading(stored: Stored) -> Iterator[None]:
+    """What can't be read is refused, and says how it is had again."""
+    try:
+        yield
+    except OSError as error:
+        raise IsolationRefused(
+            f"{shown(str(stored.path))} could not be read: {error.strerror}", REBUILD
+        ) from error
 
 
 def _in_memory(held: Held) -> int:
@@ -294,20 +306,16 @@ def _copy(stored: Stored) -> Held:
     fd = memory_file()
     try:
         digest = _Digest(sparse=stored.sparse)
-        with open(stored.path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            os.ftruncate(fd, size)
-            for at, part in _pieces(file.fileno(), size, sparse=stored.sparse):
-                digest.add(at, part)
-                os.pwrite(fd, part, at)
+        with _reading(stored):
+            with open(stored.path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                os.ftruncate(fd, size)
+                for at, part in _pieces(file.fileno(), size, sparse=stored.sparse):
+                    digest.add(at, part)
+                    os.pwrite(fd, part, at)
+            seal(fd)
         if digest.hexdigest() != stored.digest or size != stored.size:
             raise _tampered(stored, digest.hexdigest())
-        seal(fd)
-    except OSError as error:
-        os.close(fd)
-        raise IsolationRefused(
-            f"{shown(str(stored.path))} could not be read: {error.strerror}", REBUILD
-        ) from error
     except BaseException:
         os.close(fd)
         raise

@@ -9,14 +9,15 @@ Rules
   that they say they depend on.
 - The initramfs is a cpio archive that is written here: times, numbers and order are fixed, so the
   same inputs give the same bytes.
-- It is built once and used until `--force`, a new `init.c` or a new form of image; a person decides
-  when the kernel changes.
+- It is built once, by who comes first, and used until `--force`, a new `init.c` or a new form of
+  image; a person decides when the kernel changes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -38,6 +39,7 @@ _COMPILE: Final = ("-static", "-O2", "-s", "-Wall", "-Wl,--build-id=none")
 _TOOLS: Final = "/usr/bin:/usr/sbin:/bin:/sbin"
 _NEEDED: Final = {"gcc": "gcc libc6-dev", "dpkg-deb": "dpkg", "mkfs.erofs": "erofs-utils"}
 """What images are built with, and in which packages it is; the last for root images."""
+_VERSION: Final = re.compile(r"\d{1,3}\.\d{1,4}\b")
 _SECONDS: Final = 300
 _SETUP_SECTORS, _SETUP_MAGIC, _PAYLOAD = 0x1F1, 0x202, 0x248
 """Where a bzImage says what it is and where its packed kernel lies (Linux, arch/x86/boot.rst)."""
@@ -81,6 +83,9 @@ def build(architecture: Architecture, *, force: bool = False, package: Path | No
         cache.building() as folder,
         tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as scratch,
     ):
+        # Who held the lock before may have built it.
+        if not force and package is None and (found := find(architecture)):
+            return found
         work = Path(scratch)
         deb = package or _fetch(architecture.package, work)
         _run(["dpkg-deb", "-x", str(deb), str(work / "kernel")], work)
@@ -88,6 +93,8 @@ def build(architecture: Architecture, *, force: bool = False, package: Path | No
         if image is None:
             raise IsolationRefused(f"there is no kernel in {shown(deb.name)}")
         version = image.name.removeprefix("vmlinuz-")
+        if not _VERSION.match(version):
+            raise IsolationRefused(f"the kernel {shown(version)} has no version that can be read")
         kernel_name, initramfs_name = _names(architecture)
         made = cache.aside(folder)
         made.write_bytes(uncompressed(image.read_bytes(), work))

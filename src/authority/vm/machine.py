@@ -202,6 +202,9 @@ async def start(prepared: Prepared, channel: socket.socket, line: Line) -> Machi
         if machine is not None:
             machine._abandon()
         if isinstance(error, TimeoutError):
+            if prepared.images.template is not None:
+                # A state that does not come to life would hold up every run from now on.
+                template.give_up(prepared, "the saved state did not go on in time")
             raise IsolationRefused(
                 "the machine did not start in time", "is this computer very busy?"
             ) from error

@@ -12,8 +12,9 @@ Rules
   clone sees another.
 - Before it is kept it has been continued once; how long boot and continuation took is kept with it.
 - Kept on the disk like an image, and compared like one when it is read.
-- One that can't be made or continued is no obstacle: then the machine boots, and the statement says
-  so. It is tried again some time later.
+- One that can't be made is no obstacle: the machine boots, and the statement says so. One that was
+  there and could not be continued refuses the one run whose statement names it, and is taken away:
+  the next one boots. After some time it is tried again.
 """
 
 from __future__ import annotations
