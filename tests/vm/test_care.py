@@ -21,8 +21,9 @@ from authority.cli import image as command
 from authority.cli.usage import Usage
 from authority.isolation import Host, IsolationRefused, Plan, SandboxSpec, plan, probe
 from authority.vm import Images, architectures, cache, condition, hypervisor, kernel, root, shelf
-from gate.lab import wait_for
+from gate.lab import OPEN, wait_for
 
+from .conftest import PYTHON, House
 from .world import World, gone_after, trusted_folder
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="a world of its own takes root to mount")
@@ -425,9 +426,32 @@ def test_show_and_prune(images: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert command.main(["prune", "--days", "0"]) == 0
     assert "1 removed" in capsys.readouterr().out
     assert [item.name for item in shelf.items()] == ["kernel-x"]
-    for wrong in (["prune", "--force"], ["show", "--days", "1"], ["prune", "--days", "-1"]):
+    policy = ["--policy", "authority.toml"]
+    for wrong in (
+        ["prune", "--force"], ["show", "--days", "1"], ["prune", "--days", "-1"],
+        ["build", *policy], ["show", *policy, "--", "true"],
+    ):  # fmt: skip
         with pytest.raises(Usage):
             command.main(wrong)
+
+
+def test_what_is_built_with_a_policy_is_what_a_run_under_it_takes(
+    machines: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = machines.lab.file("built.toml", OPEN + '[limits]\nmemory = "256MB"\n')
+    monkeypatch.chdir(machines.lab.work)
+    state = ["--state", str(machines.lab.directory.root)]
+    words = ["build", "--policy", str(policy), *state, "--", PYTHON, "-c", "print('boots')"]
+    assert command.main(words) == 0
+    made = capsys.readouterr()
+    assert "making an image and a saved state" in made.err
+    before = {item.name for item in shelf.items()}
+    ran = machines.run("print('boots')", policy)
+    assert ran.out == "boots\n"
+    assert {item.name for item in shelf.items()} == before
+    saved = machines.lab.log(kind="run.start")[-1]["protection"]["machine"]["saved_state"]
+    assert saved in {item.digest for item in shelf.items()}
+    assert saved[:16] in made.out
 
 
 def test_doctor_says_what_there_is(

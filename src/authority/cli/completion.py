@@ -15,7 +15,7 @@ WORDS = {
     "policy": "prove diff dead recheck",
     "incident": "show timeline evidence cause patch prove test deploy resume report",
     "canary": "plant remove list",
-    "image": "build show prune --force --kernel --days --state --json",
+    "image": "build show prune --force --kernel --policy --days --state --json --",
     "dry": "list show apply discard --state --json",
     "why": "--lineage --state --json",
     "replay": "--bundle --key --until --from --live --step --env --quiet --state --json",

@@ -1,9 +1,11 @@
 """`authority image`: the kernel and the root images that machines boot.
 
-`build` fetches and unpacks what is missing, tries whether acceleration works, and with a program
-makes the root image that a run of it would need, and a saved state, so that the first run does not
-have to. `show` lists what is there. `prune` removes root images and saved states that were not used
-for some days; running machines keep what they have.
+`build` fetches and unpacks what is missing, tries whether acceleration works, and with a program and
+its policy makes the very root image that a run of it from this folder would need, and a saved state,
+so that the first run does not have to; without the policy, those of a program that may start nothing
+and has the memory of a policy that names none. What takes long is said before. `show` lists what is
+there. `prune` removes root images and saved states that were not used for some days; running machines
+keep what they have.
 """
 
 from __future__ import annotations
@@ -18,7 +20,11 @@ from typing import Any, Final
 
 from authority.cli.common import age, parser, print_json, table
 from authority.errors import AuthorityError
-from authority.isolation import SandboxSpec, probe
+from authority.gate import houses, policyfile, statedir
+from authority.gate.places import reach
+from authority.gate.run import Start
+from authority.gate.wanted import sketch_of
+from authority.isolation import Host, SandboxSpec, probe
 from authority.vm import acceleration, architectures, cache, furnish, kernel, shelf
 
 DAYS: Final = 30
@@ -40,6 +46,8 @@ def main(arguments: Sequence[str]) -> int:
         at = rest.index("--")
         rest, program = rest[:at], rest[at + 1 :]
     made = parser("image", "The kernel and the root images that machines boot.")
+    made.usage = "authority image {build,show,prune} [options] [-- PROGRAM [argument ...]]"
+    made.epilog = "with build: PROGRAM and --policy are those of the run that is not to wait"
     made.add_argument(
         "what",
         choices=("build", "show", "prune"),
@@ -47,14 +55,20 @@ def main(arguments: Sequence[str]) -> int:
         help="make what is missing (for PROGRAM, too, when named behind --); list; remove",
     )
     made.add_argument("--force", action="store_true", help="build anew, with the newest kernel")
+    made.add_argument(
+        "--policy", type=Path, metavar="FILE", help="with build and a program: what it may use"
+    )
     made.add_argument("--kernel", type=Path, metavar="DEB", help="a kernel package to use")
     made.add_argument(
         "--days", type=_days, metavar="N",
         help=f"with prune: what was not used for N days ({DAYS}; 0: everything but the kernel)",
     )  # fmt: skip
     options = made.parse_args(rest)
-    if options.what != "build" and (program or options.force or options.kernel):
+    builds = program or options.force or options.kernel or options.policy
+    if options.what != "build" and builds:
         made.error(f"{options.what} takes no program and builds nothing")
+    if options.policy is not None and not program:
+        made.error("--policy is for a program: name it after --")
     if options.days is not None and options.what != "prune":
         made.error("--days is for prune")
     if options.kernel is not None and not options.kernel.is_file():
@@ -93,17 +107,44 @@ def main(arguments: Sequence[str]) -> int:
 def _build(options: Any, program: list[str]) -> None:
     host = probe()
     architecture = architectures.of(host.architecture)
+    # What is wrong with the program or its policy is said before anything is fetched.
+    spec = _like_a_run(options, program, host) if program else None
+    package = options.kernel.absolute() if options.kernel else None
+    if options.force or package or kernel.find(architecture) is None:
+        _say("unpacking a kernel" if package else "fetching and unpacking a kernel")
+    base = kernel.build(architecture, force=options.force, package=package)
     if options.force:
         shelf.prune(unused=0)
-    package = options.kernel.absolute() if options.kernel else None
-    base = kernel.build(architecture, force=options.force, package=package)
-    answer = acceleration.works(host, architecture, base)
-    print(f"authority: KVM: {answer.problem or 'a guest booted'}", file=sys.stderr)
-    if program:
-        spec = SandboxSpec(tuple(program), os.getcwd(), search_path=os.environ.get("PATH", ""))
+    answer = acceleration.works(host, architecture, base, again=True)
+    _say(f"KVM: {answer.problem or 'a guest booted'}")
+    if spec is not None:
+        _say("making an image and a saved state, where there is none yet: up to a minute or two")
         found = asyncio.run(furnish(spec, host, emulate=not answer.works))
         if found.no_template:
-            print(f"authority: {found.no_template}", file=sys.stderr)
+            _say(found.no_template)
+
+
+def _say(text: str) -> None:
+    print(f"authority: {text}", file=sys.stderr, flush=True)
+
+
+def _like_a_run(options: Any, program: list[str], host: Host) -> SandboxSpec:
+    """What the gate would have for a run of this program under this policy. Raises `AuthorityError`."""
+    search, cwd = os.environ.get("PATH", ""), os.getcwd()
+    if options.policy is None:
+        return SandboxSpec(tuple(program), cwd, search_path=search)
+    policy = policyfile.read(options.policy).policy
+    passed = {k: os.environ[k] for k in policy.process.pass_env if k in os.environ}
+    start = Start(
+        argv=tuple(program),
+        cwd=cwd,
+        policy=policy,
+        environment={**policy.process.env, **passed},
+        caller={"PATH": search},
+    )
+    reached = reach(policy, cwd, houses.as_seen(host, machine=True), "", served=True)
+    state = (options.state or statedir.default_root()).absolute()
+    return sketch_of(start, reached, (str(state.resolve()),))
 
 
 def _shown(item: shelf.Item) -> dict[str, Any]:
