@@ -19,11 +19,12 @@ from typing import Any
 
 import pytest
 
+from authority.gate.client import ensure
 from authority.isolation import IsolationRefused, probe
 from authority.isolation.syscalls import X86_64
 from authority.vm import Images, acceleration, architectures, cache, hypervisor, jail, kernel
 from authority.vm.acceleration import Answer
-from gate.lab import OPEN
+from gate.lab import OPEN, lab_at
 
 from .world import World, gone_after, standin, trusted_folder
 
@@ -372,3 +373,17 @@ def test_what_can_be_seen_is_said_before_a_kernel_is_fetched(folder: Path) -> No
     assert "/dev/kvm is not here" in messages
     assert kernel.find(architectures.of(X86_64)) is not None  # here it is there
     assert not list((folder / "cache").glob("authority/vm/kernel*"))
+
+
+def test_a_gate_looks_for_images_where_its_caller_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is given no home, and would take that of the user's record."""
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with lab_at() as lab:
+        ensure(lab.directory)
+        given = Path(f"/proc/{lab.pid()}/environ").read_bytes().split(b"\0")
+    assert f"XDG_CACHE_HOME={tmp_path}/.cache".encode() in given
+    assert cache.folder() == tmp_path / ".cache/authority/vm"
+    assert not [word for word in given if word.startswith(b"HOME=")]

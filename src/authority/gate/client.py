@@ -196,8 +196,9 @@ def _start(directory: StateDir) -> str:
 
     readable, writable = os.pipe2(os.O_CLOEXEC)
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
-    if os.path.isabs(cache := os.environ.get("XDG_CACHE_HOME", "")):
-        environment["XDG_CACHE_HOME"] = cache  # where images for machines lie
+    # Where images for machines lie, as its caller sees it: a gate is given no home.
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    environment["XDG_CACHE_HOME"] = cache
     with _output(directory) as err:
         process = subprocess.Popen(
             [
