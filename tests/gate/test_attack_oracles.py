@@ -181,11 +181,13 @@ def test_what_a_run_may_remove_does_not_tell_what_a_hidden_call_made(lab: Lab, t
 
 
 @pytest.mark.parametrize("wanted", ["bob", "eve"])
-def test_a_plan_with_a_call_for_each_value_lets_words_choose_one(lab: Lab, wanted: str) -> None:
-    """A known limit: a choice of one costs no bits, and whether its call is made is anybody's."""
+def test_a_call_for_each_value_costs_what_the_choice_among_them_tells(
+    lab: Lab, wanted: str
+) -> None:
+    """Whether a value is the one that fits is a bit, also where the type has one value."""
     answers(lab, json.dumps(wanted))
     endorsed = (
-        '[labels.endorse.names]\nfrom = ["tool:web"]\ntype = "enum"\nto = ["tool:pay to"]\nbits = 1'
+        '[labels.endorse.names]\nfrom = ["tool:web"]\ntype = "enum"\nto = ["tool:pay to"]\nbits = 3'
     )
     with lab.attached(POLICY.replace("[budgets]", f"{endorsed}\n[budgets]")) as run:
         gate = run.gate()
@@ -195,9 +197,21 @@ def test_a_plan_with_a_call_for_each_value_lets_words_choose_one(lab: Lab, wante
         made = [json.loads(e["filled"]["text"])["arguments"] for e in
                 lab.log(kind="admit", run=run.run, resource="tool:pay")]  # fmt: skip
         assert made == [{"to": wanted}]
-        two = {"enum": ["bob", "eve"]}
-        gate.tool("pay", {"to": quoted.typed(two)})
-        assert code_of(lambda: gate.tool("pay", {"to": quoted.typed(two)})) == "E_TAINT"
+        one_more = {"to": quoted.typed({"enum": [wanted]})}
+        assert code_of(lambda: gate.tool("pay", one_more)) == "E_TAINT"
+
+
+def test_words_that_are_carried_may_keep_their_call_from_being_made(lab: Lab) -> None:
+    """A known limit: no bits are counted where nothing of the words steers."""
+    answers(lab, json.dumps("bob"))
+    with lab.attached(POLICY.replace("[tools.pay]", '[tools.pay]\ncontent = ["note"]')) as run:
+        gate = run.gate()
+        quoted = gate.tool("web", {"q": "x"}, handle=True)
+        for one in ("ann", "bob"):
+            gate.tool("pay", {"to": one, "note": quoted.typed({"enum": [one]})})
+        made = [json.loads(e["filled"]["text"])["arguments"]["to"] for e in
+                lab.log(kind="admit", run=run.run, resource="tool:pay")]  # fmt: skip
+        assert made == ["bob"]
 
 
 @pytest.mark.parametrize("wrote", [False, True], ids=["not there", "there"])

@@ -78,7 +78,7 @@ compute = true
 from = ["tool:mail"]
 type = "int"
 to = ["tool:pay amount"]
-bits = 8
+bits = 10
 [labels.endorse.choices]
 from = ["tool:mail"]
 type = "enum"
@@ -208,7 +208,7 @@ def test_a_narrow_type_is_metered(lab: Lab, run: Attached) -> None:
         assert code_of(lambda: gate.tool("pay", {"to": "bob", "amount": amount})) == ""
     assert code_of(lambda: gate.tool("pay", {"to": "bob", "amount": amount})) == "E_TAINT"
     assert [e["endorsed"] for e in lab.log(kind="admit", run=run.run, resource="tool:pay")] == [
-        {"amounts": 4}, {"amounts": 4},
+        {"amounts": 5}, {"amounts": 5},
     ]  # fmt: skip
     assert code_of(lambda: gate.tool("pay", {"to": amount, "amount": 1})) == "E_TAINT"
 

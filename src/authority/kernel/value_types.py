@@ -160,7 +160,11 @@ def matches(schema: Mapping[str, Any], value: Any, effort: Effort | None = None)
 
 
 def bits(schema: Any, within: str = "") -> int | None:
-    """How many bits a value of the type (the part that `within` names) can tell at most."""
+    """How many bits a value of the type (the part that `within` names) can tell at most.
+
+    That there is none, or one of another type, is one more thing that it can tell: a call that it is
+    for is not made then. So of n values it is the logarithm of n + 1, and of one value one bit.
+    """
     for name in steps(within):
         if not isinstance(schema, Mapping):
             return None
@@ -169,12 +173,12 @@ def bits(schema: Any, within: str = "") -> int | None:
     if not isinstance(schema, Mapping):
         return None
     if "enum" in schema:
-        return (len(schema["enum"]) - 1).bit_length()
+        return len(schema["enum"]).bit_length()
     kind = schema.get("type")
     if kind == "boolean":
-        return 1
+        return 2
     if kind == "integer" and "minimum" in schema and "maximum" in schema:
-        return max(int(schema["maximum"]) - int(schema["minimum"]), 0).bit_length()
+        return max(int(schema["maximum"]) - int(schema["minimum"]) + 1, 0).bit_length()
     return DATE_BITS if kind == "string" and schema.get("format") == "date" else None
 
 
