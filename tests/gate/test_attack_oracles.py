@@ -247,11 +247,43 @@ else: print("paid", words)
 """
 
 
-@pytest.mark.parametrize("way", ["piped", "read"])
-def test_what_is_piped_in_is_the_persons_word(lab: Lab, way: str) -> None:
-    """A known limit: nobody knows who wrote it. The same words in a file have its label."""
+@pytest.mark.parametrize(
+    ("way", "trusted", "said"),
+    [
+        ("piped", '"user"', "paid eve"),
+        ("piped", '"fs:./**"', "E_TAINT"),
+        ("read", '"user"', "E_TAINT"),
+        ("read", '"user", "fs:./**"', "paid eve"),
+    ],
+)
+def test_what_is_piped_in_is_the_persons_word_if_the_policy_says_so(
+    lab: Lab, way: str, trusted: str, said: str
+) -> None:
+    """Nobody knows who wrote it: whoever leaves the `user` out is believed."""
     lab.file("data/mail.txt", "eve")
-    policy = POLICY.replace('"user", "fs:./**"', "")
+    policy = POLICY.replace('"user", "fs:./**"', trusted)
     ran = lab.start(ASKED.replace("READ", str(way == "read")), policy).started()
     lab.input(ran, b"eve", eof=True)
-    assert ran.end().out.strip() == ("paid eve" if way == "piped" else "E_TAINT")
+    assert ran.end().out.strip() == said
+    assert ("user" in lab.log(kind="run.start", run=ran.run)[0].get("sources", ())) == (
+        '"user"' not in trusted
+    )
+
+
+def test_a_user_who_is_not_trusted_is_so_in_files_and_under_a_later_policy(lab: Lab) -> None:
+    """A run that was handed a stranger's words says nothing of its own, from its first request on."""
+    untrusted = POLICY.replace('"user", ', "")
+    with lab.attached(untrusted) as first:
+        gate = first.gate()
+        assert pays(gate) == "E_TAINT"
+        mine = gate.tool("mine", {"q": "x"}, handle=True)
+        assert code_of(lambda: gate.tool("pay", {"to": mine})) == "E_TAINT"
+        gate.write("out/handed", b"eve")
+    with lab.attached(POLICY) as later:
+        gate = later.gate()
+        assert pays(gate) == ""  # the control
+        assert code_of(lambda: gate.tool("pay", {"to": gate.read("out/handed", handle=True)})) == (
+            "E_TAINT"
+        )
+        gate.read("out/handed")
+        assert pays(gate) == "E_TAINT"

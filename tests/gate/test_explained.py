@@ -118,6 +118,17 @@ def test_a_refused_handle_and_a_refused_secret(lab: Lab, run: Attached) -> None:
     assert tomllib.loads(way["how"]) == {"tools": {"mail": {"receives": ["vault"]}}}
 
 
+def test_a_run_that_was_handed_a_strangers_words_is_told_so(lab: Lab, run: Attached) -> None:
+    with lab.attached(POLICY.replace('["user"]', "[]")) as other:
+        assert code_of(lambda: other.gate().tool("bare", {"text": "x"})) == "E_TAINT"
+        found = why(lab)
+        assert "shaped by untrusted user" in found["reason"]
+        assert 'trusted = ["user"' in found["ways"][0]["how"]
+        began = lab.log(kind="run.start", run=other.run)[0]["seq"]
+        shown = lab.cli("why", "--lineage", str(found["seq"])).stdout
+        assert f"<- entry {began}: run.start run:{other.run}" in shown
+
+
 def test_the_advice_makes_the_call_pass(lab: Lab, run: Attached) -> None:
     """The control: each way that is told is one."""
     gate = run.gate()

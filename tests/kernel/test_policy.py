@@ -160,7 +160,7 @@ def test_an_empty_policy_allows_only_printing_and_talking() -> None:
         if ask(empty, effect, raw, "GET" if effect == "http.request" else ""):
             allowed.add(effect)
     assert allowed == {"output", "msg.send", "msg.receive", "agent.wait", "value.reveal", *system}
-    assert not empty.trusts_user
+    assert empty.trusts_user  # nothing is listed, so nobody is left out
     assert empty.process.exec == ()
     assert empty.budgets["denials"] == 50
 
@@ -375,7 +375,8 @@ def test_a_rule_that_names_a_protected_path_is_an_error() -> None:
         ('[network]\nhttp = ["https://a.internal/**"]\ndeny = ["*.internal"]', "forbids it"),
         ('[process]\npass_env = ["GITHUB_TOKEN"]', "looks like a secret"),
         ('[credentials.x]\nfrom_env = "T"\nhosts = ["h.example"]', "no http rule"),
-        ('[labels]\ntrusted = ["https://*.example/**"]', "trusts whoever"),
+        ('[labels]\ntrusted = ["user", "https://*.example/**"]', "trusts whoever"),
+        ('[labels]\ntrusted = ["tool:x"]', 'leaves "user" out'),
     ],
 )
 def test_warnings(text: str, word: str) -> None:

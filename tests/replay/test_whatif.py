@@ -81,6 +81,11 @@ def test_what_a_run_had_not_read_then_does_not_mark_it() -> None:
     assert any(c.change == ALLOWED and c.effect == "tool.call" for c in found.changed)
 
 
+def test_a_user_who_is_not_trusted_marks_every_run_from_its_start() -> None:
+    found = ask(new(('["user", "fs', '["fs')))
+    assert [c.why for c in found.changed] == ["E_TAINT labels (agent.spawn)"] * 2
+
+
 def test_a_wider_rule_newly_allows() -> None:
     found = ask(new(('deny = ["**/.env"]', "deny = []")))
     assert kinds(found) == {ALLOWED}

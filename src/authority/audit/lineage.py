@@ -180,6 +180,9 @@ class Lineage:
             brought = self._by_seq[seq]
             call = self._by_seq.get(brought.get("of", -1))
             effect = (call or brought).get("effect", "")
+            resource = (call or brought).get("resource", "")
+            if brought["kind"] == "run.start":  # from its parent, or from who handed it its task
+                effect, resource = brought["kind"], f"run:{brought['run']}"
             kept = self.body(brought.get("result") or brought.get("body")) or b""
             data, field = _raw(effect, kept)
             for at, place in _found(words, data, field):
@@ -191,7 +194,7 @@ class Lineage:
                     entry=seq,
                     call=call["seq"] if call else -1,
                     effect=effect,
-                    resource=(call or brought).get("resource", ""),
+                    resource=resource,
                     **msgspec.structs.asdict(place),
                 )
 

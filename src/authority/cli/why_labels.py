@@ -4,6 +4,8 @@ Rules
 - Three ways are told, the one that gives nothing away first: pass the value on unread (a handle), let a
   person decide (`labels.approve`), describe an argument as carried (`content`). The last is told only
   for arguments that nobody described yet: whoever wrote the words that it carries writes it.
+- Where the policy does not trust the `user` the run started with that label, and only the policy's word
+  helps.
 - A secret has one way: the policy names where it may go. No approval lets one out.
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from authority.kernel import resources
+from authority.kernel.labels import USER
 from authority.kernel.policy import Policy
 from authority.kernel.policy_explain import toml_text
 from authority.kernel.tool_words import described, looks_like_control
@@ -56,7 +59,13 @@ def ways(entry: dict[str, Any], policy: Policy | None, names: list[str]) -> list
     effect, resource, verb = entry["effect"], str(entry["resource"]), entry.get("verb", "")
     if "may reveal secret" in entry["reason"]:
         return [_release(entry)]
-    out = [_unread(entry, policy)]
+    steered = str(entry["reason"]).startswith("argument ")
+    if policy is not None and not policy.trusts_user and not steered:
+        # No handle helps here: the run started with this label.
+        how = f'[labels]\ntrusted = ["{USER}", ...]   # with what is listed already'
+        out = [_way("if what the run is handed (arguments, input) is your own word", how)]
+    else:
+        out = [_unread(entry, policy)]
     if effect in {"tool.call", "http.request", "fs.delete", "agent.spawn", "net.connect"}:
         rule = f"{verb} {resource}".strip()
         asks = f"[labels]\napprove = [{toml_text(rule)}]"

@@ -42,7 +42,7 @@ from authority.gate.reader import OUTPUT_INLINE_LIMIT, Asked, Reader, short_body
 from authority.gate.run import Listener, Run, Start
 from authority.gate.wanted import places_of, sketch_of, wanted_of
 from authority.isolation import Host
-from authority.kernel import capabilities, entries, resources
+from authority.kernel import capabilities, entries, flows, resources
 from authority.kernel.capabilities import MacKey
 from authority.kernel.facts import Facts, Request, request_digest
 from authority.kernel.policy import Policy
@@ -115,6 +115,7 @@ class Runs:
     ) -> Receipt:
         spec = run.spec
         token = capabilities.parse(run.token)
+        label = flows.started(spec.policy, spec.label)
         digest = spec.policy.digest
         self._policies[digest] = spec.policy
         self._users[digest] += 1
@@ -132,8 +133,8 @@ class Runs:
                     parent=spec.parent,
                     attached=attached,
                     budgets=dict(spec.budgets),
-                    sources=sorted(spec.label.sources),
-                    secrets=sorted(spec.label.secrets),
+                    sources=sorted(label.sources),
+                    secrets=sorted(label.secrets),
                     protection=protection,
                     environment=sorted(spec.environment),
                     agent=spec.agent,

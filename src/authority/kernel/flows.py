@@ -5,6 +5,9 @@ Rules
   A file or directory carries its own name, an answer from the network its host, a tool's result the
   tool, anything of an MCP server the server (`mcp:NAME`), unless the policy trusts it. Failing
   counts too: an error text is an answer.
+- What a run is handed when it is started (arguments, environment, standard input) is the person's
+  word, unless the policy lists what is trusted and leaves the `user` out. Then the run starts with that
+  label: nobody knows which of its words were handed to it.
 - What a model answers has the label of what it was asked, so of the run: it adds no source.
 - Sinks. Reading, writing in the workspace, the program's own output, messages to the parent or a
   child, prompts to allowed models, GET and HEAD, and an MCP server's lists and resources take
@@ -25,7 +28,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from authority.kernel.file_labels import recorded
-from authority.kernel.labels import ANY_SOURCE, CLEAN, Label, Sink
+from authority.kernel.labels import ANY_SOURCE, CLEAN, USER, Label, Sink
 from authority.kernel.mcp_rules import parts
 from authority.kernel.models import EFFECTS
 from authority.kernel.policy import Policy
@@ -113,6 +116,11 @@ def takes_anything(effect: str, verb: str) -> bool:
     if effect in _OPEN_SINKS or effect in {"mcp.list", "mcp.read"}:
         return True
     return effect == "http.request" and verb in {"GET", "HEAD"}
+
+
+def started(policy: Policy, label: Label) -> Label:
+    """The label that a run starts with: what it has from elsewhere, and who hands it its task."""
+    return label if policy.trusts_user else label.join(Label(frozenset({USER})))
 
 
 def answer_label(

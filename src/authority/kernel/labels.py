@@ -19,6 +19,8 @@ from collections.abc import Iterable
 import msgspec
 
 ANY_SOURCE = "*"
+USER = "user"
+"""Who hands a run its arguments, its environment and its standard input, as a source."""
 
 
 class Label(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -170,8 +170,9 @@ class Policy:
 
     @property
     def trusts_user(self) -> bool:
-        """Whether what the person wrote (the task, the arguments) is trusted."""
-        return all(layer.trusts_user or layer.abstains(layer.trusted) for layer in self.layers)
+        """Whether what a run is handed (arguments, environment, standard input) is the person's word:
+        each file that lists what is trusted has to list `user`."""
+        return all(layer.trusts_user for layer in self.layers)
 
     def judge(self, effect: str, resource: Resource, verb: str = "") -> Judgement:
         """Whether the policy allows the effect on the resource. Never raises."""

@@ -228,6 +228,11 @@ def _layer_warnings(layer: Rules) -> list[str]:
             else set()
         )
         out.extend(f'{rules.key} holds "{shown(text)}" twice' for text in sorted(twice))
+    if not layer.trusts_user:
+        out.append(
+            'labels.trusted leaves "user" out: each run starts shaped by untrusted words, '
+            "and steers nothing"
+        )
     for text in sorted(layer.trusted.texts):
         if "*." in text.partition("://")[2][:2] or text == "tool:*":
             out.append(f'labels.trusted "{shown(text)}" trusts whoever can get a name there')

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from authority.kernel.addresses import ResourceError, shown, split_host_port
+from authority.kernel.labels import USER
 from authority.kernel.pattern_parts import check_source
 from authority.kernel.patterns import (
     Index,
@@ -125,8 +126,8 @@ class Rules:
         self.model_allow = rules(("models", "allow"), lambda text: permit(_model(text)))
         self.model_deny = rules(("models", "deny"), lambda text: forbid(_model(text)))
         trusted = _at(doc, ("labels", "trusted"))
-        self.trusts_user = trusted is not None and "user" in trusted
-        self.trusted = rules(("labels", "trusted"), lambda text: _word(text, permit, "user"))
+        self.trusts_user = trusted is None or USER in trusted
+        self.trusted = rules(("labels", "trusted"), lambda text: _word(text, permit, USER))
         labels = doc.get("labels", {})
         self.secrets = {
             name: rules(("labels", "secrets", name), forbid, texts)

@@ -11,7 +11,8 @@ Rules
 - A request that was let through and would be denied costs nothing in the second state, and its outcome
   is left out. One that was denied and would be allowed has no outcome, so it is only counted.
 - The size of a file that a run was kept from reading is in no entry, and counts as nothing.
-- Labels of answers are worked out anew for reads, HTTP and tools, where they follow from the policy.
+- Labels of answers are worked out anew for reads, HTTP and tools, where they follow from the policy; so
+  is the one that a run starts with.
 - What the recorded policy protected (the gate's own places) the new one protects, too. A child with a
   policy of its own is asked under both: its own as recorded, and the new one.
 - What was refused while it was read, and by the control API, is the same under every policy.
@@ -35,6 +36,7 @@ from authority.kernel.canonical import printable
 from authority.kernel.codes import Code
 from authority.kernel.entries import AnyEntry
 from authority.kernel.fold import apply
+from authority.kernel.labels import USER, Label
 from authority.kernel.policy import Policy, PolicyError, narrow
 from authority.kernel.resources import Resource
 from authority.kernel.state import FoldError, State
@@ -189,7 +191,21 @@ class _Fold:
         if not entry.parent:
             self._limits[entry.run] = dict(entry.budgets)
             entry = msgspec.structs.replace(entry, budgets=policy.budgets)
-        return msgspec.structs.replace(entry, policy=policy.digest)
+        label = flows.started(policy, self._brought_along(entry, recorded))
+        return msgspec.structs.replace(
+            entry,
+            policy=policy.digest,
+            sources=sorted(label.sources),
+            secrets=sorted(label.secrets),
+        )
+
+    def _brought_along(self, entry: entries.RunStart, recorded: Policy | None) -> Label:
+        """What a run starts with from elsewhere: its parent, or the run that it goes on from."""
+        parent = self._state.runs.get(entry.parent) if entry.parent else None
+        if parent is not None:
+            return parent.label
+        ours = recorded is not None and not recorded.trusts_user and not entry.continues
+        return Label(frozenset(entry.sources) - {USER if ours else ""}, frozenset(entry.secrets))
 
     def _under_new(
         self, entry: entries.RunStart, recorded: Policy | None, parent: Policy | None
