@@ -104,7 +104,7 @@ BAD = [
     (SECRET + 'header = "A: b"', "credentials.x.header", 5, "header"),
     (SECRET + '[process]\npass_env = ["X"]', "credentials.x.from_env", 3, "shows the secret"),
     ('version = 1\n[labels]\ntrusted = ["everything"]', "labels.trusted[0]", 3, "not a pattern"),
-    ('version = 1\n[labels]\nrelease = { x = ["output"] }', "labels.release.x", 3, "does not name"),
+    ('version = 1\n[labels]\nrelease = { x = ["output"] }', "labels.release.x", 3, "neither"),
     ('version = 1\n[approvals]\nrequire = ["https://h/?a"]', "approvals.require[0]", 3, "one spelling"),
     ("version = 1\nnot toml", "", 2, "not TOML"),
     ("version = 1\na = [", "", 2, "not TOML"),

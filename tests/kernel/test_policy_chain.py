@@ -341,6 +341,38 @@ def contained(wide: Policy, tight: Policy) -> None:
     assert wide.trusts_user or not tight.trusts_user
 
 
+KEEPS = 'version = 1\n[tools.mail]\ncommand = ["mail"]\nsecret = ["mail"]\n'
+RELEASES = '[labels]\nrelease = { mail = ["output"] }\n'
+
+
+@pytest.mark.parametrize("base", [KEEPS, KEEPS + RELEASES], ids=["kept", "released"])
+def test_a_secret_that_a_tool_names_leaves_where_every_file_releases_it(base: str) -> None:
+    out = parse("output", "output:stdout")
+    extended = chain(f'version = 1\nextends = "1"\n{RELEASES}', base)
+    silent = chain('version = 1\nextends = "1"\n', base)
+    child = chain("version = 1\n[labels]\nsecrets = { mail = [] }\n" + RELEASES.partition("\n")[2])
+    above = chain(base)
+    released = "release" in base
+    for policy in (above, extended, silent, narrow(above, child)):
+        assert policy.releases("mail", "output", out) == released
+    assert child.releases("mail", "output", out)
+    assert not narrow(above, chain("version = 1\n")).releases("mail", "output", out)
+
+
+@pytest.mark.parametrize("item", ["user", "tool:x"])
+def test_a_user_who_is_trusted_again_is_shown(item: str) -> None:
+    """Without a list the user is trusted; a list without them is narrower."""
+    said = f'version = 1\n[labels]\ncompute = true\ntrusted = ["{item}"]\n'
+    silent = "version = 1\n[labels]\ncompute = true\n"
+    listed, left_out = (decode(chain(text).canonical)["tree"] for text in (said, silent))
+    assert [line.rpartition(": ")[2] for line in widened(listed, left_out)] == (
+        [] if item == "user" else ['also "user"']
+    )
+    assert [line.rpartition(": ")[2] for line in widened(left_out, listed)] == (
+        [] if item == "user" else ['also "tool:x"']
+    )
+
+
 @given(documents, documents)
 @settings(max_examples=150)
 def test_neither_extending_nor_spawning_widens(base: dict[str, Any], own: dict[str, Any]) -> None:

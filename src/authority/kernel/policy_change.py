@@ -18,9 +18,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from authority.kernel.labels import USER
+
 _DENYING = frozenset({"deny", "require", "control", "secret"})
 _LIMITING = frozenset({"budgets", "limits"})
 _NODE = frozenset({"doc", "base", "name"})
+_TRUSTED = "labels.trusted"
+"""The list that holds the user where it is not given."""
 
 
 def widened(old: Any, new: Any) -> list[str]:
@@ -71,7 +75,9 @@ def _compare(path: str, old: Any, new: Any, found: list[str]) -> None:
             found.append(f"{path}: {_short(new)} (was {_short(old)})")
         return
     if isinstance(old, list | None) and isinstance(new, list | None) and _plain(old, new):
-        had, has = set(old or ()), set(new or ())
+        left_out = (USER,) if path == _TRUSTED else ()
+        had = set(left_out if old is None else old)
+        has = set(left_out if new is None else new)
         if name == "content" and old is None and not has:
             found.append(f"{path}: [] (was not set)")
         if name in _DENYING or path.startswith("labels.secrets."):

@@ -292,20 +292,18 @@ class Policy:
         return None
 
     def releases(self, secret: str, effect: str, resource: Resource, verb: str = "") -> bool:
-        """Whether the secret may flow into this. A secret that no file knows goes nowhere."""
+        """Whether the secret may flow into this: every file has to release it, but for one that
+        extends others and leaves it to them."""
         tool = self.tool_rules(resource) if effect == "tool.call" else None
         if tool is not None and secret in tool.receives:
             return True
-        known = False
         for layer in self.layers:
             rules = layer.release.get(secret)
-            if rules is not None:
-                if not rules.find(resource, verb):
-                    return False
-                known = True
-            elif secret in layer.secrets and not layer.inherits:
-                return False  # a file that extends leaves it to its bases, and they may release it
-        return known
+            if rules is None and layer.inherits:
+                continue
+            if rules is None or not rules.find(resource, verb):
+                return False
+        return True
 
     def names_private(self, host: str, port: int, why: str = "") -> bool:
         """Whether host and port may be at an address that is not public.

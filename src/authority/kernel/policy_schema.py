@@ -64,13 +64,27 @@ def normalise(context: Context, raw: Mapping[str, Any]) -> dict[str, Any]:
             raise context.error(
                 ("tools", name), "is the name of a tool of an MCP server", "rename one of them"
             )
-    labels = doc.get("labels", {})
-    for name in labels.get("release", {}):
-        if name not in labels.get("secrets", {}) and not extending:
+    known = _secrets(doc)
+    for name in doc.get("labels", {}).get("release", {}):
+        if name not in known and not extending:
             raise context.error(
-                ("labels", "release", name), "releases a secret that labels.secrets does not name"
+                ("labels", "release", name),
+                "releases a secret that neither labels.secrets nor a tool's secret names",
+                f"for one that comes from elsewhere write secrets = {{ {name} = [] }}",
             )
     return doc
+
+
+def _secrets(doc: Mapping[str, Any]) -> set[str]:
+    """The secrets that a document names: of files, and of what tools answer."""
+    tools = [
+        *doc.get("tools", {}).values(),
+        *(tool for one in doc.get("mcp", {}).values() for tool in one.get("tools", {}).values()),
+    ]
+    return {
+        *doc.get("labels", {}).get("secrets", {}),
+        *(s for t in tools for s in t.get("secret", ())),
+    }
 
 
 def _version(_context: Context, _path: Path, _value: Any) -> int:

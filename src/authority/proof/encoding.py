@@ -150,9 +150,9 @@ class Encoded:
             released = layer.release.get(secret)
             if released is not None:
                 needed.append(self.find(released, cell))
-            elif secret in layer.secrets and not layer.inherits:
+            elif not layer.inherits:
                 return FALSE
-        return both(*needed) if needed else FALSE
+        return both(*needed)
 
     def takes(self, effect: str, cell: Cell) -> Formula:
         """Whether a run that is not trusted may do this with some arguments (`flows.sink`).
