@@ -57,6 +57,13 @@ def test_a_shape_is_declared_where_fields_are() -> None:
             assert ("shape" in one) == ("fields" in one), tool
 
 
+def test_the_figures_are_those_of_these_declarations_and_plans() -> None:
+    """A declaration or a plan that is changed after its figures were published is seen."""
+    page = (declared.FILE.parent / "README.md").read_text("utf-8")
+    assert f"Declarations `{declared.digest()}`" in page
+    assert f"plans `{plans.digest()}`" in page
+
+
 def test_every_task_has_a_plan() -> None:
     assert len([key for key in PLANS if key[0] == "workspace"]) == 40
     assert len([key for key in PLANS if key[0] == "banking"]) == 16

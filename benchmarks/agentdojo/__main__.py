@@ -120,6 +120,9 @@ def main() -> int:
     all_pairs = pairs(tasks, options.quick)
     planned = all((suite, user) in plans.PLANS for suite, user, _ in all_pairs)
     ours = suites == SUITES and options.declared is options.plans is None
+    digests = {"declarations": declared.digest(), "plans": plan_digest if planned else "-"}
+    for what, digest in digests.items():
+        print(f"{what:12} sha256 {digest}", file=sys.stderr, flush=True)
     variants = table.variants(planned=planned, objects=options.objects)
     found = measure(variants, all_pairs, options.processes)
     rows = [
@@ -135,8 +138,8 @@ def main() -> int:
     for claim, holds, figure in verdicts:
         print(f"{'holds' if holds else 'FAILS'}  {claim}: {figure}")
     seconds = round(time.monotonic() - began)
-    print(f"declarations sha256 {declared.digest()}")
-    print(f"plans        sha256 {plan_digest if planned else '-'}")
+    for what, digest in digests.items():
+        print(f"{what:12} sha256 {digest}")
     print(f"{len(scores)} runs, {seconds} s")
     options.results.write_text(
         json.dumps(
@@ -144,8 +147,7 @@ def main() -> int:
                 "package": "agentdojo 0.1.35",
                 "benchmark": "v1.2.2",
                 "suites": suites,
-                "declarations": declared.digest(),
-                "plans": plan_digest if planned else "",
+                **digests,
                 "quick": options.quick,
                 "seconds": seconds,
                 "rows": rows,
