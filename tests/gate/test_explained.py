@@ -129,6 +129,22 @@ def test_a_run_that_was_handed_a_strangers_words_is_told_so(lab: Lab, run: Attac
         assert f"<- entry {began}: run.start run:{other.run}" in shown
 
 
+def test_an_interpreter_that_looked_into_a_mounted_folder_is_told(lab: Lab, run: Attached) -> None:
+    """A plan that reads nothing is untrusted all the same; each of the two ways out is one."""
+    plan = (
+        "import json\nfrom authority.agent import Denied, connect\n"
+        "try: connect().tool('bare', {'text': 'x'}, handle=True)\n"
+        "except Denied as no: print(no.code)\nelse: print('done')\n"
+    )
+    mounted = POLICY.replace('files = "requests"\n', "")
+    said = {
+        policy: lab.start(plan, policy).end().out.strip()
+        for policy in (mounted, POLICY, mounted.replace('["user"]', '["user", "fs:."]'))
+    }
+    assert list(said.values()) == ["E_TAINT", "done", "done"]
+    assert tomllib.loads(why(lab)["ways"][1]["how"]) == {"filesystem": {"files": "requests"}}
+
+
 def test_the_advice_makes_the_call_pass(lab: Lab, run: Attached) -> None:
     """The control: each way that is told is one."""
     gate = run.gate()

@@ -138,3 +138,14 @@ def test_what_is_no_longer_secret_is_shown() -> None:
     )
     assert widened(old, new) == ['labels.secrets.staff: no longer "fs:./b/**"']
     assert widened(new, old) == []
+
+
+def test_files_that_are_only_asked_for_are_no_wider() -> None:
+    from authority.kernel.canonical import decode
+
+    mounted, asking = (
+        decode(make(f'[filesystem]\nread = ["./x"]\nfiles = "{way}"\n').canonical)["tree"]
+        for way in ("mount", "requests")
+    )
+    assert widened(mounted, asking) == []
+    assert widened(asking, mounted) != []

@@ -6,6 +6,8 @@ Rules
   for arguments that nobody described yet: whoever wrote the words that it carries writes it.
 - Where the policy does not trust the `user` the run started with that label, and only the policy's word
   helps.
+- Who has mounted folders has read what their interpreter looked into, such as the folder that it
+  stands in: that is told as well.
 - A secret has one way: the policy names where it may go. No approval lets one out.
 """
 
@@ -65,7 +67,7 @@ def ways(entry: dict[str, Any], policy: Policy | None, names: list[str]) -> list
         how = f'[labels]\ntrusted = ["{USER}", ...]   # with what is listed already'
         out = [_way("if what the run is handed (arguments, input) is your own word", how)]
     else:
-        out = [_unread(entry, policy)]
+        out = [_unread(entry, policy), *_mounted(entry, policy)]
     if effect in {"tool.call", "http.request", "fs.delete", "agent.spawn", "net.connect"}:
         rule = f"{verb} {resource}".strip()
         asks = f"[labels]\napprove = [{toml_text(rule)}]"
@@ -93,6 +95,15 @@ def _unread(entry: dict[str, Any], policy: Policy | None) -> Way:
         "take what was read as a handle: the run stays trusted, and its own words may steer",
         f"{how}   # docs/labels.md: handles",
     )
+
+
+def _mounted(entry: dict[str, Any], policy: Policy | None) -> list[Way]:
+    """What helps a program that opened nothing, whose interpreter looked into a folder."""
+    _, _, source = str(entry["reason"]).partition("run is shaped by untrusted ")
+    if policy is None or policy.filesystem.files == "requests" or not source.startswith("fs:"):
+        return []
+    what = "if the program opened nothing itself: its interpreter looked into a mounted folder"
+    return [_way(what, '[filesystem]\nfiles = "requests"   # nothing is mounted')]
 
 
 def _free(entry: dict[str, Any], policy: Policy | None, names: list[str]) -> list[str] | None:
