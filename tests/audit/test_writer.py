@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,6 @@ class Gated(OsLayer):
     """Holds every commit until it is let through; can fail it instead."""
 
     def __init__(self) -> None:
-        import threading
-
         self.entered = threading.Semaphore(0)
         self.go = threading.Semaphore(0)
         self.error: OSError | None = None
@@ -87,6 +86,7 @@ def test_nothing_is_told_before_its_own_sync(tmp_path: Path) -> None:
     async def main() -> None:
         layer = Gated()
         log = Log.open(tmp_path / "log", layer=layer)
+        log.quick_s = 0  # the loop goes on while a sync waits
         told: list[int] = []
 
         def wait_for(seq: int) -> None:
@@ -119,10 +119,31 @@ def test_nothing_is_told_before_its_own_sync(tmp_path: Path) -> None:
     run(main)
 
 
+def test_a_quick_disk_is_waited_for_in_place_and_a_slow_one_apart(tmp_path: Path) -> None:
+    here: list[bool] = []
+
+    class Watched(OsLayer):
+        def fdatasync(self, fd: int) -> None:
+            here.append(threading.current_thread() is threading.main_thread())
+            super().fdatasync(fd)
+
+    async def main() -> None:
+        log = Log.open(tmp_path / "log", layer=Watched())
+        for quick_s in (3600.0, 1e-9, 1e-9):  # nothing takes an hour, nothing so little
+            log.quick_s = quick_s
+            await log.durable(log.append(line_for(log)).seq)
+        log.close()
+
+    run(main)
+    assert here == [True, True, False]
+    assert verify(tmp_path / "log").entries == 3
+
+
 def test_the_first_failure_poisons_everything(tmp_path: Path) -> None:
     async def main() -> None:
         layer = Gated()
         log = Log.open(tmp_path / "log", layer=layer)
+        log.quick_s = 0  # the loop goes on while a sync waits
         first = log.append(line_for(log)).seq
         waits = [asyncio.ensure_future(log.durable(first))]
         await asyncio.to_thread(layer.entered.acquire)

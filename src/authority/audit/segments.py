@@ -112,12 +112,16 @@ class SegmentWriter:
             except OSError as error:
                 self.trouble = f"no space for the reserved segment: {error}"
 
+    def fits(self, size: int) -> bool:
+        """Whether a batch of `size` bytes goes into the active segment: no other is begun for it."""
+        return not self.used or self.used + size <= self._capacity
+
     def commit(self, data: bytes, while_syncing: Callable[[], None] = lambda: None) -> None:
         """Write one batch and return when it is durable. Any exception means: poisoned.
 
         `while_syncing` is called when the bytes are written, right before the sync.
         """
-        if self.used and self.used + len(data) > self._capacity:
+        if not self.fits(len(data)):
             self._rotate()
         write_all(self._layer, self._fd, data, self.used)
         while_syncing()

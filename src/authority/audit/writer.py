@@ -6,7 +6,10 @@ Rules
 - At most one batch is being written. What is appended meanwhile is the next batch; its number
   (`next_batch`) is the `seq` of its first entry. A batch that has grown to `batch_bytes` is closed
   and another begun, so that one sync never waits for an unbounded write.
-- Writing and `fdatasync` happen in one thread of the log's own; results return to the event loop.
+- While the disk is quick a small batch is written and synced in the loop's own thread: handing it to
+  another and back costs more than the sync. A batch with enough lines to hash meanwhile goes to a
+  thread of the log's own, one that begins another segment too, and after a sync that took longer than
+  `quick_s` the next `_APART`. What comes of them returns to the event loop.
 - The first failure of a write or sync poisons the log for good: everything that waits gets
   `LogPoisoned`, every later `append` raises it, nothing is tried again (after a failed sync the
   kernel may report success for pages that it dropped). Only a new start, which copies, goes on.
@@ -23,6 +26,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -42,6 +46,9 @@ MAX_LINE = 1024 * 1024
 """The longest entry in bytes; larger bodies belong into the content store."""
 
 _FOLD_AT = 32
+
+_QUICK_S = 0.0005
+_APART = 32
 
 LOCK = "lock"
 
@@ -81,6 +88,8 @@ class Log:
         self.recovery: Recovery = found.report
         """What opening found, cut and copied."""
         self.batch_bytes = MAX_LINE
+        self.quick_s = _QUICK_S
+        """Up to how long a sync may take for the next to be done in the loop's thread; 0: never."""
         self._tree = found.tree
         self._leaves: list[bytes] = []
         state = found.state
@@ -94,6 +103,7 @@ class Log:
         self._poison: LogPoisoned | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._kicked = False
+        self._apart = 0
         self._jobs: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._ended = False
@@ -190,7 +200,7 @@ class Log:
             or len(line) > MAX_LINE
         ):
             raise LogMisuse("an entry is one line of printable ASCII, not too long, without 'hash'")
-        if self._loop is None and self._thread is None:
+        if self._loop is None:
             self._attach()
         digest, sealed = seal(self._hash, line)
         self._hash = digest
@@ -287,12 +297,8 @@ class Log:
             self._layer.close(self._lock)
 
     def _attach(self) -> None:
-        try:
+        with contextlib.suppress(RuntimeError):  # a tool without a loop: it calls flush
             self._loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return  # a tool without a loop: it calls flush
-        self._thread = threading.Thread(target=self._work, name="log-sync", daemon=True)
-        self._thread.start()
 
     def _fold(self) -> None:
         leaves, self._leaves = self._leaves, []
@@ -318,9 +324,31 @@ class Log:
         self._kicked = False
         if self._in_flight is None and self._poison is None and not self._ended:
             batch = self._next()
-            if batch is not None:
-                self._in_flight = batch
-                self._jobs.put(batch)
+            if batch is None:
+                return
+            self._in_flight = batch
+            if not self._quick(batch):
+                self._hand_over(batch)
+            else:
+                self._commit_here(batch)
+
+    def _quick(self, batch: _Batch) -> bool:
+        few = len(batch.lines) < _FOLD_AT
+        return few and not self._apart and self.quick_s > 0 and self._writer.fits(batch.size)
+
+    def _commit_here(self, batch: _Batch) -> None:
+        began = time.perf_counter()
+        self._commit(batch)
+        if time.perf_counter() - began > self.quick_s:
+            self._apart = _APART
+        self._done(batch)
+
+    def _hand_over(self, batch: _Batch) -> None:
+        self._apart = max(0, self._apart - 1)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="log-sync", daemon=True)
+            self._thread.start()
+        self._jobs.put(batch)
 
     def _work(self) -> None:
         assert self._loop is not None
@@ -339,7 +367,7 @@ class Log:
             batch.error = error
 
     def _while_syncing(self) -> None:
-        """Called by the thread right before it waits for the disk: the loop may hash meanwhile."""
+        """Called right before the wait for the disk: the loop may hash meanwhile, or next."""
         if self._loop is not None and len(self._leaves) >= _FOLD_AT:
             with contextlib.suppress(RuntimeError):  # a loop that was closed has nothing to do
                 self._loop.call_soon_threadsafe(self._fold)
@@ -364,8 +392,13 @@ class Log:
         self._kicked = True
         self._tell(batch, None)
         self._kicked = False
-        if self._loop is not None:
+        if self._loop is None or self._ended:
+            return
+        if self._apart:
             self._kick()
+        else:
+            self._kicked = True
+            self._loop.call_soon(self._kick)
 
     def _tell(self, batch: _Batch, error: LogPoisoned | None) -> None:
         batch.callbacks.sort(key=lambda item: item[0])
