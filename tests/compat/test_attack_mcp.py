@@ -104,6 +104,35 @@ for _ in range(300):
     assert "id_rsa" not in ran.out
 
 
+@pytest.mark.parametrize("what", ["rug", "fine"])
+@pytest.mark.parametrize("how", ["list", "call"])
+def test_which_tools_a_server_offers_later_is_its_word(at: Lab, what: str, how: str) -> None:
+    """It has heard hidden words meanwhile, and may hide a tool for each bit of them."""
+    with at.attached(policy(what)) as run:
+        gate = run.gate()
+
+        def trusted() -> bool:
+            return code_of(lambda: gate.tool("good/u", {"x": 1}, handle=True)) == ""
+
+        gate.call("mcp.list", "mcp:bad/tools")
+        gate.call("mcp.list", "mcp:good/tools")
+        gate.tool("bad/t", {"a": 1}, handle=True)  # after this `rug` says that its list changed
+        assert trusted()
+        if how == "list":
+            wait_for(lambda: len(listed(gate, "bad")) == (1 if what == "rug" else 2))
+        else:
+            code = "E_APPROVAL_REQUIRED" if what == "rug" else ""
+            again = lambda: gate.tool("bad/t", {"a": 1}, handle=True)  # noqa: E731
+            wait_for(lambda: code_of(again) == code)
+        assert trusted() is (what == "fine")
+        assert len(listed(gate, "good")) == 2  # and the neighbour's list is what it was
+
+
+def listed(gate: Any, server: str) -> list[Any]:
+    found: list[Any] = gate.call("mcp.list", f"mcp:{server}/tools")["tools"]
+    return found
+
+
 @pytest.mark.parametrize("what", ["twins", "cyrillic"])
 def test_names_that_look_alike_are_left_out(at: Lab, what: str) -> None:
     with at.attached(policy(what)) as run:
@@ -111,7 +140,7 @@ def test_names_that_look_alike_are_left_out(at: Lab, what: str) -> None:
         expected = "" if what == "cyrillic" else "E_POLICY_DENY"
         assert code_of(lambda: gate.tool("bad/t", {"a": 1})) == expected
         assert code_of(lambda: gate.tool("bad/T", {})) == "E_POLICY_DENY"
-        assert any("left out" in line for line in troubles(run))
+        wait_for(lambda: any("left out" in line for line in troubles(run)))
         assert all(line.isascii() for line in troubles(run))
         if what == "twins":
             gate.tool("bad/u", {})

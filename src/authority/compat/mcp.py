@@ -14,6 +14,10 @@ Rules
   before a call when the last look is older than `FRESH_SECONDS`. Each text is compared with what was
   approved by its digest (`Servers.see`), and only approved tools are listed.
 - A result carries the label of the server's own run beside that of its source.
+- What is listed of tools was approved, word by word, so it has no label; which of them a server offers
+  is its own word all the same. It is taken once: as it was when the run first looked, before the server
+  was handed anything untrusted. A list that is another than then is an answer of the server, with its
+  label, and so is a refusal that rests on such a change (`changed` among its facts).
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ from authority.compat.base import Door, Failed, Refused, Stream, pump
 from authority.effects.base import Call, EffectFailed, Performed
 from authority.effects.descriptors import pair
 from authority.kernel.canonical import printable
-from authority.kernel.labels import Label
+from authority.kernel.labels import CLEAN, Label
 from authority.kernel.mcp_rules import parts, split_tool
 from authority.kernel.requests import EFFECTS
 from authority.kernel.resources import ResourceError, parse
@@ -44,6 +48,7 @@ REFRESHES = 64
 """Times that a server may say that its tools changed."""
 MAX_RESULT = 1024 * 1024
 MAX_ITEMS = 1000
+_CHANGED = {"changed": True}
 
 _json = msgspec.json.Encoder().encode
 
@@ -116,6 +121,8 @@ class Hub:
         self._parcels: Parcels | None = None
         self._running: dict[str, _Server] = {}
         self._starts: dict[str, int] = {}
+        self._first: dict[str, dict[str, str] | None] = {}
+        self._handed: set[str] = set()
         self._locks: dict[str, asyncio.Lock] = {}
         self._connecting = asyncio.Lock()
 
@@ -257,6 +264,8 @@ class Hub:
         allowed = {tool: text for tool, text in texts.items() if self._allows(name, tool)}
         await self._gate.see(name, allowed)
         server.tools = {tool: _digest(text) for tool, text in texts.items()}
+        if name not in self._handed:
+            self._first.setdefault(name, server.tools)
         for tool, why in found.left_out:
             line = f"mcp.{name}: the tool {printable(tool, 128)} is left out: {printable(why, 200)}"
             if line not in server.told and len(server.told) < MAX_ITEMS:
@@ -280,13 +289,17 @@ class Hub:
 
     async def definition(self, name: str, tool: str) -> dict[str, Any]:
         """The facts for a decision about a call: the digest of what the tool is now, or why none."""
+        found: dict[str, Any]
         try:
             server = await self._refresh(name, FRESH_SECONDS)
+            found = {"definition": server.tools.get(tool, "")}
         except Failed as failed:
-            return {"definition": "", "missing": failed.sentence}
+            found = {"definition": "", "missing": failed.sentence}
         except CallError as error:
-            return {"definition": "", "missing": printable(error.sentence, 500)}
-        return {"definition": server.tools.get(tool, "")}
+            found = {"definition": "", "missing": printable(error.sentence, 500)}
+        first = self._first.get(name) or {}
+        known = name not in self._handed or name in self._first
+        return found if known and first.get(tool, "") == found["definition"] else found | _CHANGED
 
     # --- performing what was admitted ---
 
@@ -297,13 +310,13 @@ class Hub:
                 return await self._tool(call)
             name, kind, item = parts(call.resource)
             if call.effect == "mcp.list":
-                return await self._list(name, kind)
+                return await self._list(call, name, kind)
             what = {"mcp.read": "read", "mcp.prompt": "prompt"}[call.effect]
             params: dict[str, Any] = {"name": name, "what": what, "item": item}
             if what == "prompt":
                 params["arguments"] = call.arguments.arguments
             server = await self._server(name)
-            server.connection.sees(call.given)
+            self._hand(name, server, call)
             return self._performed(await self._call("mcp.perform", params), server)
         except Failed as failed:
             raise EffectFailed(failed.sentence) from None
@@ -314,7 +327,7 @@ class Hub:
     async def _tool(self, call: Call) -> Performed:
         name, tool = split_tool(call.resource.name)
         server = await self._server(name)
-        server.connection.sees(call.given)
+        self._hand(name, server, call)
         params = {
             "name": name,
             "what": "tool",
@@ -332,20 +345,47 @@ class Hub:
             value = {"content": [said], "isError": True}
         return self._performed({"result": value}, server)
 
-    async def _list(self, name: str, kind: str) -> Performed:
+    async def _list(self, call: Call, name: str, kind: str) -> Performed:
         if kind == "tools":
-            server = await self._refresh(name, 1.0)
+            try:
+                server = await self._refresh(name, 1.0)
+            except Failed as failed:
+                raise EffectFailed(
+                    failed.sentence, carried=self._not_as_first(call, name)
+                ) from None
+            except CallError as error:
+                carried = self._not_as_first(call, name)
+                raise EffectFailed(printable(error.sentence, 500), carried=carried) from None
             shown = [
                 {"name": tool, "digest": digest}
                 for tool, digest in sorted(server.tools.items())
                 if self._allows(name, tool) and self._gate.approved(name, tool, digest)
             ]
-            return Performed({"tools": shown}, facts={"tools": len(shown)})
+            carried = self._not_as_first(call, name, server)
+            return Performed({"tools": shown}, facts={"tools": len(shown)}, carried=carried)
         server = await self._server(name)
         value = await self._call("mcp.perform", {"name": name, "what": "list", "item": kind})
         items = value.get("items") if isinstance(value, dict) else None
         kept = [i for i in items or () if isinstance(i, dict) and self._shows(name, kind, i)]
         return self._performed({"items": kept[:MAX_ITEMS]}, server)
+
+    def _hand(self, name: str, server: _Server, call: Call) -> None:
+        """It sees what a call is made with."""
+        server.connection.sees(call.given)
+        if not call.given.clean:
+            self._handed.add(name)
+
+    def _not_as_first(self, call: Call, name: str, server: _Server | None = None) -> Label:
+        """The label of a list of tools: none as long as it is what it was at first."""
+        tools = server.tools if server is not None else None
+        running = server or self._running.get(name)
+        if name not in self._handed:
+            self._first.setdefault(name, tools)
+        if name in self._first and tools == self._first[name]:
+            return CLEAN
+        own = running.connection.label if running is not None else CLEAN
+        trusted = call.policy.trusted(call.resource, "")
+        return own if trusted else own.join(Label(frozenset({f"mcp:{name}"})))
 
     def _shows(self, name: str, kind: str, item: Mapping[str, Any]) -> bool:
         effect, key = ("mcp.read", "uri") if kind == "resources" else ("mcp.prompt", "name")

@@ -313,7 +313,10 @@ def _definition(state: State, policy: Policy | None, request: Request, facts: Fa
     why = server.unapproved(tool, pin.approved if pin else "", facts.looked_up)
     if why:
         code = Code.APPROVAL_REQUIRED if facts.looked_up.get("definition") else Code.POLICY_DENY
-        raise _No(code, Layer.POLICY, f"{request.resource.text}: {why}", f"mcp.{name}.approve")
+        changed = facts.looked_up.get("changed")
+        told = sinks.answered(state, state.runs[request.run], policy, request) if changed else CLEAN
+        reason, rule = f"{request.resource.text}: {why}", f"mcp.{name}.approve"
+        raise _No(code, Layer.POLICY, reason, rule, told=told)
 
 
 def _worst(

@@ -174,6 +174,6 @@ def result_label(
         label = label.join(Label(sources, policy.secrets(resource)))
     elif effect in _MCP and not policy.trusted(resource, verb):
         server_name, kind, _ = parts(resource)
-        if kind != "tools":  # what is listed of tools was approved, word by word
+        if kind != "tools":  # these were approved, word by word; a change of them is `carried`
             label = label.join(Label(frozenset({f"mcp:{server_name}"})))
     return label
