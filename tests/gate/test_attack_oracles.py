@@ -7,6 +7,7 @@ length what is there. Whoever was told has read it; or both worlds are answered 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 
 import pytest
@@ -95,6 +96,32 @@ def test_which_of_two_files_has_a_name_is_words(lab: Lab) -> None:
         with lab.attached(POLICY) as later:
             later.gate().read(f"out/{name}")
             assert pays(later.gate()) == code
+
+
+def test_when_a_folder_was_changed_is_words(lab: Lab) -> None:
+    with lab.attached(POLICY) as first:
+        for name in ("kept", "changed"):
+            first.gate().mkdir(f"out/times/{name}", parents=True)
+        taint(first.gate())
+        first.gate().write("out/times/changed/x", b"")
+    for name, code in (("kept", ""), ("changed", "E_TAINT")):
+        with lab.attached(POLICY) as later:
+            later.gate().stat(f"out/times/{name}")
+            assert pays(later.gate()) == code
+
+
+def test_which_files_were_read_does_not_show_in_them(lab: Lab) -> None:
+    """A later look would count them: a file has the time of its last access, and no label by it."""
+    old = (10**18, 2 * 10**18)  # read last before it was changed last: where reading would be noted
+    files = [lab.file(f"data/read-{n}.txt", "x") for n in range(2)]
+    for file in files:
+        os.utime(file, ns=old)
+    with lab.attached(POLICY) as run:
+        run.gate().read("data/read-0.txt")
+    assert [file.stat().st_atime_ns for file in files] == [old[0], old[0]]
+    files[1].read_text()  # the control: by any other way it is noted (unless the disk never does)
+    if not os.statvfs(files[1]).f_flag & os.ST_NOATIME:
+        assert files[1].stat().st_atime_ns != old[0]
 
 
 def test_a_folder_that_is_there_is_words(lab: Lab) -> None:

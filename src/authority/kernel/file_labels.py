@@ -14,7 +14,8 @@ Pure; a part of the state, and so of the log. Rules
 - Changing says what was there: whether a name could be made, moved or removed, and how long a file is
   that was added to. So it brings labels as a look does. Only `fs.write`, where it replaces what there
   may be and does not fail, says nothing.
-- Size, times and mode of a file are its writer's words, so looking at it is reading it.
+- Size, times and mode of a file are its writer's words, so looking at it is reading it. When a folder
+  was changed is a word of whoever changed something in it, so `fs.stat` of it is like listing it.
 - No rule of a policy lowers it. Where nothing is recorded the policy's word holds.
 - A file that is not as it was last written was changed by somebody else: what is read carries the
   recorded label, and `host`. Its digest decides where all of it was read; else its size, and the moment
@@ -149,7 +150,8 @@ def recorded(files: Files, effect: str, resource: str, facts: Mapping[str, Any])
     if effect not in READS:
         return _told(files, effect, resource, facts)
     names = [resource, REST, *_trees(resource)]
-    if effect in ("fs.list", "fs.show"):
+    folder = effect == "fs.stat" and facts.get("type") == "directory"
+    if folder or effect in ("fs.list", "fs.show"):
         names.append(resource.rstrip("/") + "/")
     if facts.get("failed"):
         names.append(_folder(resource))
