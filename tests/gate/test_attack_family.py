@@ -100,6 +100,23 @@ def test_what_is_left_of_a_budget_is_no_number(lab: Lab, run: Attached, reads: b
 
 
 @pytest.mark.parametrize("reads", [True, False], ids=["hostile", "control"])
+def test_what_is_left_for_all_runs_is_no_number(own: Lab, reads: bool) -> None:
+    """Of a run that is over, too."""
+    own.file("tool.py", TOOL)
+    (own.directory.root / "gate.json").write_text('{"budgets": {"file_bytes": 1000}}')
+    with own.attached(POLICY) as before:
+        if reads:
+            before.gate().tool("web", {"q": "x"})
+        before.gate().write("out/much", b"x" * 400)
+    wait_for(lambda: own.log(run=before.run, kind="run.end"))
+    with own.attached(POLICY) as run:
+        gate = run.gate()
+        assert pays(gate) == ""
+        assert code_of(lambda: gate.write("out/mine", b"x" * 700)) == "E_BUDGET_EXCEEDED"
+        assert pays(gate, 400) == ("E_TAINT" if reads else "")
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["hostile", "control"])
 def test_what_is_left_of_a_count_is_no_number(lab: Lab, run: Attached, reads: bool) -> None:
     gate = run.gate()
     narrow = gate.attenuate(count=20)
