@@ -131,11 +131,6 @@ def load(directory: str | os.PathLike[str], *, layer: FileLayer | None = None) -
     return notes
 
 
-def floors(notes: Sequence[str], key: VerifyKey, source: str = "the checkpoint") -> list[Floor]:
-    """Verify every note with the log's key. Raises `CheckpointInvalid`."""
-    return [Checkpoint.parse(note, key).floor(source) for note in notes]
-
-
 class Observer(Protocol):
     """Who is shown new checkpoints: a witness."""
 

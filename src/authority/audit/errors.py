@@ -35,10 +35,9 @@ class LogFull(LogError):
 class LogCorrupt(LogError):
     """Stored bytes are damaged. `entry` is the `seq` of the first entry that cannot be trusted."""
 
-    def __init__(self, entry: int, message: str, hint: str = "") -> None:
+    def __init__(self, entry: int, message: str) -> None:
         super().__init__(
-            message,
-            hint or "keep the directory as it is and run 'authority audit verify' for the details",
+            message, "keep the directory as it is and run 'authority audit verify' for the details"
         )
         self.entry = entry
 

@@ -114,14 +114,12 @@ class Tree:
         self._in_range(size)
         return self.range(0, size) if size else EMPTY
 
-    def inclusion(self, index: int, size: int | None = None) -> list[bytes]:
-        """The audit path of leaf `index` in the tree of `size` leaves (RFC 6962, 2.1.1)."""
-        size = self.size if size is None else size
-        self._in_range(size)
-        if not 0 <= index < size:
-            raise ValueError(f"leaf {index} is not in a tree of {size}")
+    def inclusion(self, index: int) -> list[bytes]:
+        """The audit path of leaf `index` (RFC 6962, 2.1.1). Raises `ValueError`."""
+        if not 0 <= index < self.size:
+            raise ValueError(f"leaf {index} is not in a tree of {self.size}")
         path: list[bytes] = []
-        low, high = 0, size
+        low, high = 0, self.size
         while high - low > 1:
             middle = low + split(high - low)
             if index < middle:

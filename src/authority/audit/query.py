@@ -82,26 +82,25 @@ def lines(directory: str | os.PathLike[str], segment: int = 1) -> Iterator[bytes
 
 def tail(
     directory: str | os.PathLike[str],
-    wanted: Filter = EVERYTHING,
     *,
     last: int = 10,
     follow: bool = False,
     pause_s: float = 0.2,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Entry]:
-    """The `last` entries that pass, then, with `follow`, new ones until `stop` says so.
+    """The `last` entries, then, with `follow`, new ones until `stop` says so.
 
     Entries of a live log may be seen before they are durable, as any reader of the file sees them.
     """
     reader = Reader(directory)
     kept: list[Entry] = []
-    for entry in _entries(reader, wanted):
+    for entry in _entries(reader, EVERYTHING):
         kept.append(entry)
         if len(kept) > 2 * last + 1000:
             del kept[: len(kept) - last]
     yield from kept[len(kept) - last if len(kept) > last else 0 :] if last else []
     while follow and not stop():
-        fresh = list(_entries(reader, wanted))
+        fresh = list(_entries(reader, EVERYTHING))
         yield from fresh
         if not fresh:
             time.sleep(pause_s)

@@ -29,7 +29,7 @@ from authority.dialects.demand import COUNT, MESSAGES, DemandError
 from authority.effects.base import Call as Admitted
 from authority.effects.base import EffectFailed, Performed
 from authority.effects.descriptors import pair
-from authority.effects.http_dial import Resolver, resolve
+from authority.effects.http_dial import resolve
 from authority.kernel import models
 from authority.kernel.policy import Policy
 from authority.kernel.policy_models import choose
@@ -65,12 +65,9 @@ def environment(policy: Policy, port: int) -> dict[str, str]:
 class ModelService:
     """One run's."""
 
-    def __init__(
-        self, door: Door, secrets: Mapping[str, str], resolver: Resolver = resolve
-    ) -> None:
+    def __init__(self, door: Door, secrets: Mapping[str, str]) -> None:
         self._door = door
         self._secrets = secrets
-        self._resolver = resolver
         self._anchors = extra_certificates(door.policy.network.ca)
         self._peer: Peer | None = None
         self._conns: dict[int, Native | None] = {}
@@ -207,7 +204,7 @@ class ModelService:
         return grant, fds
 
     async def _dial(self, _call: Call, where: Target) -> socket.socket:
-        return await dial(self._resolver, self._door.policy, where)
+        return await dial(resolve, self._door.policy, where)
 
     async def _chunk(self, params: Any, fds: list[int]) -> tuple[Any, Fds]:
         _none(fds)

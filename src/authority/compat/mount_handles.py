@@ -113,8 +113,8 @@ class Directory:
 class Handles:
     """What a run has open, over all its mounts."""
 
-    def __init__(self, most: int = MOST) -> None:
-        self.most = min(most, room())
+    def __init__(self) -> None:
+        self.most = min(MOST, room())
         self.stopped = False
         self._next = 1
         self._files: dict[int, Handle] = {}

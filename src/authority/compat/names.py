@@ -22,7 +22,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from ipaddress import IPv4Address
 from typing import Final, NamedTuple
 
@@ -60,11 +60,9 @@ class Book:
         self,
         policy: Policy,
         listen: Callable[[int, int], None],
-        extra: Mapping[str, tuple[int, ...]],
     ) -> None:
         self._reach = policy.reach
         self._listen = listen
-        self._extra = extra
         self._addresses: dict[str, int] = {}
         self._hosts: list[str] = []
         self._listeners = 0
@@ -74,7 +72,7 @@ class Book:
         found = self._addresses.get(host)
         if found is not None:
             return found
-        ports = sorted({*self._reach.ports(host), *self._extra.get(host, ())})
+        ports = self._reach.ports(host)
         if len(self._hosts) >= MAX_NAMES or self._listeners + len(ports) > MAX_LISTENERS:
             raise Full
         address = FIRST + len(self._hosts)
@@ -85,10 +83,6 @@ class Book:
             self._listen(address, port)
         return address
 
-    def knows(self, host: str) -> bool:
-        """Whether a name is there beside those of the network rules."""
-        return host in self._extra
-
     def host(self, address: int) -> str | None:
         """The name that an address was given to."""
         index = address - FIRST
@@ -96,11 +90,11 @@ class Book:
 
 
 class Names:
-    """The resolver of one run. `extra` are names with ports that other sections of the policy need."""
+    """The resolver of one run."""
 
-    def __init__(self, door: Door, extra: Mapping[str, tuple[int, ...]] | None = None) -> None:
+    def __init__(self, door: Door) -> None:
         self._door = door
-        self._book = Book(door.policy, door.listen, extra or {})
+        self._book = Book(door.policy, door.listen)
         self._refused: set[str] = set()
         self._told: set[str] = set()
 
@@ -149,8 +143,6 @@ class Names:
 
     async def _there(self, resource: Resource) -> bool:
         """Whether a name exists for this run; a new one that does not is recorded."""
-        if self._book.knows(resource.host):
-            return True
         if resource.text in self._refused:
             self._door.glance(EFFECT, resource)
             return False

@@ -47,13 +47,12 @@ class Held:
         used: int = 0,
         scrubber: Scrubber | None = None,
         facts: Mapping[str, Any] | None = None,
-        kept: bool = False,
     ) -> None:
         self.flow = flow
         self.resource = resource
         self.effect = effect
         self.facts = dict(facts or {})
-        self.kept = kept
+        self.kept = False
         self.answered = False
         self._used = used
         self._scrubber = scrubber

@@ -138,13 +138,13 @@ class Prepared:
         return json_text.encode(tree)
 
 
-def number(tree: Mapping[str, Any], key: str, *, least: int = 1) -> int:
+def number(tree: Mapping[str, Any], key: str) -> int:
     """A limit that the request gives, 0 where it gives none. Raises `DemandError`."""
     value = tree.get(key)
     if value is None:
         return 0
-    if type(value) is not int or not least <= value <= MAX_LIMIT:
-        raise DemandError(f"{key} must be a whole number from {least} to {MAX_LIMIT}.")
+    if type(value) is not int or not 1 <= value <= MAX_LIMIT:
+        raise DemandError(f"{key} must be a whole number from 1 to {MAX_LIMIT}.")
     return value
 
 

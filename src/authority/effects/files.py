@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 
 from authority.effects import file_changes
 from authority.effects.base import Call, EffectFailed, EffectRefused, Performed
-from authority.effects.beneath import STORAGE, Beneath, Handle, Untouchable, WouldWait
+from authority.effects.beneath import Beneath, Handle, Untouchable, WouldWait
 from authority.effects.file_changes import Work, identity, moment
 from authority.kernel.canonical import digest, encode, printable
 from authority.kernel.codes import Code
@@ -41,6 +41,8 @@ from authority.kernel.resources import Resource, parse_text
 
 _T = TypeVar("_T")
 
+THREADS = 8
+"""How many calls may wait for disks at once."""
 QUICK_READ = 64 * 1024
 """The most bytes read without a thread."""
 
@@ -83,15 +85,11 @@ _CHANGES: dict[str, Callable[[Beneath, Work], dict[str, int]]] = {
 
 
 class FileEffects:
-    """Performs `fs.*`.
+    """Performs `fs.*`. Raises `BeneathUnavailable` where files can't be opened safely."""
 
-    `filesystems` are the file systems (`f_type`) that may be touched, `threads` how many calls may
-    wait for disks at once. Raises `BeneathUnavailable` where files can't be opened safely.
-    """
-
-    def __init__(self, *, filesystems: frozenset[int] = STORAGE, threads: int = 8) -> None:
-        self._beneath = Beneath(filesystems)
-        self._threads = concurrent.futures.ThreadPoolExecutor(threads, "authority-files")
+    def __init__(self) -> None:
+        self._beneath = Beneath()
+        self._threads = concurrent.futures.ThreadPoolExecutor(THREADS, "authority-files")
         self._running: dict[concurrent.futures.Future[Any], str] = {}
 
     def close(self) -> None:

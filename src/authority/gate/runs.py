@@ -390,12 +390,12 @@ class Runs:
                 self.pipeline.goings.stop(run.id)
             run.stop(reason)
 
-    async def halted(self, run_id: str, timeout: float = FINISH_SECONDS) -> list[str]:
+    async def halted(self, run_id: str) -> list[str]:
         """Wait until the halted runs have ended; those that have not are in doubt."""
         waiting = self.under(run_id)
         pending = [asyncio.ensure_future(r.ended.wait()) for r in waiting]
         if pending:
-            await asyncio.wait(pending, timeout=timeout)
+            await asyncio.wait(pending, timeout=FINISH_SECONDS)
         for each in pending:
             each.cancel()
         return [r.id for r in waiting if not r.ended.is_set()]

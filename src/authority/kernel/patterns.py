@@ -53,21 +53,13 @@ __all__ = [
 
 
 class PatternSet:
-    """Patterns of any scheme, indexed. Immutable.
-
-    `base` is the real path against which `fs:./…` is read; without it such a pattern is refused.
-    `forbids` reads every pattern widely. Raises `PatternError`.
-    """
+    """Patterns of any scheme, that permit, indexed. Immutable. A relative one raises `PatternError`."""
 
     __slots__ = ("_index", "patterns")
 
-    def __init__(
-        self, patterns: Sequence[str], *, base: str | None = None, forbids: bool = False
-    ) -> None:
+    def __init__(self, patterns: Sequence[str]) -> None:
         self.patterns = tuple(patterns)
-        self._index = Index(
-            [parse_pattern(text, base=base, forbids=forbids) for text in self.patterns]
-        )
+        self._index = Index([parse_pattern(text) for text in self.patterns])
 
     def match(self, resource: Resource, verb: str = "") -> str | None:
         """The first pattern that covers the resource, or None."""

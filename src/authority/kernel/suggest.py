@@ -32,6 +32,8 @@ from authority.kernel.resource_files import file_segments, file_text
 from authority.kernel.resources import Resource
 from authority.kernel.suggest_words import acts_later, looks_secret, warnings_of
 
+REASONS: Final = 5
+"""How many reasons of one rule are shown."""
 TOGETHER: Final = 3
 """So many files of one folder are suggested as one rule."""
 
@@ -391,10 +393,10 @@ def toml(suggestion: Suggestion) -> str:
     return "\n".join(out) + "\n" if out else ""
 
 
-def commented(addition: Addition, most: int = 5) -> list[str]:
+def commented(addition: Addition) -> list[str]:
     """One rule as lines of a TOML list, its reasons and warnings above it."""
-    lines = [f"# {line}" for line in addition.because[:most]]
-    if len(addition.because) > most:
-        lines.append(f"# and {len(addition.because) - most} more")
+    lines = [f"# {line}" for line in addition.because[:REASONS]]
+    if len(addition.because) > REASONS:
+        lines.append(f"# and {len(addition.because) - REASONS} more")
     lines += [f"# {line}" for line in addition.warnings]
     return [*lines, f"{toml_text(addition.rule)},"]

@@ -99,11 +99,10 @@ def perform(
 def perform_in_guest(
     progress: Progress | None = None,
     house: House = NAMESPACES,
-    groups: Sequence[tuple[str, Sequence[Step]]] = GUEST_GROUPS,
 ) -> list[Result]:
     """Root in the guest: for machines alone, and a result each as above. Minutes, when emulated."""
     results: list[Result] = []
-    for guest, group in groups:
+    for guest, group in GUEST_GROUPS:
         overcome_house = dataclasses.replace(house, guest=guest)
         results += _group(group, progress or (lambda _name, _result: None), overcome_house)
     return results

@@ -96,12 +96,12 @@ class Seen:
 
 
 @contextmanager
-def watching(mark: str, pause: float = 0.05) -> Iterator[Seen]:
+def watching(mark: str) -> Iterator[Seen]:
     """Look again and again while the block runs."""
     seen, over = Seen(mark), threading.Event()
 
     def look() -> None:
-        while not over.wait(pause):
+        while not over.wait(0.05):
             seen.look()
 
     thread = threading.Thread(target=look, daemon=True)

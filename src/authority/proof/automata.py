@@ -243,10 +243,9 @@ def _compiled(part: Part) -> tuple[bytes, int, frozenset[int]]:
 class Searcher:
     """Searches over one alphabet and universe; automata and answers are kept."""
 
-    def __init__(self, alphabet: Alphabet, universe: Universe, limit: int = LIMIT) -> None:
+    def __init__(self, alphabet: Alphabet, universe: Universe) -> None:
         self.alphabet = alphabet
         self._universe = universe
-        self._limit = limit
         self._automata: dict[Any, Machine] = {}
         self.visited = 0
 
@@ -354,9 +353,9 @@ class Searcher:
                     best[new], before[new] = far, (node, letter)
                     count += 1
                     heapq.heappush(heap, (far, count, new))
-            if len(done) > self._limit:
+            if len(done) > LIMIT:
                 raise Undecided(
-                    f"the search grew beyond {self._limit} states",
+                    f"the search grew beyond {LIMIT} states",
                     "rules with many wildcards in one segment are what makes it grow",
                 )
             self.visited += 1

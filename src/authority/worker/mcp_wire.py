@@ -28,20 +28,19 @@ class TooLong(Exception):
 class Lines:
     """Bytes in, lines out."""
 
-    def __init__(self, limit: int = MAX_LINE) -> None:
-        self._limit = limit
+    def __init__(self) -> None:
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> list[bytes]:
         """The lines that are whole now. Raises `TooLong`."""
         self._rest += data
         if b"\n" not in data:
-            if len(self._rest) > self._limit:
+            if len(self._rest) > MAX_LINE:
                 raise TooLong
             return []
         *lines, rest = bytes(self._rest).split(b"\n")
         self._rest = bytearray(rest)
-        if len(rest) > self._limit or any(len(line) > self._limit for line in lines):
+        if len(rest) > MAX_LINE or any(len(line) > MAX_LINE for line in lines):
             raise TooLong
         return [line for line in lines if line.strip()]
 

@@ -73,12 +73,12 @@ def syscall(x86_64: int, aarch64: int, *arguments: int | bytes | None) -> int:
     return result
 
 
-def in_child(action: Callable[[], object], *, seconds: int = 10) -> str:
+def in_child(action: Callable[[], object]) -> str:
     """Do it in a forked child, so that what it changes ends with it. Raises what it raised."""
     readable, writable = os.pipe()
     pid = os.fork()
     if pid == 0:
-        signal.alarm(seconds)
+        signal.alarm(10)
         try:
             got = action()
             answer = {"got": "" if got is None else str(got)}

@@ -22,6 +22,9 @@ from authority.proof.kernel import invariants, setting, world
 from authority.proof.kernel.invariants import Violation
 from authority.proof.kernel.world import Memory, World
 
+MAX_WORLDS = 5_000_000
+"""How many are kept in memory at most."""
+
 
 class Found(msgspec.Struct, frozen=True):
     """`violation` empty: every world to `depth` was walked. `trace`: the way to the violation."""
@@ -35,8 +38,8 @@ class Found(msgspec.Struct, frozen=True):
     trace: tuple[str, ...] = ()
 
 
-def search(depth: int, *, worlds: int = 5_000_000) -> Found:
-    """Walk everything that can happen in `depth` steps. `worlds` bounds how many are kept."""
+def search(depth: int) -> Found:
+    """Walk everything that can happen in `depth` steps. Raises `MemoryError` beyond `MAX_WORLDS`."""
     began = time.monotonic()
     first = world.begin()
     before: dict[Any, tuple[Any, str]] = {key(first): (None, "")}
@@ -67,8 +70,8 @@ def search(depth: int, *, worlds: int = 5_000_000) -> Found:
             except Exception as error:  # the kernel broke instead of answering
                 broken = Violation("no answer", f"{type(error).__name__}: {error}")
                 return _found(began, done + 1, before, steps, (*_trace(before, at), name), broken)
-        if len(before) > worlds:
-            raise MemoryError(f"more than {worlds} worlds at depth {done + 1}")
+        if len(before) > MAX_WORLDS:
+            raise MemoryError(f"more than {MAX_WORLDS} worlds at depth {done + 1}")
         layer = following
     return _found(began, depth, before, steps, (), None)
 
