@@ -62,6 +62,7 @@ def show(directory: StateDir, run: str) -> dict[str, Any]:
 
 
 def print_diff(found: dict[str, Any]) -> None:
+    """The diff of `show`, and what is to be said when there is none or not all of it."""
     sys.stdout.write(found["diff"])
     if found["cut"]:
         print("... the rest is too long to show here")

@@ -82,24 +82,29 @@ def entry_out(nodeid: int, generation: int, attr: Attr) -> bytes:
 
 
 def open_out(fh: int, flags: int) -> bytes:
+    """The handle of an opened file or directory, and `FOPEN_` flags."""
     return struct.pack("<QII", fh, flags, 0)
 
 
 def write_out(size: int) -> bytes:
+    """How many bytes were taken."""
     return struct.pack("<II", size, 0)
 
 
 def lseek_out(offset: int) -> bytes:
+    """The offset of the data or the hole, in bytes."""
     return struct.pack("<Q", offset)
 
 
 def xattr_size_out(size: int) -> bytes:
+    """How many bytes the extended attributes would need."""
     return struct.pack("<II", size, 0)
 
 
 def statfs_out(
     blocks: int, free: int, available: int, files: int, ffree: int, bsize: int, frsize: int
 ) -> bytes:
+    """Space in blocks of `frsize` bytes, and nodes; names have at most `MAX_NAME` bytes."""
     return struct.pack(
         "<QQQQQIIII24x", blocks, free, available, files, ffree, bsize, MAX_NAME, frsize, 0
     )

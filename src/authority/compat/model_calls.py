@@ -42,6 +42,8 @@ class Open(_Message, frozen=True):
 
 
 class Chunk(_Message, frozen=True):
+    """A piece of a call, to be committed before it goes on."""
+
     flow: int
     way: Literal["in", "out"]
     data: Annotated[bytes, msgspec.Meta(max_length=128 * 1024)]
@@ -63,6 +65,8 @@ class Used(_Message, frozen=True):
 
 
 class Finish(_Message, frozen=True):
+    """A call is over: what the answer says it used, and the upstream's HTTP status (0: none)."""
+
     flow: int
     status: Literal["done", "failed"]
     usage: Used

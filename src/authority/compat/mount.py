@@ -295,6 +295,7 @@ class Mount:
 
 
 def errno_of(error: OSError | Untouchable) -> int:
+    """What a program is told: `EACCES` for what may not be touched, `EIO` for what has no number."""
     if isinstance(error, Untouchable):
         return errno.EACCES
     number = error.errno or 0

@@ -14,6 +14,8 @@ SEED = "PYTHONHASHSEED"
 
 
 def wanted_of(run: Run, ends: Endpoints, reached: Reach, forbidden: tuple[str, ...]) -> SandboxSpec:
+    """The sandbox's spec: `reached` are the folders and how they are mediated, `forbidden` what the run
+    may not see whatever its policy says."""
     spec, policy = run.spec, run.spec.policy
     return SandboxSpec(
         argv=spec.argv,

@@ -84,12 +84,14 @@ def check_nothing_left() -> None:
 
 
 def set_limits(limits: "list[tuple[int, int]]") -> None:
+    """Resource limits, soft and hard alike, by the kernel's number."""
     for resource, value in limits:
         both = value.to_bytes(8, "little") * 2
         call("prlimit64", 0, resource, both, None)
 
 
 def restrict_files(ruleset: int) -> None:
+    """Put the Landlock ruleset in force; the descriptor is closed."""
     call("landlock_restrict_self", ruleset, 0)
     posix.close(ruleset)
 

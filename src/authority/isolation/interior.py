@@ -43,10 +43,12 @@ _LANDLOCK_RULE_PATH_BENEATH = 1
 
 
 def mount(source: "bytes | None", target: bytes, flags: int) -> None:
+    """mount(2) of no file system: a bind, or other flags for what is there. Raises `OSError`."""
     call("mount", source, target, None, flags, None)
 
 
 def shape_file_system(configuration: "dict[str, Any]") -> None:
+    """Step 1 of the launcher, up to the gate's files. What is not there needs no cover."""
     for fd in configuration["cgroups"]:
         posix.write(fd, b"0")
         posix.close(fd)
@@ -122,6 +124,7 @@ def make_ruleset(attribute: bytes, rules: "list[tuple[bytes, int]]") -> int:
 
 
 def allow_beneath(ruleset: int, path: bytes, rights: int) -> None:
+    """A Landlock rule: these rights on the file or below the folder at `path`."""
     fd = posix.open(path, _O_PATH | posix.O_CLOEXEC)
     rule = rights.to_bytes(8, "little") + fd.to_bytes(4, "little")
     call("landlock_add_rule", ruleset, _LANDLOCK_RULE_PATH_BENEATH, rule, 0)
@@ -194,6 +197,7 @@ def hand_over(control_fd: int, fds: "list[int]") -> None:
 
 
 def clone(path: bytes) -> int:
+    """A descriptor of a copy of the mount at `path`, with all below it, not yet anywhere."""
     return call("open_tree", _AT_FDCWD, path, _OPEN_TREE_CLONE | _AT_RECURSIVE | posix.O_CLOEXEC)
 
 
@@ -228,6 +232,7 @@ def become_user_with_mounts(uid: int, gid: int) -> None:
 
 
 def move(fd: int, path: bytes) -> None:
+    """Put a cloned mount at `path`, which no link may lead to. Raises `LaunchError`."""
     how = (_O_PATH | posix.O_CLOEXEC).to_bytes(8, "little") + bytes(8)
     how += _RESOLVE_NO_SYMLINKS.to_bytes(8, "little")
     try:

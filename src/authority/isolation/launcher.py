@@ -52,6 +52,7 @@ _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
 
 def read_exactly(fd: int, size: int) -> bytes:
+    """Raises `LaunchError` when the gate is gone before."""
     parts = []
     while size:
         part = posix.read(fd, size)
@@ -63,6 +64,7 @@ def read_exactly(fd: int, size: int) -> bytes:
 
 
 def read_configuration() -> "dict[str, Any]":
+    """The plan's configuration and what differs from start to start (`sandbox`)."""
     size = int.from_bytes(read_exactly(CONTROL_FD, 4), "big")
     configuration: dict[str, Any] = marshal.loads(read_exactly(CONTROL_FD, size))  # noqa: S302
     return configuration
@@ -87,6 +89,7 @@ def status_of(status: int) -> "tuple[int, int]":
 
 
 def report_exit(code: int, signal: int) -> None:
+    """Tell the gate how the program ended: `X`, the exit code (-1 for a signal), the signal."""
     message = b"X" + code.to_bytes(4, "big", signed=True) + signal.to_bytes(4, "big", signed=True)
     posix.write(CONTROL_FD, message)
 
@@ -122,6 +125,7 @@ def load_supervisor(modules: bytes) -> "Any":
 
 
 def run(modules: bytes) -> "NoReturn":
+    """The steps of the module's docstring, in their order. Raises what goes wrong."""
     configuration = read_configuration()
     calls.numbers.update(configuration["numbers"])
     channel = configuration["socket"] is not None
@@ -210,6 +214,7 @@ def make_streams(terminal: int) -> "tuple[tuple[int, ...], tuple[int, ...]]":
 
 
 def run_tool(configuration: "dict[str, Any]", listener: int) -> "NoReturn":
+    """A program with three plain streams: no channel, no supervisor."""
     start = start_program(configuration, listener, (FIRST_FD, FIRST_FD + 1, FIRST_FD + 2))
     start.wait()
     posix.write(CONTROL_FD, b"S")

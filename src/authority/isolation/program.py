@@ -128,6 +128,7 @@ class Start:
 def start_program(
     configuration: "dict[str, Any]", listener: int, streams: "tuple[int, ...]"
 ) -> Start:
+    """Fork; the child becomes the program, the parent gets its `Start`."""
     ready_read, ready_write = posix.pipe2(posix.O_CLOEXEC)
     # Nothing in the run may look into this process: said before there is anybody who could.
     call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)

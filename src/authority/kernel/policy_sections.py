@@ -169,6 +169,8 @@ class Labels(msgspec.Struct, frozen=True):
 
 
 class Approvals(msgspec.Struct, frozen=True):
+    """Patterns of what a person has to approve, once for each request."""
+
     require: tuple[str, ...] = ()
 
 

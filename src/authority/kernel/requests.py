@@ -56,14 +56,20 @@ class FsWrite(_Arguments, frozen=True):
 
 
 class FsAppend(_Arguments, frozen=True):
+    """Bytes for the end of a file."""
+
     data: bytes
 
 
 class FsMkdir(_Arguments, frozen=True):
+    """`parents`: the folders on the way are made too, as far as the policy allows them."""
+
     parents: bool = False
 
 
 class FsRename(_Arguments, frozen=True):
+    """The new path."""
+
     to: Name
 
 
@@ -115,6 +121,8 @@ class HttpRequest(_Arguments, frozen=True):
 
 
 class ToolCall(_Arguments, frozen=True):
+    """The tool's own arguments, by name."""
+
     arguments: dict[str, Any] = {}
 
 
@@ -144,10 +152,14 @@ class AgentSpawn(_Arguments, frozen=True):
 
 
 class Wait(_Arguments, frozen=True):
+    """How long to wait at most; 0 looks and returns."""
+
     timeout_ms: Annotated[int, msgspec.Meta(ge=0, le=60_000)] = 0
 
 
 class MsgSend(_Arguments, frozen=True):
+    """The message."""
+
     data: bytes
 
 
@@ -164,6 +176,8 @@ class SysRandom(_Arguments, frozen=True):
 
 
 class Output(_Arguments, frozen=True):
+    """What the program printed."""
+
     data: bytes
 
 

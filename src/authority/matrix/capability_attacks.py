@@ -35,6 +35,7 @@ FILE = "data/a.txt"
 
 
 def read(capability: bytes | None, path: str | bytes = FILE) -> Ask:
+    """The request that all these attacks make: reading a file, with that token."""
     return Ask("fs.read", path, capability=capability)
 
 

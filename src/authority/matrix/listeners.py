@@ -121,6 +121,7 @@ def host_sockets() -> list[str]:
 
 @contextmanager
 def listening(folder: Path, word: str) -> Iterator[Listeners]:
+    """Listeners while the block runs. See `Listeners`."""
     made = Listeners(folder, word)
     try:
         yield made

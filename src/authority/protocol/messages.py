@@ -52,6 +52,8 @@ class HelloOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=0, forbid_unknown_fields=True):
+    """A client's first message."""
+
     version: str
     options: HelloOptions
 
@@ -85,6 +87,8 @@ class WelcomeOptions(msgspec.Struct, frozen=True):
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=0):
+    """The gate's answer to a `Hello`."""
+
     options: WelcomeOptions
 
 
@@ -179,14 +183,17 @@ def decode_refused(body: Any) -> Refused:
 
 
 def encode_hello(client: str, capability: bytes | None = None) -> bytes:
+    """`client` is the name that the client gives itself; `capability` the one of all its requests."""
     return _encoder.encode(Hello(VERSION, HelloOptions(client, capability)))
 
 
 def encode_welcome(run: str, cwd: str, pipeline: int, frame: int = MAX_FRAME) -> bytes:
+    """See `WelcomeOptions`."""
     return _encoder.encode(Welcome(WelcomeOptions(run, frame, cwd, pipeline)))
 
 
 def encode_requests(requests: Sequence[Request]) -> bytes:
+    """Several requests in one message."""
     return _encoder.encode(_Requests(list(requests)))
 
 
@@ -220,6 +227,7 @@ def reply_frames(stream: int, replies: Sequence[Reply], max_frame: int = MAX_FRA
 
 
 def encode_fatal(code: str, sentence: str) -> bytes:
+    """The last message of a stream that broke the rules."""
     return _encoder.encode(Fatal(code, sentence))
 
 

@@ -50,6 +50,7 @@ class Hardware:
 
 
 def of(spec: SandboxSpec, architecture: Architecture, *, accelerated: bool) -> Hardware:
+    """The machine for a run: its limits, and what the guest's own system takes beside."""
     wanted = -(-spec.memory // (1 << 20)) + _OWN_MIB if spec.memory else _DEFAULT_MIB
     memory = max(_LEAST_MIB, -(-wanted // _STEP_MIB) * _STEP_MIB)
     processors = 1

@@ -116,6 +116,7 @@ def _inputs() -> str:
 
 
 def digest_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -69,6 +69,8 @@ ORIGIN: Final = {"A": "p", "B": "c", "C": "p", "D": "p", "F": "p"}
 
 @cache
 def policy() -> Policy:
+    """The one policy of all worlds."""
+
     def read_parent(_base: str, name: str) -> Source:
         raise AssertionError(name)
 
