@@ -19,7 +19,7 @@ from authority.audit.notes import SigningKey, VerifyKey
 from authority.kernel import entries
 from authority.kernel.canonical import digest as digest_of
 from authority.kernel.canonical import encode
-from authority.replay import bundle
+from authority.replay import bundle, bundle_reading
 from authority.replay.bundle import BundleInvalid
 
 from .test_replay import SECRET, WORK, replayed, script
@@ -67,7 +67,7 @@ def written(made: Made, tmp_path: Path, change: Callable[[Members], object]) -> 
 def refusal(made: Made, path: Path) -> str:
     """Why it is refused: by the library and by the command alike."""
     with pytest.raises(BundleInvalid) as caught:
-        bundle.read(path, made.key)
+        bundle_reading.read(path, made.key)
     done = made.lab.cli("audit", "verify", "--bundle", str(path), "--json")
     assert done.returncode == 1
     assert json.loads(done.stdout)["ok"] is False
@@ -151,7 +151,7 @@ def test_every_byte_of_the_log_counts(made: Made, tmp_path: Path) -> None:
         path = tmp_path / f"{at}.bundle"
         bundle.write({**made.members, "log/lines": bytes(changed)}.items(), path)
         with pytest.raises(BundleInvalid):
-            bundle.read(path, made.key)
+            bundle_reading.read(path, made.key)
 
 
 def test_a_line_that_was_taken_out(made: Made, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_an_entry_that_is_kept_back_is_named_although_the_rest_is_proved(
 ) -> None:
     _, seq = line_of(made, b"made.txt")
     control = written(made, tmp_path, hidden(made, -1))
-    assert bundle.read(control, made.key).manifest.run == made.run
+    assert bundle_reading.read(control, made.key).manifest.run == made.run
     control.unlink()
     assert f"entry {seq} of the run's time is missing" in refusal(
         made, written(made, tmp_path, hidden(made, seq))
@@ -232,13 +232,15 @@ def test_a_foreign_checkpoint(made: Made, tmp_path: Path) -> None:
         found["bundle.json"], found["log/checkpoint"] = encode(told), signed.encode()
 
     path = written(made, tmp_path, own)
-    assert bundle.read(path).key.to_text() == stranger.public.to_text(), "believed without a key"
+    assert bundle_reading.read(path).key.to_text() == stranger.public.to_text(), (
+        "believed without a key"
+    )
     assert "another log than the key" in _refused(path, made.key)
 
 
 def _refused(path: Path, key: VerifyKey) -> str:
     with pytest.raises(BundleInvalid) as caught:
-        bundle.read(path, key)
+        bundle_reading.read(path, key)
     return str(caught.value)
 
 
@@ -347,7 +349,7 @@ def test_a_bundle_of_a_policy_that_judged_otherwise(made: Made) -> None:
     from authority.rejudge.log import rejudge_lines
     from authority.rejudge.sources import Sources
 
-    found = bundle.read(made.path, made.key)
+    found = bundle_reading.read(made.path, made.key)
     at, seq = line_of(made, b'"E_POLICY_DENY"')
     assert at
     lines = [

@@ -13,7 +13,7 @@ from authority.errors import AuthorityError
 from authority.kernel.canonical import printable
 from authority.rejudge.log import Rejudged, rejudge_lines
 from authority.rejudge.sources import Sources
-from authority.replay import bundle
+from authority.replay import bundle, bundle_reading
 from authority.replay.bundle import Bundle
 
 
@@ -37,7 +37,7 @@ def make(options: argparse.Namespace, key: VerifyKey | None) -> int:
     except BaseException:
         options.output.unlink(missing_ok=True)
         raise
-    found = bundle.read(options.output, key)
+    found = bundle_reading.read(options.output, key)
     told = {
         "run": found.manifest.run,
         "output": str(options.output),
@@ -60,7 +60,7 @@ def verify(options: argparse.Namespace) -> int:
     """Check a bundle, and with `--rejudge` its verdicts."""
     key = outside_key(options.key)
     try:
-        found = bundle.read(options.bundle, key)
+        found = bundle_reading.read(options.bundle, key)
     except bundle.BundleInvalid as error:
         if options.json:
             print_json({"ok": False, "problem": error.message})

@@ -25,7 +25,7 @@ from authority.gate import policyfile, statedir
 from authority.gate.statedir import StateDir
 from authority.kernel.canonical import printable
 from authority.recorded import recording
-from authority.replay import bundle
+from authority.replay import bundle_reading
 from authority.replay.account import Account
 from authority.replay.report import SAME, Report
 from authority.replay.run import Source, replay
@@ -88,7 +88,7 @@ def _recorded(options: argparse.Namespace) -> Report:
 
 def _bundled(options: argparse.Namespace, stack: contextlib.ExitStack) -> Report:
     """A run from a bundle: recorded in this machine's state directory, where there is one."""
-    found = bundle.read(options.bundle, outside_key(options.key))
+    found = bundle_reading.read(options.bundle, outside_key(options.key))
     run = found.manifest.run
     if options.run not in (None, run):
         raise AuthorityError(f"the bundle is of run {run}")
