@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,6 @@ from authority.kernel.resources import ResourceError, parse
 from .support import call, run
 
 SECRET = b"not for the run\n"
-
-
-@pytest.fixture
-def files() -> Iterator[FileEffects]:
-    effects = FileEffects()
-    yield effects
-    effects.close()
 
 
 @pytest.fixture

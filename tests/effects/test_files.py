@@ -9,7 +9,6 @@ import resource
 import stat
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,6 @@ from authority.kernel.requests import LIST_LIMIT, MAX_READ
 from authority.kernel.resources import parse
 
 from .support import call, policy, run
-
-
-@pytest.fixture
-def files() -> Iterator[FileEffects]:
-    effects = FileEffects()
-    yield effects
-    effects.close()
 
 
 def perform(files: FileEffects, effect: str, path: Path | bytes, **options: Any) -> Any:
