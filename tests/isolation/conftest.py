@@ -36,6 +36,12 @@ class Caller:
     folder: Path
     drop: int | None
 
+    def own(self, folder: Path) -> None:
+        """Give this user a folder and all that lies in it."""
+        if self.drop is not None:
+            for path in [folder, *folder.rglob("*")]:
+                os.chown(path, self.drop, self.drop, follow_symlinks=False)
+
     def popen(
         self, program: str, *arguments: str, fuse: bool = False, **options: Any
     ) -> subprocess.Popen[bytes]:

@@ -21,15 +21,9 @@ def place(caller: Any) -> Iterator[Path]:
     (folder / "data.txt").write_text("data")
     (folder / "helper.py").write_text("WORD = 'imported'\n")
     (folder / "main.py").write_text("import helper, os; print(helper.WORD, os.getcwd())\n")
-    own(caller, folder)
+    caller.own(folder)
     yield folder
     shutil.rmtree(folder)
-
-
-def own(caller: Any, folder: Path) -> None:
-    if caller.drop is not None:
-        for path in [folder, *folder.rglob("*")]:
-            os.chown(path, caller.drop, caller.drop, follow_symlinks=False)
 
 
 def python(caller: Any, place: Path, source: str, **case: Any) -> Answer:
@@ -73,7 +67,7 @@ def test_a_program_file_in_a_mounted_folder_starts(caller: Any, place: Path) -> 
     (place / "tool").chmod(0o755)
     (place / "run.sh").write_text("#!/bin/sh\nread line < data.txt || true\necho got $line\n")
     (place / "run.sh").chmod(0o755)
-    own(caller, place)
+    caller.own(place)
     case = {"cwd": str(place), "mounts": [[str(place)]]}
     binary, script = caller.mounted(
         {"argv": ["./tool", "hello"], **case}, {"argv": ["./run.sh"], **case}
@@ -97,7 +91,7 @@ def test_a_denial_is_eacces_and_a_neighbour_still_opens(caller: Any, place: Path
 
 def test_nothing_of_a_mount_can_be_executed(caller: Any, place: Path) -> None:
     shutil.copy("/bin/echo", place / "echo")
-    own(caller, place)
+    caller.own(place)
     source = (
         "import mmap, os\n"
         "f = open('echo', 'r+b')\n"
@@ -147,7 +141,7 @@ def test_an_environment_that_the_run_fills_is_mounted_with_execution(
     environment(caller, place / ".venv")
     library = next(Path("/usr/lib").glob("python3*/lib-dynload/_json*.so"))
     shutil.copy(library, place / "native.so")
-    own(caller, place)
+    caller.own(place)
     source = (
         "import ctypes, shutil, sys\n"
         "shutil.copy('native.so', sys.prefix + '/native.so')\n"
@@ -175,7 +169,7 @@ def environment(caller: Any, path: Path) -> None:
     (path / "lib" / version / "site-packages").mkdir(parents=True)
     (path / "bin/python").symlink_to(real)
     (path / "pyvenv.cfg").write_text(f"home = {os.path.dirname(real)}\n")
-    own(caller, path)
+    caller.own(path)
 
 
 def test_a_question_that_is_never_answered_holds_nobody_beyond_the_kill(
@@ -222,7 +216,7 @@ def test_too_many_mounts_are_refused_in_words(caller: Any, place: Path) -> None:
     folders = [place / f"f{n}" for n in range(17)]
     for folder in folders:
         folder.mkdir()
-    own(caller, place)
+    caller.own(place)
     case = {"argv": [caller.python, "-c", "print('ran')"], "cwd": str(place)}
     over, within = caller.mounted(
         {**case, "mounts": [[str(folder)] for folder in folders]},
@@ -276,7 +270,7 @@ def test_extra_files_lie_over_what_is_shown_and_on_mounts(caller: Any, place: Pa
     environment(caller, place / ".venv")
     site = next((place / ".venv/lib").iterdir()) / "site-packages"
     (site / "bundle.pem").write_text("theirs")
-    own(caller, place)
+    caller.own(place)
     files = {
         str(site / "bundle.pem"): "over a bind on a mount",
         str(place / "extra.txt"): "on a mount",
@@ -284,7 +278,7 @@ def test_extra_files_lie_over_what_is_shown_and_on_mounts(caller: Any, place: Pa
         "/opt/deep/er/file": "made",
     }
     (place / "extra.txt").write_text("the host's")
-    own(caller, place)
+    caller.own(place)
     source = (
         f"for path in {list(files)!r}:\n"
         "    print(open(path).read())\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import shutil
 import subprocess
 import zipfile
@@ -27,15 +26,9 @@ def needs(*names: str) -> pytest.MarkDecorator:
 def place(caller: Any) -> Iterator[Path]:
     folder = Path(caller.folder) / "project"
     folder.mkdir()
-    own(caller, folder)
+    caller.own(folder)
     yield folder
     shutil.rmtree(folder)
-
-
-def own(caller: Any, folder: Path) -> None:
-    if caller.drop is not None:
-        for path in [folder, *folder.rglob("*")]:
-            os.chown(path, caller.drop, caller.drop, follow_symlinks=False)
 
 
 def run(caller: Any, place: Path, *argv: str, **case: Any) -> Answer:
@@ -82,7 +75,7 @@ def test_make(caller: Any, place: Path) -> None:
         "all: out\n\t@cat out\nout: in\n\t@sed s/a/b/ < in > out && echo made\n"
     )
     (place / "in").write_text("a\n")
-    own(caller, place)
+    caller.own(place)
     answer = run(caller, place, "make", "-s", exec_allowed=["make", "coreutils"])
     assert answer["out"] == "made\nb\n", answer
 
@@ -98,7 +91,7 @@ def test_node_and_npm(caller: Any, place: Path) -> None:
         "const cp = require('child_process');\n"
         "console.log(require('local'), cp.execFileSync('node', ['-p', '6*7']).toString().trim())\n"
     )
-    own(caller, place)
+    caller.own(place)
     script = "npm install --offline --no-audit --no-fund ./local >/dev/null && npm run -s t"
     answer = run(caller, place, "bash", "-c", script, exec_allowed=["npm", "node"], processes=128)
     assert answer["out"] == "from a package 42\n", answer
@@ -132,7 +125,7 @@ def test_pip_fills_an_environment_in_the_run_and_its_programs_run(caller: Any, p
     if made.returncode:
         pytest.skip("the system's Python can't make environments here")
     wheel(place)
-    own(caller, place)
+    caller.own(place)
     script = (
         "set -e; .venv/bin/pip install -q --no-index --disable-pip-version-check ./tiny-*.whl; "
         ".venv/bin/tiny; .venv/bin/python -c 'import tiny; print(tiny.__name__)'"
