@@ -183,7 +183,8 @@ class Instruction:
 Code = list[Instruction]
 
 
-def _ret(value: int) -> Code:
+def answer(value: int) -> Code:
+    """Code that ends a call with this answer."""
     return [Instruction(_RET, 0, 0, value)]
 
 
@@ -196,42 +197,43 @@ def _condition(condition: Condition, failed: int) -> Code:
     load = _load(_OFFSET_ARGUMENTS + 8 * condition.index)
     match condition:
         case Without(bits=bits):
-            return [*load, Instruction(_JSET, 0, 1, bits), *_ret(failed)]
+            return [*load, Instruction(_JSET, 0, 1, bits), *answer(failed)]
         case With(bits=bits):
-            return [*load, Instruction(_JSET, 1, 0, bits), *_ret(failed)]
+            return [*load, Instruction(_JSET, 1, 0, bits), *answer(failed)]
         case OneOf(values=values):
             # The last comparison falls into `failed`; each hit jumps over it.
             tests = [
                 Instruction(_JEQ, len(values) - place, 0, value)
                 for place, value in enumerate(values)
             ]
-            return [*load, *tests, *_ret(failed)]
+            return [*load, *tests, *answer(failed)]
         case NoneOf(values=values):
             tests = [
                 Instruction(_JEQ, len(values) - place, 0, value)
                 for place, value in enumerate(values)
             ]
-            return [*load, *tests, Instruction(_JUMP, 0, 0, 1), *_ret(failed)]
+            return [*load, *tests, Instruction(_JUMP, 0, 0, 1), *answer(failed)]
 
 
-def _rule(rule: Rule) -> Code:
+def judged(rule: Rule) -> Code:
+    """Code that ends a call by its arguments."""
     failed = fails_with(rule.otherwise)
     code: Code = []
     for condition in rule.conditions:
         code += _condition(condition, failed)
-    return [*code, *_ret(ALLOW)]
+    return [*code, *answer(ALLOW)]
 
 
 def _socket(loopback: bool, datagrams: bool) -> Code:
     """AF_UNIX of every type; AF_INET and AF_INET6 only as TCP streams, only with `loopback`, and
     AF_INET as UDP with `datagrams`. Raw sockets and other protocols (ICMP) never."""
     if not loopback:
-        return _rule(_SOCKET_LOCAL)
-    code = [*_load(_OFFSET_ARGUMENTS), Instruction(_JEQ, 0, 1, AF_UNIX), *_ret(ALLOW)]
+        return judged(_SOCKET_LOCAL)
+    code = [*_load(_OFFSET_ARGUMENTS), Instruction(_JEQ, 0, 1, AF_UNIX), *answer(ALLOW)]
     streams = Rule((OneOf(0, (AF_INET, AF_INET6)), _kinds(SOCK_STREAM), OneOf(2, (0, IPPROTO_TCP))))
     if datagrams:
         kinds = _kinds(SOCK_DGRAM)
-        plain = _rule(Rule((OneOf(0, (AF_INET,)), kinds, OneOf(2, (0, IPPROTO_UDP)))))
+        plain = judged(Rule((OneOf(0, (AF_INET,)), kinds, OneOf(2, (0, IPPROTO_UDP)))))
         # A datagram socket is judged here, and its rule ends; everything else goes on behind it.
         code += _load(_OFFSET_ARGUMENTS + 8)
         code += [
@@ -239,7 +241,7 @@ def _socket(loopback: bool, datagrams: bool) -> Code:
             for place, value in enumerate(kinds.values)
         ]
         code += [Instruction(_JUMP, 0, 0, len(plain)), *plain]
-    return [*code, *_rule(streams)]
+    return [*code, *judged(streams)]
 
 
 def _kinds(kind: int) -> OneOf:
@@ -260,19 +262,19 @@ def fates(
     found: dict[int, Code] = {}
     for name, number in NUMBERS[architecture].items():
         if name == "execve":
-            code = _ret(USER_NOTIF if execution is Exec.ONCE else ALLOW)
+            code = answer(USER_NOTIF if execution is Exec.ONCE else ALLOW)
         elif calls and name in MEDIATED:
             code = _mediated(name)
         elif name == "socket":
             code = _socket(loopback, datagrams)
         elif name == "ioctl" and terminal:
-            code = _rule(_IOCTL_TERMINAL)
+            code = judged(_IOCTL_TERMINAL)
         elif name == "clone3":
-            code = _ret(fails_with(errno.ENOSYS))
+            code = answer(fails_with(errno.ENOSYS))
         elif name in RULES:
-            code = _rule(RULES[name])
+            code = judged(RULES[name])
         else:
-            code = _ret(ALLOW if name in ALLOWED else fails_with(errno.EPERM))
+            code = answer(ALLOW if name in ALLOWED else fails_with(errno.EPERM))
         found[number] = code
     return found
 
@@ -283,13 +285,13 @@ _LOOKS: Final = {"newfstatat": 3, "statx": 2}
 def _mediated(name: str) -> Code:
     index = _LOOKS.get(name)
     if index is None:
-        return _ret(USER_NOTIF)
+        return answer(USER_NOTIF)
     load = _load(_OFFSET_ARGUMENTS + 8 * index)
     return [
         *load,
         Instruction(_JSET, 0, 1, AT_EMPTY_PATH),
-        *_ret(ALLOW),
-        *_ret(USER_NOTIF),
+        *answer(ALLOW),
+        *answer(USER_NOTIF),
     ]
 
 
@@ -298,7 +300,7 @@ Range = tuple[int, Code]
 
 
 def _ranges(table: dict[int, Code]) -> list[Range]:
-    unknown = _ret(fails_with(errno.ENOSYS))
+    unknown = answer(fails_with(errno.ENOSYS))
     ranges: list[Range] = [(0, unknown)]
     for number in sorted(table):
         for start, code in ((number, table[number]), (number + 1, unknown)):
@@ -338,14 +340,6 @@ def build(
 
     `terminal`: the run has one, and may set its modes. `calls`: files are mediated call by call.
     """
-    code: Code = [
-        *_load(_OFFSET_ARCH),
-        Instruction(_JEQ, 1, 0, AUDIT_ARCH[architecture]),
-        *_ret(KILL_PROCESS),
-        *_load(_OFFSET_NUMBER),
-    ]
-    if architecture == X86_64:
-        code += [Instruction(_JGE, 0, 1, X32_BIT), *_ret(KILL_PROCESS)]
     table = fates(
         architecture,
         execution,
@@ -354,6 +348,19 @@ def build(
         terminal=terminal,
         calls=calls,
     )
+    return program(architecture, table)
+
+
+def program(architecture: str, table: dict[int, Code]) -> bytes:
+    """A filter of this table: other architectures are killed, other numbers unknown."""
+    code: Code = [
+        *_load(_OFFSET_ARCH),
+        Instruction(_JEQ, 1, 0, AUDIT_ARCH[architecture]),
+        *answer(KILL_PROCESS),
+        *_load(_OFFSET_NUMBER),
+    ]
+    if architecture == X86_64:
+        code += [Instruction(_JGE, 0, 1, X32_BIT), *answer(KILL_PROCESS)]
     code += _tree(_ranges(table))
     if len(code) > 4096:
         raise AssertionError(f"a filter of {len(code)} instructions would not load")

@@ -5,7 +5,9 @@ Rules
   this one, so its byte code fits. The configuration goes through the control socket.
 - Descriptors are put in place by `posix_spawn` itself: 0 and 1 are /dev/null, 2 is a memory file
   for what bubblewrap complains about, 3 the code, 4 the control socket, then the run's own, then the
-  control groups' entrances. The launcher closes everything above, before anything else.
+  control groups' entrances. What this process itself was handed by whoever started it is closed
+  there: a folder of the host among them would lead out of every mount name space. The launcher
+  closes everything above its own once more, before anything else.
 - bubblewrap gets an empty environment, a session of its own, and default signal handling.
 - A host id is taken by binding an abstract socket of that name: it is free again when this process
   ends, however that happens, and no file is left behind.
@@ -56,11 +58,16 @@ def launcher_code() -> tuple[int, int]:
     """(descriptor, size) of the memory file with the launcher's and the supervisor's byte code."""
     supervisor = marshal.dumps(_modules("agent", _SUPERVISOR))
     code = marshal.dumps((_modules("isolation", _LAUNCHER), supervisor))
-    fd = os.memfd_create("authority-launcher", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.write(fd, code)
+    return sealed("authority-launcher", code), len(code)
+
+
+def sealed(name: str, content: bytes) -> int:
+    """A memory file that nobody changes any more."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(fd, content)
     seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-    return fd, len(code)
+    return fd
 
 
 def bootstrap(size: int) -> str:
@@ -122,6 +129,7 @@ def detached(argv: Sequence[str], given: Mapping[int, int]) -> int:
         for fd in given.values():  # away from where any of them goes
             moved.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE))
         actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+            *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inherited()),
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
         ]
@@ -144,6 +152,17 @@ def detached(argv: Sequence[str], given: Mapping[int, int]) -> int:
     finally:
         for fd in moved:
             os.close(fd)
+
+
+def _inherited() -> list[int]:
+    """What an executed program would inherit. Python opens nothing so by itself: these were handed in
+    when this process was started."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the listing's own, or closed by another thread
+            if os.get_inheritable(int(name)):
+                found.append(int(name))
+    return found
 
 
 def end_and_reap(pid: int) -> None:

@@ -178,7 +178,7 @@ def _boot(host: Host, architecture: Architecture, base: Base) -> Answer:
         command = jail.command(host, architecture, arguments, uid=uid, kvm=True)
         own = [theirs.fileno(), far.fileno(), *held]
         data = (made.memory_mib << 20) + hardware.DATA_BYTES
-        pid = jail.spawn(command, diagnostics, own, [], data=data)
+        pid = jail.spawn(command, diagnostics, own, [], architecture=host.architecture, data=data)
         theirs.close()
         far.close()
         try:

@@ -10,9 +10,13 @@ Rules
 - Its memory, processes and processor time are limited by control groups where they can be had: a
   shell of one line joins them, closes them and becomes bubblewrap. Its memory has a limit of the
   process too, which holds without any group: a guest can make the hypervisor ask for more.
-- On top QEMU denies itself, by seccomp, starting programs, changing ids and raising its limits.
 - What the kernel says of the hypervisor's process is read before the guest is told anything
   (`missing`): arguments that were given are no proof of what came of them.
+- Two filters of system calls: ours, an allow list (`system_calls`), and the one by which QEMU denies
+  itself to start programs, change ids and raise its limits.
+- Of the gate's own it inherits nothing: not what the gate was handed when it was started (`detached`),
+  and of its keys it sees not even the names. It leaves no core behind, which would be the guest's
+  memory, written by the guest, for the host's programs to read.
 - It ends when the gate ends. A parent-death signal would not reach it, because it is another
   user's; so bubblewrap stays process 1 of its pid name space, dies with the gate, and the kernel
   kills the rest.
@@ -26,7 +30,7 @@ from typing import Final
 
 from authority.isolation import Host, processes
 from authority.isolation.spawn import detached
-from authority.vm import hypervisor
+from authority.vm import hypervisor, system_calls
 from authority.vm.architectures import Architecture
 
 KVM: Final = "/dev/kvm"
@@ -34,10 +38,14 @@ FIRST_FD: Final = 10
 """The first descriptor that QEMU is handed; those below are streams and entrances."""
 
 _ENTRANCE: Final = 3
+_FILTER: Final = 9
 _SHELL: Final = "/bin/sh"
 _SETPRIV: Final = "/usr/bin/setpriv"
 _DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+_FILTERS: Final = "2"
+"""Ours, and QEMU's own."""
 _SPACES: Final = ("mnt", "pid", "net", "ipc", "uts")
+_COVERED: Final = ("/proc/keys", "/proc/key-users", "/proc/kallsyms")
 _SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
@@ -56,8 +64,11 @@ def missing(pid: int, host: Host, *, uid: int, kvm: bool) -> str:
     groups = {str(kvm_group() if kvm else uid)}
     if host.root and not set(found.get("Groups", "0").split()) <= groups:
         return "it is in groups of the host"
-    if found.get("NoNewPrivs") != "1" or found.get("Seccomp") != "2":
-        return "it has no system call filter, or may gain rights (a QEMU without seccomp?)"
+    filters = found.get("Seccomp_filters", _FILTERS)  # kernels before 5.9 don't count them
+    if found.get("NoNewPrivs") != "1" or (found.get("Seccomp"), filters) != ("2", _FILTERS):
+        return (
+            "it has no system call filter, or not both, or may gain rights (QEMU without seccomp?)"
+        )
     if any(set(found.get(f"Cap{kind}", "")) != {"0"} for kind in ("Inh", "Prm", "Eff", "Amb")):
         return "it holds a capability"
     for space in _SPACES:
@@ -103,6 +114,10 @@ def command(
     for device in (*_DEVICES, *([KVM] if kvm else [])):
         made += ["--dev-bind", device, device]
     made += ["--proc", "/proc"]
+    for path in _COVERED:
+        if os.path.exists(path):
+            made += ["--ro-bind", "/dev/null", path]
+    made += ["--seccomp", str(_FILTER)]
     return [*made, "--", *become, program, *arguments, "-sandbox", _SANDBOX]
 
 
@@ -112,16 +127,22 @@ def spawn(
     own: Sequence[int],
     entrances: Sequence[int],
     *,
+    architecture: str,
     data: int,
 ) -> int:
     """Starts it; its pid. `own` go to `FIRST_FD` and on. A control group is joined before anything,
     and the process's own memory limited to `data` bytes."""
+    rules = system_calls.opened(architecture)
     join = "".join(f"echo 0 >&{_ENTRANCE + at}||exit 1;" for at in range(len(entrances)))
-    join += f"ulimit -d {data >> 10}||exit 1;"
+    join += f"ulimit -c 0&&ulimit -d {data >> 10}||exit 1;"
     leave = "".join(f" {_ENTRANCE + at}>&-" for at in range(len(entrances)))
     given = {
         2: diagnostics,
         **dict(enumerate(entrances, _ENTRANCE)),
+        _FILTER: rules,
         **dict(enumerate(own, FIRST_FD)),
     }
-    return detached([_SHELL, "-c", f'{join}exec "$@"{leave}', "sh", *made], given)
+    try:
+        return detached([_SHELL, "-c", f'{join}exec "$@"{leave}', "sh", *made], given)
+    finally:
+        os.close(rules)

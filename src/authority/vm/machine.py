@@ -270,7 +270,9 @@ async def boot(
         held = [one.fd for one in (images.kernel, images.initramfs, images.root)]
         own = [channel.fileno(), theirs.fileno(), *held, *more]
         data = (prepared.hardware.memory_mib << 20) + hardware.DATA_BYTES
-        outer = jail.spawn(made, diagnostics, own, entrances, data=data)
+        outer = jail.spawn(
+            made, diagnostics, own, entrances, architecture=host.architecture, data=data
+        )
         machine = Machine(prepared, outer, Qmp(ours), diagnostics)
         machine.uid, machine._group, machine._claim = uid, group, claim
         theirs.close()
