@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     made.add_argument("--no-policy", action="store_true", help="keys only")
     options = made.parse_args(arguments)
     root = (options.state or statedir.default_root()).absolute()
-    existing = statedir.StateDir(root).initialised()
+    existing = statedir.StateDir(root).complete()
     fingerprint = ""
     if existing:
         from authority.audit.checkpoints import load_key

@@ -174,9 +174,7 @@ def _first_entries(opened: Opened) -> None:
     if log.recovery.cuts:
         log.acknowledge_repair()
     if not ledger.state.keys:
-        rotate(opened, 0)
-        _mint_own(opened, opened.directory.admin_token, ADMIN_METHODS)
-        _mint_own(opened, opened.directory.resume_token, RESUME_METHODS)
+        ledger.step(_first_capabilities(opened))
 
 
 def rotate(opened: Opened, until: int) -> str:
@@ -192,34 +190,48 @@ def rotate(opened: Opened, until: int) -> str:
     return key.kid
 
 
-def _mint_own(opened: Opened, path: os.PathLike[str], methods: tuple[str, ...]) -> None:
+def _first_capabilities(opened: Opened) -> list[entries.AnyEntry]:
+    """The first key and the gate's own capabilities. Their files are durable before an entry says that
+    there is a key: an opening that ends in between leaves none, and the next one begins again."""
+    key = statefiles.new_mac_key(opened.directory)
+    opened.keys[key.kid] = key
+    own = [
+        _own(key, opened.directory.admin_token, ADMIN_METHODS),
+        _own(key, opened.directory.resume_token, RESUME_METHODS),
+    ]
+    return [entries.Key(kid=key.kid, action="add"), *own]
+
+
+def _own(key: MacKey, path: os.PathLike[str], methods: tuple[str, ...]) -> entries.AnyEntry:
+    """Writes a capability of the gate's own to its file; its entry."""
     restriction = Restriction(methods=methods)
-    token = capabilities.mint(
-        opened.minting, id=secrets.token_hex(16), run=GATE, restriction=restriction
-    )
+    token = capabilities.mint(key, id=secrets.token_hex(16), run=GATE, restriction=restriction)
     parsed = capabilities.parse(token)
-    opened.ledger.step(
-        [
-            entries.CapMint(
-                run=GATE, id=parsed.ids[0], kid=parsed.kid, restriction=restriction.plain()
-            )
-        ]
-    )
     statedir.write_private(Path(path), capabilities.to_text(token).encode() + b"\n")
+    return entries.CapMint(
+        run=GATE, id=parsed.ids[0], kid=parsed.kid, restriction=restriction.plain()
+    )
 
 
 def renew_own(opened: Opened) -> None:
     """New admin and resume capabilities, under the key that mints now."""
-    _mint_own(opened, opened.directory.admin_token, ADMIN_METHODS)
-    _mint_own(opened, opened.directory.resume_token, RESUME_METHODS)
+    for path, methods in (
+        (opened.directory.admin_token, ADMIN_METHODS),
+        (opened.directory.resume_token, RESUME_METHODS),
+    ):
+        opened.ledger.step([_own(opened.minting, path, methods)])
 
 
 def initialise(root: Path) -> tuple[StateDir, str]:
     """What `authority init` does: make the directory and its first entries. Its key's fingerprint.
+    One that was interrupted (a full disk, a crash) is taken up where it stopped.
 
-    Raises `StateDirError`, `OSError`.
+    Raises `StateDirError`, `OSError`, and what `open_state` does.
     """
-    directory = statedir.create(root)
+    begun = StateDir(root).initialised()
+    directory = statedir.open_existing(root) if begun else statedir.create(root)
+    if directory.complete():
+        raise statedir.StateDirError(f"{printable(str(root))} is already a state directory")
     opened = open_state(directory)
     opened.ledger.step([entries.GateStop(reason="initialised")])
     opened.ledger.log.flush()

@@ -13,6 +13,9 @@ Rules
 - A directory that others can write, or that belongs to somebody else, is refused: whoever can write
   it can rewrite the evidence.
 - Keys are written to a temporary name, synced and renamed, so a crash leaves a whole key or none.
+- The signing key comes last of what `create` makes: with it the directory counts, and what it needs is
+  there. Without it nothing was ever signed, so what an interrupted `create` left is made anew; a log
+  beside a key that is gone is no such rest, and is left alone.
 """
 
 from __future__ import annotations
@@ -90,6 +93,10 @@ class StateDir:
         """Whether `init` made this directory."""
         return self.signing_key.exists()
 
+    def complete(self) -> bool:
+        """Whether `init` came to its end, too."""
+        return self.initialised() and self.admin_token.exists() and self.resume_token.exists()
+
 
 def default_root() -> Path:
     """`$AUTHORITY_STATE`, else `authority` below the XDG state directory."""
@@ -158,11 +165,27 @@ def create(root: Path) -> StateDir:
         for each in (state.log, state.store, state.keys):
             each.mkdir(exist_ok=True)
         (state.keys / "mac").mkdir(exist_ok=True)
-        create_key(state.signing_key, origin_of(os.urandom(8).hex()))
+        _clear_interrupted(state)
         DirectoryWitness.create(state.witness, "local")
+        aside = state.keys / f".signing.key.{os.urandom(4).hex()}"
+        create_key(aside, origin_of(os.urandom(8).hex()))
+        aside.rename(state.signing_key)
+        _sync_directory(state.keys)
     finally:
         os.umask(old)
     return state
+
+
+def _clear_interrupted(state: StateDir) -> None:
+    """Removes what a `create` left that did not get as far as the signing key."""
+    if any(state.log.iterdir()):
+        raise StateDirError(
+            f"{printable(str(state.root))} holds a log, but its signing key is gone",
+            "put keys/signing.key back, or name another directory with --state",
+        )
+    left = [*state.witness.glob("witness.*"), *state.keys.glob(".signing.key.*")]
+    for each in left:
+        each.unlink()
 
 
 def open_existing(root: Path) -> StateDir:

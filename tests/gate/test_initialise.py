@@ -1,0 +1,75 @@
+"""`init` on a disk that is full at each step: with room again, the next one makes a whole directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from authority.gate import opening, statedir
+from authority.kernel import capabilities
+
+EVERY_STEP = """
+import json, os, subprocess, sys
+from pathlib import Path
+from authority.gate import opening, statedir
+disk = Path(sys.argv[1])
+said = []
+for room in range(2, 40):
+    options = f"size=8m,nr_inodes={room}"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "disk", disk], check=True)
+    child = os.fork()
+    if child == 0:
+        try:
+            opening.initialise(disk / "state")
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    full = os.waitpid(child, 0)[1] != 0
+    subprocess.run(["mount", "-o", "remount,size=8m,nr_inodes=999", disk], check=True)
+    state = statedir.StateDir(disk / "state")
+    if not state.complete():
+        opening.initialise(disk / "state")
+    opened = opening.open_state(statedir.open_existing(disk / "state"))
+    texts = [path.read_text().strip() for path in (state.admin_token, state.resume_token)]
+    known = sorted(opened.ledger.state.caps)
+    opened.checkpointer.close()
+    opened.ledger.log.close()
+    said.append([room, full, texts, known])
+    subprocess.run(["umount", disk], check=True)
+    if not full:
+        break
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes a disk of its own, which root can make")
+def test_a_full_disk_at_any_step_leaves_what_the_next_one_completes(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["unshare", "--mount", sys.executable, "-c", EVERY_STEP, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said: list[Any] = json.loads(done.stdout)
+    assert [full for _, full, *_ in said] == [True] * (len(said) - 1) + [False]  # it did fill up
+    for room, _, texts, known in said:
+        ids = [capabilities.parse(capabilities.from_text(text)).ids[0] for text in texts]
+        assert set(ids) <= set(known), room
+
+
+def test_a_log_without_its_key_is_no_rest_of_an_interrupted_start(tmp_path: Path) -> None:
+    directory, _ = opening.initialise(tmp_path / "state")
+    kept = sorted(path.name for path in directory.log.iterdir())
+    directory.signing_key.unlink()
+    with pytest.raises(statedir.StateDirError, match="its signing key is gone"):
+        opening.initialise(tmp_path / "state")
+    assert sorted(path.name for path in directory.log.iterdir()) == kept
+    assert (directory.witness / "witness.key").exists()
