@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
+
+import pytest
+
+from authority.effects import room
 
 from .seat import Seat, number, sit
 
@@ -180,6 +185,34 @@ def test_holes_space_copies_and_syncs() -> None:
         assert seat.spent("file_bytes") == 4096 + 8192 + 4096
 
     sit(body)
+
+
+def test_what_runs_write_leaves_a_rest_of_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole disk has to stay free, so nothing is really filled; then nothing has to."""
+
+    async def body(seat: Seat) -> None:
+        kernel = seat.kernel
+        made, fh = await kernel.create(1, "f", os.O_RDWR)
+        for kept, said in ((lambda whole: whole, ["ENOSPC"] * 3), (lambda _: 0, [""] * 3)):
+            monkeypatch.setattr(room, "kept", kept)
+            assert [
+                await number(kernel.fallocate(made.node, fh, 0, 1 << 20)),
+                await number(kernel.write(made.node, fh, b"x", 0)),
+                await number(kernel.write(made.node, fh, b"y", 1)),
+            ] == said
+        await kernel.close(made.node, fh)
+        assert seat.spent("file_bytes") == (1 << 20) + 2
+
+    sit(body)
+
+
+def test_the_rest_that_stays_free(tmp_path: Path) -> None:
+    assert (room.kept(1 << 40), room.kept(1 << 30)) == (256 << 20, 64 << 20)
+    with open(tmp_path / "f", "wb") as file:
+        room.leave(file.fileno(), 0)
+        disk = os.fstatvfs(file.fileno())
+        with pytest.raises(OSError, match="No space"):
+            room.leave(file.fileno(), disk.f_blocks * disk.f_frsize)
 
 
 def test_directories_links_modes_times_and_attributes() -> None:

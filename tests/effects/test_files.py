@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from authority.effects import beneath
+from authority.effects import beneath, room
 from authority.effects.base import EffectFailed, EffectRefused
 from authority.effects.beneath import Beneath, BeneathUnavailable, Untouchable
 from authority.effects.files import QUICK_READ, FileEffects
@@ -35,6 +35,21 @@ def perform(files: FileEffects, effect: str, path: Path | bytes, **options: Any)
 def read(files: FileEffects, path: Path | bytes, **options: Any) -> Any:
     looked_up = run(files.prepare("fs.read", parse("fs.read", os.fsencode(path))))
     return perform(files, "fs.read", path, looked_up=looked_up, **options)
+
+
+def test_what_runs_write_leaves_a_rest_of_the_disk(
+    files: FileEffects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a"
+    monkeypatch.setattr(room, "kept", lambda whole: whole)
+    for effect in ("fs.write", "fs.append"):
+        with pytest.raises(EffectFailed, match="the disk is full"):
+            perform(files, effect, file, data=b"x")
+    assert not file.exists() or not file.read_bytes()
+    assert [path for path in tmp_path.iterdir() if path != file] == []
+    monkeypatch.setattr(room, "kept", lambda _: 0)
+    perform(files, "fs.write", file, data=b"x")
+    assert file.read_bytes() == b"x"
 
 
 # --- reading ---

@@ -17,6 +17,7 @@ from typing import Any
 
 from authority.compat.mount_bench import Bench, inode_facts
 from authority.compat.mount_handles import Handle
+from authority.effects import room
 from authority.effects.file_changes import moment
 from authority.kernel.requests import FsModify
 from authority.kernel.resources import Resource
@@ -37,7 +38,10 @@ class Leases:
         self._handles = bench.handles
 
     async def take(self, handle: Handle, amount: int) -> None:
-        """Take bytes from the handle's lease; when it doesn't reach, take the next one first."""
+        """Take bytes from the handle's lease; when it doesn't reach, take the next one first. Raises
+        `OSError` (ENOSPC) where too little of the disk would be left (`room`)."""
+        with handle.use() as fd:
+            room.leave(fd, amount)
         async with handle.renewing:
             fresh = handle.flow is not None and handle.label_at == self._bench.door.label_at()
             if not fresh or handle.left < amount:

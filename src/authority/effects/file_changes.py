@@ -34,6 +34,7 @@ import stat
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from authority.effects import room
 from authority.effects.base import Call, EffectFailed, EffectRefused
 from authority.effects.beneath import Beneath, Handle, Untouchable
 from authority.kernel.canonical import printable
@@ -303,6 +304,7 @@ def _open_to_append(beneath: Beneath, parent: Handle, name: bytes) -> tuple[int,
 
 
 def _write_all(fd: int, data: bytes, work: Work | None = None) -> None:
+    room.leave(fd, len(data))
     view = memoryview(data)
     while view:
         written = os.write(fd, view)
