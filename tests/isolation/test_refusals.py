@@ -16,7 +16,7 @@ import pytest
 
 from authority.isolation import Host, IsolationRefused, SandboxSpec, plan, probe, sandbox, start
 from authority.isolation.leftovers import remove_leftovers
-from authority.isolation.probe import explain, trusted_program, try_namespaces
+from authority.isolation.probe import explain, fuse_problem, trusted_program, try_namespaces
 from authority.isolation.processes import tree
 
 SPEC = SandboxSpec((sys.executable, "-I", "-S", "-c", "print('ran')"), "/", channel=False)
@@ -193,7 +193,11 @@ def test_a_run_under_another_id_than_planned_is_refused(
     configuration = {**prepared.configuration, "user_namespace": False}
     real = sandbox.marshal.dumps
     monkeypatch.setattr(
-        sandbox.marshal, "dumps", lambda value: real({**value, "host_ids": ids, "owners": []})
+        sandbox.marshal,
+        "dumps",
+        lambda value: real(
+            {**value, "host_ids": ids, "owners": []} if type(value) is dict else value
+        ),
     )
     with pytest.raises(IsolationRefused, match=reason):
         output(dataclasses.replace(prepared, configuration=configuration))
@@ -216,3 +220,20 @@ def test_doctor_can_try_and_explain() -> None:
     assert (cause, fix) == ("AppArmor", "profile")
     cause, _ = explain(with_host(namespace_obstacles=()), "bwrap: setting up uid map: denied")
     assert "user name space" in cause or "seccomp" in cause
+
+
+def test_what_stands_in_the_place_of_fuse_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file, or another device; the control is the kernel's own, if this machine has it."""
+    module = sys.modules["authority.isolation.probe"]
+    file = tmp_path / "fuse"
+    file.touch(0o666)
+    for other in (str(file), "/dev/null"):
+        monkeypatch.setattr(module, "FUSE", other)
+        cause, fix = fuse_problem()
+        assert "another file or device" in cause
+        assert "mknod" in fix
+    monkeypatch.undo()
+    if os.path.exists("/dev/fuse"):
+        assert "another file or device" not in fuse_problem()[0]

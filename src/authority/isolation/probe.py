@@ -29,6 +29,7 @@ _BWRAP_PLACES: Final = ("/usr/bin/bwrap", "/bin/bwrap", "/usr/local/bin/bwrap")
 _CAP_SYS_ADMIN: Final = 21
 _CAP_SYS_PTRACE: Final = 19
 FUSE: Final = "/dev/fuse"
+_FUSE_DEVICE: Final = os.makedev(10, 229)
 _INSTALL: Final = (
     "install it: apt-get install -y bubblewrap (or your system's package of that name)"
 )
@@ -158,6 +159,12 @@ def fuse_problem() -> tuple[str, str]:
         return (
             "the kernel has no FUSE",
             "as root: modprobe fuse, or use a kernel with CONFIG_FUSE_FS",
+        )
+    found = os.stat(FUSE)
+    if not stat.S_ISCHR(found.st_mode) or found.st_rdev != _FUSE_DEVICE:
+        return (
+            f"{FUSE} is another file or device than the kernel's",
+            f"as root: rm {FUSE}; mknod -m 666 {FUSE} c 10 229",
         )
     if not os.access(FUSE, os.R_OK | os.W_OK, effective_ids=True):
         return (f"{FUSE} can't be opened by this user", f"as root: chmod 666 {FUSE}")
