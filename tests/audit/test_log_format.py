@@ -13,6 +13,7 @@ import pytest
 from tests.audit.helpers import build, content, crashed_copy
 
 from authority.audit import verify
+from authority.audit.chain import START, BadLine, follow, seal
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "log-format.md"
 
@@ -90,3 +91,23 @@ def test_jq_reads_it(tmp_path: Path) -> None:
     rows = done.stdout.split()
     assert rows[0] == "[0,0,1763925000000000]"
     assert rows[4] == "[4,2,1763925000000004]"
+
+
+def test_each_line_is_one_entry_although_many_are_read_together() -> None:
+    """Two entries on one line and none that begins on the next are as many entries as lines."""
+    first, torn = b'{"batch":0,"seq":0}{"batch":0,"seq":1,"x":{"y":0}', b',"z":0}'
+    for bodies, good in (
+        ([b'{"batch":0,"seq":0}', b'{"batch":0,"seq":1}'], True),
+        ([first, torn], False),
+        ([b' {"batch":0,"seq":0}'], False),
+    ):
+        head, lines = START.hash, []
+        for body in bodies:
+            head, line = seal(head, body)
+            lines.append(line[:-1])
+        if good:
+            assert follow(lines, START) == (2, 0, head)
+        else:
+            with pytest.raises(BadLine) as caught:
+                follow(lines, START)
+            assert caught.value.entry == 0

@@ -47,6 +47,7 @@ class NewHead(Head, frozen=True, gc=False):
 
 
 read_head = msgspec.json.Decoder(Head).decode
+read_heads = msgspec.json.Decoder(Head).decode_lines
 read_new_head = msgspec.json.Decoder(NewHead).decode
 
 
@@ -95,7 +96,7 @@ def stored_hash(line: bytes) -> bytes | None:
 
 def head_of(line: bytes) -> Head | None:
     """The head of a stored line (without newline) of proper form, or None. Hashes nothing."""
-    if stored_hash(line) is None:
+    if line[:1] != b"{" or stored_hash(line) is None:
         return None
     try:
         return read_head(line)
@@ -106,33 +107,46 @@ def head_of(line: bytes) -> Head | None:
 def follow(lines: list[bytes], state: State) -> State:
     """Check that `lines` (without newlines) continue the chain. Raises `BadLine` at the first.
 
-    The loop is what verification costs: one hash, one partial decode, two comparisons a line.
+    All is computed in one loop and compared at once. Only when something is wrong is each line
+    looked at by itself.
     """
-    seq, batch, previous = state
-    start = seq
-    hashed, hexadecimal, decode = sha256, hexlify, read_head
+    after = _continued(lines, state)
+    if after is None:
+        for index, line in enumerate(lines):
+            step = _continued([line], state)
+            if step is None:
+                following = lines[index + 1] if index + 1 < len(lines) else None
+                raise BadLine(index, state, diagnose(line, following, state))
+            state = step
+        return state
+    return after
+
+
+def _continued(lines: list[bytes], state: State) -> State | None:
+    """The chain after `lines`, or None if any of them is not as it must be."""
+    first, batch, previous = state
+    hashed = sha256
+    digests = [previous := hashed(previous + line[:-75]).digest() for line in lines]
+    # One blank before each digest, then what must stand between two of them in its place.
+    tails = hexlify(b"".join(digests), " ", 32).replace(b" ", END + MARK)
+    if b"".join([line[-75:] for line in lines]) != MARK + tails + END:
+        return None
+    # What closes an object before an opening brace ends an entry. So where every line begins with one,
+    # as many entries as lines means one on each, although they are read together.
+    if b"".join([line[:1] for line in lines]) != b"{" * len(lines):
+        return None
     try:
-        for line in lines:
-            digest = hashed(previous + line[:-75]).digest()
-            if not line.endswith(MARK + hexadecimal(digest) + END):
-                break
-            head = decode(line)
-            if head.seq != seq:
-                break
-            if head.batch != batch or not seq:
-                if head.batch != seq:
-                    break
-                batch = seq
-            seq += 1
-            previous = digest
-        else:
-            return State(seq, batch, previous)
+        heads = read_heads(b"\n".join(lines))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass  # not JSON of this form: `diagnose` below says so, and the line is refused
-    before = State(seq, batch, previous)
-    index = seq - start
-    following = lines[index + 1] if index + 1 < len(lines) else None
-    raise BadLine(index, before, diagnose(lines[index], following, before))
+        return None  # not JSON of this form
+    if [head.seq for head in heads] != list(range(first, first + len(lines))):
+        return None
+    for head in heads:
+        if head.batch != batch:
+            batch = head.batch
+            if batch != head.seq:
+                return None
+    return State(first + len(lines), batch, previous)
 
 
 def plain(data: bytes) -> bool:

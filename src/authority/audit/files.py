@@ -204,7 +204,7 @@ def is_locked(path: str) -> bool:
 def is_zero(data: bytes) -> bool:
     """Whether there are only zero bytes. By comparison of blocks: `strip` would look at each."""
     block = len(_ZEROS)
-    return all(
+    return not data[:1].strip(b"\0") and all(
         data[at : at + block] == _ZEROS[: len(data) - at] for at in range(0, len(data), block)
     )
 
