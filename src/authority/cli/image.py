@@ -107,7 +107,7 @@ def main(arguments: Sequence[str]) -> int:
 def _build(options: Any, program: list[str]) -> None:
     host = probe()
     architecture = architectures.of(host.architecture)
-    # What is wrong with the program or its policy is said before anything is fetched.
+    # What is wrong with the policy is said before anything is fetched.
     spec = _like_a_run(options, program, host) if program else None
     package = options.kernel.absolute() if options.kernel else None
     if options.force or package or kernel.find(architecture) is None:
