@@ -47,7 +47,7 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 NOBODY = 65534
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def readable_python() -> Iterator[Path]:
     """An interpreter with this project in it that every user can run."""
     folder = Path(tempfile.mkdtemp(prefix="authority-python-"))
