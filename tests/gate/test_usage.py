@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -169,3 +170,22 @@ def test_no_name_acts_on_the_terminal_from_a_table_or_the_end_of_a_run(
     assert not any(ord(c) < 32 and c != "\n" for c in said)
     assert said.count("x\\u001b[31m\\u202egnp\\u000a") == 10
     assert "\n  a\\u202eb\n" in said  # what was escaped already stays as it is
+
+
+def test_a_log_whose_key_is_gone_gets_no_new_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = ["--state", str(tmp_path / "state")]
+    assert main(["init", "--no-policy", *state]) == 0
+    assert main(["audit", "verify", *state]) == 0  # control
+    assert "next:" not in capsys.readouterr().out  # no policy was written to go on with
+    key = tmp_path / "state/keys/signing.key"
+    kept = key.read_bytes()
+    key.unlink()
+    for words in (["init"], ["audit", "verify"], ["gate", "start"]):
+        assert main([*words, *state]) == 125
+        assert "its signing key is gone" in capsys.readouterr().err
+    assert not key.exists()
+    key.write_bytes(kept)
+    key.chmod(0o600)
+    assert main(["audit", "verify", *state]) == 0

@@ -172,6 +172,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _open_incident(state: StateDir, what: str, detail: str, of: int) -> None:
     """The evidence of this state directory failed: its gate halts everything, if it can still run."""
+    sys.stdout.flush()
     body = {"what": what, "detail": printable(detail, 400), "of": of}
     try:
         found = client(state).call("POST", "/v1/incidents", body)

@@ -17,17 +17,15 @@ def show(end: dict[str, Any]) -> None:
     """Print it to standard error."""
     out = sys.stderr
     effects = sorted({*end["done"], *end["denied"], *end["failed"]})
+    title = f"run {end['run']}: {end['reason']}, code {end['code']}"
     print(file=out)
-    table(
-        f"run {end['run']}: {end['reason']}, code {end['code']}",
-        ("effect", "done", "denied", "failed"),
-        [
-            (e, end["done"].get(e, 0), end["denied"].get(e, 0), end["failed"].get(e, 0))
-            for e in effects
-        ],
-        right=("done", "denied", "failed"),
-        file=out,
-    )
+    if effects:
+        counts = [end["done"], end["denied"], end["failed"]]
+        rows = [(effect, *(each.get(effect, 0) for each in counts)) for effect in effects]
+        columns = ("effect", "done", "denied", "failed")
+        table(title, columns, rows, right=columns[1:], file=out)
+    else:
+        print(f"{harmless(title)}; it asked for nothing", file=out)
     budgets = _budgets(end["budgets"])
     if budgets:
         table("budgets", ("budget", "used", "left", "limit"), budgets,

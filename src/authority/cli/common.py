@@ -66,6 +66,17 @@ def write_new(path: Path, text: str) -> str:
     return str(path)
 
 
+def confirmed(question: str) -> bool:
+    """Ask the person at the terminal. Nothing but yes is yes, an interrupt neither."""
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    try:
+        return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        return False
+
+
 def print_json(value: Any) -> None:
     """One JSON document, in ASCII, so that nothing in it acts on a terminal."""
     json.dump(value, sys.stdout, indent=2, sort_keys=True)

@@ -9,6 +9,7 @@ should, a skipped step among them: refused.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -23,6 +24,8 @@ from typing import Any
 from authority.cli.common import print_json
 from authority.cli.usage import Parser
 from authority.errors import AuthorityError
+from authority.gate.client import alive, client
+from authority.gate.statedir import StateDir
 
 LIMIT_SECONDS = 240.0
 AGENT = """\
@@ -207,6 +210,13 @@ class Drill:
             raise DrillError(f"the incident is at {found['step']}")
         return found
 
+    def end(self) -> None:
+        """No process of the drill goes on, wherever it was left."""
+        directory = StateDir(self.folder / "state")
+        with contextlib.suppress(AuthorityError, OSError):
+            if alive(directory):
+                client(directory).call("POST", "/v1/stop", {"force": True})
+
     def _check(self) -> None:
         if (self.folder / "out/more.md").exists():
             raise DrillError("something was written after the canary was touched")
@@ -222,7 +232,11 @@ def main(arguments: Sequence[str]) -> int:
     options = made.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="authority-drill-") as folder:
         drill = Drill(Path(os.path.realpath(folder)), quiet=options.json)
-        case = drill.play()
+        try:
+            case = drill.play()
+        except BaseException:  # interrupted, or it did not come out: its gate does not stay
+            drill.end()
+            raise
     took = {step: at - case["times"]["detected"] for step, at in case["times"].items()}
     if options.json:
         print_json({"incident": case, "us_after_detection": took, "steps": drill.steps})

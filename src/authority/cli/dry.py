@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from authority.cli.common import parser, print_json, state_of
+from authority.cli.common import confirmed, parser, print_json, state_of
 from authority.gate.client import client
 from authority.gate.statedir import StateDir
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     elif options.action == "show":
         print_diff(found)
     elif options.action == "apply":
-        print(f"{found['changes']} changes were applied (run {found['run']})")
+        print(f"{_applied(found['changes'])} (run {found['run']})")
     else:
         print(f"the changes of {options.run} are gone")
     return 0
@@ -71,6 +71,10 @@ def print_diff(found: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def _applied(number: int) -> str:
+    return "1 change was applied" if number == 1 else f"{number} changes were applied"
+
+
 def closing(directory: StateDir, run: str, *, as_json: bool) -> None:
     """After a dry run: the diff, and a question when a person is there to answer it."""
     found = show(directory, run)
@@ -84,11 +88,11 @@ def closing(directory: StateDir, run: str, *, as_json: bool) -> None:
         return
     asked = sys.stdin.isatty() and sys.stderr.isatty()
     if asked:
-        sys.stderr.write(f"authority: {found['changes']} changes; apply them? [y/N] ")
-        sys.stderr.flush()
-        if sys.stdin.readline().strip().lower() in {"y", "yes"}:
+        number = found["changes"]
+        question = "1 change; apply it?" if number == 1 else f"{number} changes; apply them?"
+        if confirmed(f"authority: {question}"):
             done = connection.call("POST", f"/v1/dry/{run}/apply", {})
-            print(f"authority: {done['changes']} changes were applied", file=sys.stderr)
+            print(f"authority: {_applied(done['changes'])}", file=sys.stderr)
             return
     print(
         f"authority: nothing was written. 'authority dry apply {run}' applies the changes,"

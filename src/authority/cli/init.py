@@ -63,6 +63,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"wrote the starter policy {printable(wrote)}")
     elif not options.no_policy:
         print(f"left the policy {printable(str(options.policy))} as it is")
+    if options.no_policy:
+        return 0
     policy = printable(str(options.policy))
     command, program = _NEXT[options.kind]
     print(f"next: authority {command} --policy {policy} -- {program}")

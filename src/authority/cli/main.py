@@ -86,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return failed(error.message, error.hint, as_json=False, code=WRONG)
         return failed(error.message, error.hint, as_json)
     except KeyboardInterrupt:
+        if sys.stderr.isatty():  # behind a progress line, or the ^C that the terminal wrote
+            sys.stderr.write("\r\x1b[K\nauthority: interrupted\n")
         return 130
     except BrokenPipeError:  # whoever read standard output (`| head`) has gone
         _drop_unsaid()

@@ -222,9 +222,9 @@ class Follower:
             print(f"  + {harmless(line)}", file=sys.stderr)
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             return False
-        sys.stderr.write("accept it? [y/N] ")
-        sys.stderr.flush()
-        return sys.stdin.readline().strip().lower() in {"y", "yes"}
+        from authority.cli.common import confirmed
+
+        return confirmed("accept it?")
 
     def _stream(self, connection: Client, path: str, body: dict[str, Any]) -> int:
         before = signal.signal(signal.SIGINT, self._interrupted)

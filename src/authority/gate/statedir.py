@@ -178,19 +178,25 @@ def create(root: Path) -> StateDir:
 
 def _clear_interrupted(state: StateDir) -> None:
     """Removes what a `create` left that did not get as far as the signing key."""
-    if any(state.log.iterdir()):
-        raise StateDirError(
-            f"{printable(str(state.root))} holds a log, but its signing key is gone",
-            "put keys/signing.key back, or name another directory with --state",
-        )
+    _refuse_keyless(state)
     left = [*state.witness.glob("witness.*"), *state.keys.glob(".signing.key.*")]
     for each in left:
         each.unlink()
 
 
+def _refuse_keyless(state: StateDir) -> None:
+    """A log whose key is gone: a new key would make another log of it."""
+    if not state.initialised() and state.log.is_dir() and any(state.log.iterdir()):
+        raise StateDirError(
+            f"{printable(str(state.root))} holds a log, but its signing key is gone",
+            "put keys/signing.key back, or name another directory with --state",
+        )
+
+
 def open_existing(root: Path) -> StateDir:
     """An initialised directory, with its permissions checked."""
     state = StateDir(root)
+    _refuse_keyless(state)
     if not root.exists() or not state.initialised():
         raise StateDirError(
             f"{printable(str(root))} is no state directory yet", "run 'authority init' first"

@@ -51,7 +51,7 @@ def need(context: Context, path: Path, given: Mapping[str, Any], names: tuple[st
     """Raise `PolicyError` for the first of the keys that is not given."""
     for name in names:
         if name not in given:
-            raise context.error(path, f"needs {name}", f"add {name} = …")
+            raise context.error(path, f"needs {name}", f"add {name} = ...")
 
 
 def table(

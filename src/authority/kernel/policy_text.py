@@ -56,7 +56,7 @@ def read(source: Source) -> dict[str, Any]:
             "",
             line,
             f"a control or invisible character ({shown(found[0])})",
-            "take it out; a file of that name is written with percent escapes, as fs:/…",
+            "take it out; a file of that name is written with percent escapes, as fs:/NAME",
         )
     _check_depth(source)
     try:
