@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from authority.cli import closing, entries
+from authority.cli import closing, completion, entries
 from authority.cli.common import table
 from authority.cli.main import COMMANDS, failed, main
+from authority.cli.usage import Parser
 
 FOREIGN = "x\x1b[31m\u202egnp\n"
 WRONG = [
@@ -189,3 +193,62 @@ def test_a_log_whose_key_is_gone_gets_no_new_one(
     key.write_bytes(kept)
     key.chmod(0o600)
     assert main(["audit", "verify", *state]) == 0
+
+
+class _Built(Exception):
+    """A command's parser, caught before it parses."""
+
+
+def _words(made: argparse.ArgumentParser) -> tuple[set[str], dict[str, argparse.ArgumentParser]]:
+    words: set[str] = set()
+    parts: dict[str, argparse.ArgumentParser] = {}
+    for action in made._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            parts = dict(action.choices)
+            words |= parts.keys()
+        elif action.option_strings and action.help != argparse.SUPPRESS:
+            words |= {word for word in action.option_strings if word.startswith("--")}
+        elif not action.option_strings:
+            words |= set(action.choices or ())
+    return words - {"--help"}, parts
+
+
+def test_completion_knows_every_word_of_every_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    def caught(made: Parser, *_: object) -> None:
+        raise _Built(made)
+
+    monkeypatch.setattr(Parser, "parse_known_args", caught)
+    for name in COMMANDS:
+        with pytest.raises(_Built) as built:
+            importlib.import_module(f"authority.cli.{name}").main([])
+        words, parts = _words(built.value.args[0])
+        assert set(completion.words_of(name).split()) == words, name
+        assert completion.parts_of(name) == [f"{name} {part}" for part in parts]
+        for part, made in parts.items():
+            assert set(completion.words_of(f"{name} {part}").split()) == _words(made)[0], part
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("aud", "audit"),
+        ("audit ver", "verify"),
+        ("audit query --ki", "--kind"),
+        ("run --isolation n", "namespace"),
+        ("run --policy here", "here.toml"),
+        ("run --policy here.toml -- ./here", "./here.toml"),
+        ("doctor --js", "--json"),
+    ],
+)
+def test_completion_in_bash(
+    words: str, offered: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "here.toml").touch()
+    assert main(["completion", "bash"]) == 0
+    ask = f"COMP_WORDS=(authority {words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _authority\n"
+    done = subprocess.run(
+        ["bash", "--norc"],
+        input=capsys.readouterr().out + ask + 'printf "%s\\n" "${COMPREPLY[@]}"\n',
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.stdout.split(), done.stderr) == ([offered], "")

@@ -16,8 +16,8 @@ from authority import __version__
 from authority.audit import query
 from authority.audit.errors import BodyMissing
 from authority.audit.store import ContentStore
-from authority.cli.common import add_common, parser, print_json, state_of, table
-from authority.cli.usage import Usage, whole
+from authority.cli.common import add_common, print_json, state_of, table
+from authority.cli.usage import Parser, Usage, whole
 from authority.errors import AuthorityError
 from authority.gate import policyfile
 from authority.gate.client import client
@@ -48,7 +48,10 @@ exit code: 0 all are proved, 1 one is not. docs/proof.md says what each means.""
 
 
 def main(arguments: Sequence[str]) -> int:
-    made = parser("policy", "Decide what a policy allows, for all requests at once.")
+    made = Parser(
+        prog="authority policy",
+        description="Decide what a policy allows, for all requests at once.",
+    )
     parts = made.add_subparsers(dest="what", required=True, metavar="prove|diff|dead|recheck")
     one = parts.add_parser(
         "prove", help="decide statements about all requests", description=_PROVE,
