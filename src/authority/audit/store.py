@@ -79,7 +79,10 @@ class ContentStore:
         try:
             data = self._layer.read(path)
         except FileNotFoundError as error:
-            raise BodyMissing(f"the body {digest} is not in the store") from error
+            raise BodyMissing(
+                f"the body {digest} is not in the store",
+                "put STATE/store back as it was: the log holds digests, not what they are of",
+            ) from error
         if digest_of(data) != digest:
             raise LogCorrupt(-1, f"the stored body {digest} was changed")
         return data

@@ -23,7 +23,10 @@ def main(arguments: Sequence[str]) -> int:
         description="Traps: whatever touches one is refused, halted, and an incident is opened.",
     )
     parts = made.add_subparsers(dest="what", required=True, metavar="plant|remove|list")
-    one = parts.add_parser("plant", help="plant one")
+    one = parts.add_parser(
+        "plant", help="plant one",
+        usage="authority canary plant NAME (--file FILE | --host HOST | --credential [VALUE])",
+    )  # fmt: skip
     kind = one.add_mutually_exclusive_group(required=True)
     kind.add_argument("--file", type=Path, help="a file; it is made when it is not there")
     kind.add_argument("--host", help="a host name that nothing of yours is called")

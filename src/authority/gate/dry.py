@@ -126,7 +126,9 @@ class DryRuns:
         """The folders of a dry run that is over. Raises `ControlRefused`."""
         place = self._root / name
         if not _RUN.match(name) or not place.is_dir():
-            raise ControlRefused(404, f"there is no dry run {printable(name, 64)}")
+            raise ControlRefused(
+                404, f"there is no dry run {printable(name, 64)}", "'authority dry list' lists them"
+            )
         stores = sorted(p for p in place.iterdir() if p.is_dir())
         deadline = asyncio.get_running_loop().time() + SETTLE_SECONDS
         while not all((store / "table.json").exists() for store in stores):

@@ -72,7 +72,11 @@ class Routes:
     async def _halt(self, asking: Asking) -> dict[str, Any]:
         run = str(asking.body.get("run", ""))
         if run and run not in self._ledger.state.runs:
-            raise ControlRefused(404, f"no run {printable(run, 64)}")
+            raise ControlRefused(
+                404,
+                f"no run {printable(run, 64)}",
+                "'authority gate status' lists those that go on",
+            )
         reason = printable(str(asking.body.get("reason", "")), 512)
         self._control.record(asking, detail=run)
         receipt = self._ledger.step([entries.Halt(run=run, reason=reason, by=f"uid {asking.uid}")])
@@ -100,7 +104,11 @@ class Routes:
         name = str(asking.body.get("run", ""))
         info = self._ledger.state.runs.get(name)
         if info is None or not info.running or info.halted:
-            raise ControlRefused(404, f"no run {printable(name, 64)} is running")
+            raise ControlRefused(
+                404,
+                f"no run {printable(name, 64)} is running",
+                "'authority gate status' lists those that go on",
+            )
         restriction = restriction_from_plain(asking.body.get("restriction", {}))
         self._control.record(asking, detail=name)
         token = capabilities.mint(
@@ -183,13 +191,21 @@ class Routes:
         if key.startswith("mcp.") and type(granted) is bool:
             seq = self._gate.definitions.answer(key, f"uid {asking.uid}", granted=granted)
             if seq is None:
-                raise ControlRefused(404, f"no definition {printable(key, 200)} is waiting")
+                raise ControlRefused(
+                    404,
+                    f"no definition {printable(key, 200)} is waiting",
+                    "'authority approvals' lists what is",
+                )
             await self._ledger.durable(seq)
             self._gate.hubs.answered()
             return {"id": key, "granted": granted, "seq": seq}
         pending = self._ledger.state.approvals.get(key)
         if pending is None or pending.answer:
-            raise ControlRefused(404, f"no approval {printable(key, 80)} is waiting")
+            raise ControlRefused(
+                404,
+                f"no approval {printable(key, 80)} is waiting",
+                "'authority approvals' lists what is",
+            )
         if type(granted) is not bool:
             raise ControlRefused(400, "granted is true or false")
         receipt = self._ledger.step(

@@ -90,7 +90,9 @@ def text_of(path: str) -> str:
     except OSError as error:
         raise PolicyFileError(
             f"the policy {printable(path)} can't be read: {error.strerror}",
-            "'authority init' writes a starter" if error.errno == errno.ENOENT else "name its file",
+            "check the name; 'authority init' writes a starter"
+            if error.errno == errno.ENOENT
+            else "name its file",
         ) from error
     if len(raw) > MAX_TEXT:
         raise PolicyFileError(f"the policy {printable(path)} is larger than 4 MiB")

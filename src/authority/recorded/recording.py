@@ -141,7 +141,8 @@ def read(lines: Iterable[bytes], run: str) -> Recording:
                 pass
     if start is None:
         raise ReplayRefused(
-            f"the log has no run {printable(run, 64)}", "'authority audit query --kind run.start'"
+            f"the log has no run {printable(run, 64)}",
+            "'authority audit query --kind run.start' lists them",
         )
     if start.attached:
         raise ReplayRefused(

@@ -176,7 +176,10 @@ def _chosen(told: Sequence[AnyEntry], run: str, *, alone: bool) -> tuple[int, in
     """The run's first and last entry, and all that belong into its bundle."""
     parents = _parents(told)
     if run not in parents:
-        raise BundleInvalid(f"the log has no run {printable(run, 64)}")
+        raise BundleInvalid(
+            f"the log has no run {printable(run, 64)}",
+            "'authority audit query --kind run.start' lists them",
+        )
     late = entries.Denied | entries.CapRevoke | entries.Incident | entries.Halt
     of_run = [e.seq for e in told if e.run == run and not isinstance(e, late)]
     first = next(e.seq for e in told if isinstance(e, entries.RunStart) and e.run == run)
