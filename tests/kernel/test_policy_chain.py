@@ -373,6 +373,45 @@ def test_a_user_who_is_trusted_again_is_shown(item: str) -> None:
     )
 
 
+BASE_LISTS = """
+version = 1
+[network]
+http = ["GET https://a.example/**"]
+[labels]
+compute = true
+secrets = { deny = ["fs:/k"] }
+release = { deny = ["https://a.example/**"] }
+"""
+
+
+@pytest.mark.parametrize("gone", ["http = []\n", 'trusted = ["user"]\n', "deny = []\n"])
+def test_a_list_that_is_left_to_the_base_again_is_shown(gone: str) -> None:
+    """What the base allows is allowed from then on; without a base nothing is."""
+    head = 'version = 1\nextends = "1"\n'
+    rest = (
+        '[network]\ndeny = ["https://b.example/**"]\nhttp = []\n'
+        '[labels]\ncompute = true\ntrusted = ["user"]\n[labels.release]\ndeny = []\n'
+    )
+    own, left = (
+        decode(chain(head + text, BASE_LISTS).canonical)["tree"]
+        for text in (rest, rest.replace(gone, "", 1))
+    )
+    name = gone.partition(" ")[0]
+    assert [line.partition(": ")[0].rpartition(".")[2] for line in widened(own, left)] == [name]
+    assert not any("not set" in line for line in widened(left, own))
+
+
+@pytest.mark.parametrize("name", ["deny", "secret", "require", "control", "s"])
+def test_what_releases_a_secret_allows_whatever_its_name_is(name: str) -> None:
+    text = f'version = 1\n[labels]\nsecrets = {{ {name} = ["fs:/k"] }}\n[labels.release]\n'
+    one, two = (
+        decode(chain(f"{text}{name} = {hosts}\n").canonical)["tree"]
+        for hosts in ('["https://a.example/**"]', '["https://a.example/**", "https://b.example/**"]')
+    )
+    assert widened(one, two) == [f'labels.release.{name}: also "https://b.example/**"']
+    assert widened(two, one) == []
+
+
 @given(documents, documents)
 @settings(max_examples=150)
 def test_neither_extending_nor_spawning_widens(base: dict[str, Any], own: dict[str, Any]) -> None:

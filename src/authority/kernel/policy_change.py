@@ -7,6 +7,9 @@ what a proof says.
 Rules
 - Something added to a list that allows, or taken from a list that denies, asks or holds back (a tool's
   control arguments, secrets), is wider.
+- What releases a secret allows, whatever the secret is called.
+- A list that a file with bases no longer gives is theirs from then on, so it is wider; one that it gives
+  is an opinion of its own, an empty one too.
 - A larger number, or one that was taken out, is wider; so is anything else that changed. What a file
   is called is no difference: its name stands in messages alone.
 - A part that is new or gone as a whole is shown by what is in it, and by itself where that shows
@@ -45,7 +48,7 @@ def _node(before: str, old: Any, new: Any, found: list[str]) -> None:
         here, there = (str(each["base"]).removeprefix("fs:") for each in (new, old))
         found.append(f"{before}the folder that paths are relative to: {here} (was {there})")
     lines: list[str] = []
-    _compare("", old["doc"], new["doc"], lines)
+    _compare("", old["doc"], new["doc"], lines, inherits=bool(new.get("extends")))
     found += [before + line for line in lines]
     bases, others = (each.get("extends", []) for each in (old, new))
     if len(bases) == len(others):
@@ -59,7 +62,7 @@ def _is_node(tree: Any) -> bool:
     return isinstance(tree, dict) and tree.keys() >= _NODE
 
 
-def _compare(path: str, old: Any, new: Any, found: list[str]) -> None:
+def _compare(path: str, old: Any, new: Any, found: list[str], *, inherits: bool = False) -> None:
     if old == new:
         return
     name = path.rsplit(".", 1)[-1]
@@ -70,7 +73,8 @@ def _compare(path: str, old: Any, new: Any, found: list[str]) -> None:
         before = len(found)
         for key in sorted({*(old or ()), *(new or ())}):
             inner = f"{path}.{key}" if path else key
-            _compare(inner, (old or {}).get(key), (new or {}).get(key), found)
+            pair = (old or {}).get(key), (new or {}).get(key)
+            _compare(inner, *pair, found, inherits=inherits)
         if (old is None or new is None) and len(found) == before:
             found.append(f"{path}: {_short(new)} (was {_short(old)})")
         return
@@ -80,8 +84,10 @@ def _compare(path: str, old: Any, new: Any, found: list[str]) -> None:
         has = set(left_out if new is None else new)
         if name == "content" and old is None and not has:
             found.append(f"{path}: [] (was not set)")
-        if name in _DENYING or path.startswith("labels.secrets."):
+        if _holds_back(path, name):
             found += [f"{path}: no longer {_short(item)}" for item in sorted(had - has)]
+        elif new is None and inherits:
+            found.append(f"{path}: not set (was {_short(old)})")
         else:
             found += [f"{path}: also {_short(item)}" for item in sorted(has - had)]
         return
@@ -95,6 +101,12 @@ def _compare(path: str, old: Any, new: Any, found: list[str]) -> None:
     if limiting:
         new, old = _amount(name, new), _amount(name, old)
     found.append(f"{path}: {_short(new)} (was {_short(old)})")
+
+
+def _holds_back(path: str, name: str) -> bool:
+    if path.startswith("labels.release."):  # what follows is a secret's name
+        return False
+    return name in _DENYING or path.startswith("labels.secrets.")
 
 
 def _plain(*lists: Any) -> bool:
