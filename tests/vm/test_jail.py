@@ -108,3 +108,40 @@ def test_the_filter_names_what_is_allowed(architecture: str) -> None:
     assert fate("clone3") == NOSYS
     assert interpret(code, 900, bpf.AUDIT_ARCH[architecture], (0,) * 6)[0] == NOSYS
     assert interpret(code, 0, 0x40000003, (0,) * 6)[0] == bpf.KILL_PROCESS
+
+
+FILTERED = """
+import ctypes, os, sys
+from types import SimpleNamespace
+from authority.vm import jail
+libc = ctypes.CDLL(None)
+ALLOW = ctypes.create_string_buffer((6).to_bytes(4, "little") + (0x7FFF0000).to_bytes(4, "little"))
+PROGRAM = (1).to_bytes(8, "little") + ctypes.addressof(ALLOW).to_bytes(8, "little")
+def filtered():
+    assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, PROGRAM, 0, 0) == 0
+for _ in range(int(sys.argv[1])):
+    filtered()
+host = SimpleNamespace(root=False)
+for more in (1, 2):
+    (theirs, said), (going, ours) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        for _ in range(more):
+            filtered()
+        os.write(said, b"1")
+        os.close(ours)
+        os.read(going, 1)
+        os._exit(0)
+    os.read(theirs, 1)
+    print("filter" in jail.missing(child, host, uid=os.geteuid(), kvm=False))
+    os.close(ours)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.parametrize("outer", [0, 2])
+def test_filters_that_the_gate_was_started_under_are_not_counted(outer: int) -> None:
+    """A container's filter is everybody's in it: with it there is one more, and both of ours."""
+    words = [sys.executable, "-c", FILTERED, str(outer)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout.split(), done.stderr) == (["True", "False"], "")

@@ -42,8 +42,8 @@ _FILTER: Final = 9
 _SHELL: Final = "/bin/sh"
 _SETPRIV: Final = "/usr/bin/setpriv"
 _DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
-_FILTERS: Final = "2"
-"""Ours, and QEMU's own."""
+_FILTERS: Final = 2
+"""Ours, and QEMU's own, beside those that the gate itself was started under (a container's)."""
 _SPACES: Final = ("mnt", "pid", "net", "ipc", "uts")
 _COVERED: Final = ("/proc/keys", "/proc/key-users", "/proc/kallsyms")
 _SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -64,8 +64,9 @@ def missing(pid: int, host: Host, *, uid: int, kvm: bool) -> str:
     groups = {str(kvm_group() if kvm else uid)}
     if host.root and not set(found.get("Groups", "0").split()) <= groups:
         return "it is in groups of the host"
-    filters = found.get("Seccomp_filters", _FILTERS)  # kernels before 5.9 don't count them
-    if found.get("NoNewPrivs") != "1" or (found.get("Seccomp"), filters) != ("2", _FILTERS):
+    wanted = str(int(processes.status(os.getpid()).get("Seccomp_filters", "0")) + _FILTERS)
+    filters = found.get("Seccomp_filters", wanted)  # kernels before 5.9 don't count them
+    if found.get("NoNewPrivs") != "1" or (found.get("Seccomp"), filters) != ("2", wanted):
         return (
             "it has no system call filter, or not both, or may gain rights (QEMU without seccomp?)"
         )
