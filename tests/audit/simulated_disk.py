@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from authority.audit.files import SECTOR
+from authority.kernel.room import Space
 
 Op = tuple[Any, ...]
 
@@ -305,6 +306,9 @@ class Disk:
 
     def exists(self, path: str) -> bool:
         return path in self.state.names or path in self.state.folders
+
+    def space(self, path: str) -> Space:
+        return Space(1 << 40, 1 << 40)
 
     def sync_directory(self, path: str) -> None:
         with self._mutex:

@@ -19,11 +19,14 @@ import time
 from typing import Protocol
 
 from authority.audit.errors import LogLocked
+from authority.kernel.room import Space
 
 SECTOR = 512
 """The unit in bytes that a disk writes whole or not at all. No disk promises more."""
 
 _BLOCK = 4096
+_NAMES = 64
+"""A disk that can take no more files than this has no room."""
 _ZEROS = bytes(64 * 1024)
 _LOCK_TRIES = 30
 _LOCK_PAUSE_S = 0.01
@@ -70,6 +73,9 @@ class FileLayer(Protocol):
     def listdir(self, path: str) -> list[str]: ...
 
     def exists(self, path: str) -> bool: ...
+
+    def space(self, path: str) -> Space:
+        """How much room the disk of a folder has."""
 
     def sync_directory(self, path: str) -> None:
         """Return once the names in the directory are on the disk."""
@@ -160,6 +166,11 @@ class OsLayer:
 
     def exists(self, path: str) -> bool:
         return os.path.lexists(path)
+
+    def space(self, path: str) -> Space:
+        disk = os.statvfs(path)
+        names = not disk.f_files or disk.f_favail > _NAMES  # some file systems count no names
+        return Space(disk.f_bavail * disk.f_frsize if names else 0, disk.f_blocks * disk.f_frsize)
 
     def sync_directory(self, path: str) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -11,11 +11,14 @@ Rules
 - The next segment is made by a thread of its own once the active one is half full. If that fails,
   `trouble` says why: the gate then lets only halt, status and denials through, and they may fill
   the active segment and a reserved one that was zeroed at the start. Making it is tried again.
+- A segment that would take what has to stay free of the disk (`kernel/room.py`) is not made either: a
+  log that grows without end finds its own end before everybody's.
 - A batch larger than a segment makes that segment longer.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -106,6 +109,7 @@ class SegmentWriter:
         self._fd = layer.open(self._path(index))
         self._capacity = layer.size(self._fd)
         self._next_ready = layer.exists(self._path(index + 1))
+        self._left = layer.space(directory).for_log
         if not layer.exists(self._path_of(RESERVE)):
             try:
                 create_zeroed(layer, self._path_of(RESERVE), self._small_bytes)
@@ -115,6 +119,12 @@ class SegmentWriter:
     def fits(self, size: int) -> bool:
         """Whether a batch of `size` bytes goes into the active segment: no other is begun for it."""
         return not self.used or self.used + size <= self._capacity
+
+    def left(self, least: int) -> int:
+        """How many bytes more the log may take; looked up anew when it seems to be below `least`."""
+        if self._left < least:
+            self._left = self._layer.space(self._directory).for_log
+        return self._left
 
     def commit(self, data: bytes, while_syncing: Callable[[], None] = lambda: None) -> None:
         """Write one batch and return when it is durable. Any exception means: poisoned.
@@ -146,6 +156,14 @@ class SegmentWriter:
     def _next_bytes(self) -> int:
         return min(self._segment_bytes, max(self._small_bytes, _GROWTH * self._capacity))
 
+    def _create(self, path: str) -> None:
+        size = self._next_bytes()
+        self._left = self._layer.space(self._directory).for_log
+        if self._left < size:
+            raise OSError(errno.ENOSPC, "the disk has only its rest left")
+        create_zeroed(self._layer, path, size)
+        self._left -= size
+
     def _make_next(self) -> None:
         if self._maker is not None:
             if self._maker.is_alive():
@@ -165,7 +183,7 @@ class SegmentWriter:
     def _make(self, index: int) -> None:
         try:
             if not self._layer.exists(self._path(index)):
-                create_zeroed(self._layer, self._path(index), self._next_bytes())
+                self._create(self._path(index))
             if not self._layer.exists(self._path_of(RESERVE)):
                 create_zeroed(self._layer, self._path_of(RESERVE), self._small_bytes)
         except BaseException as error:
@@ -189,7 +207,7 @@ class SegmentWriter:
         path = self._path(self.index + 1)
         if not self._next_ready:
             try:
-                create_zeroed(self._layer, path, self._next_bytes())
+                self._create(path)
             except OSError as error:
                 self.trouble = f"the next log segment could not be made: {error}"
                 self._take_reserve(path, error)

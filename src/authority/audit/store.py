@@ -87,6 +87,13 @@ class ContentStore:
             raise LogCorrupt(-1, f"the stored body {digest} was changed")
         return data
 
+    def takes(self, size: int) -> bool:
+        """Whether the disk has room for a body of so many bytes beside what has to stay free of it."""
+        try:
+            return self._layer.space(self._directory).for_bodies >= size
+        except OSError:
+            return False
+
     def has(self, digest: str) -> bool:
         """Whether there is a body of that name (not whether it is intact)."""
         return self._layer.exists(os.path.join(self._directory, self._checked(digest)[:2], digest))

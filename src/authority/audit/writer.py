@@ -171,6 +171,10 @@ class Log:
         """Why only halt, status and denials may go on (no space for a next segment); or empty."""
         return self._writer.trouble
 
+    def left(self, least: int) -> int:
+        """How many bytes more the disk has for the log; looked up anew if that seems below `least`."""
+        return self._writer.left(least)
+
     def append(self, line: bytes) -> Receipt:
         """Add an entry: canonical JSON with `next_seq` and `next_batch`, without `hash`.
 

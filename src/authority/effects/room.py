@@ -4,7 +4,7 @@ Rules
 - A run whose `file_bytes` nobody limited could take a whole disk with one call (`fallocate`), and with
   it everybody's: a gate that can't write its log halts all its runs. So the gate puts no byte of a run
   on a disk that would have less than `kept` left afterwards; the program hears ENOSPC.
-- The rest is 256 MiB, and of a small disk a sixteenth. What root alone could still use counts as taken.
+- How large the rest is says `kernel/room.py`. What root alone could still use counts as taken.
 - It is looked up before each growth. Two that look at one moment may both pass: that is at most a
   write each, and a large one is one call.
 """
@@ -13,15 +13,8 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Final
 
-_MOST: Final = 256 << 20
-_SHARE: Final = 16
-
-
-def kept(whole: int) -> int:
-    """How many bytes stay free on a disk of so many."""
-    return min(_MOST, whole // _SHARE)
+from authority.kernel.room import kept
 
 
 def leave(fd: int, more: int) -> None:

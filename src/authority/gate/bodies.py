@@ -3,21 +3,31 @@
 Rules
 - What is short stands in the entry. What is longer is synced to the content store before the entry
   that names it, as far as the run's budget for that goes; beyond it the entry has the digest alone.
-- When the run's own label or the body's may reveal a secret, the body is sealed.
+- When the run's own label or the body's may reveal a secret, the body is sealed; beyond that budget
+  there is nothing of it, because a digest could be guessed from.
+- The budget is that of the run and of whoever started it.
+- No body takes what has to stay free of the disk (`kernel/room.py`): then it is as if the budget were
+  used up. A disk that is full all the same harms the record's detail and nothing else.
+- What was stored is paid for also when its request was given up at the last moment.
 """
 
 from __future__ import annotations
 
-import msgspec
+import errno
+from typing import Final
 
 from authority.audit.store import ContentStore
 from authority.gate.ledger import Ledger
 from authority.gate.reader import short_body
-from authority.kernel.entries import Body
+from authority.kernel.entries import Admit, Body
 from authority.kernel.labels import Label
+from authority.kernel.state import Run
 
 STORED_DEFAULT = 256 * 1024 * 1024
 """Bytes of bodies kept for a run whose policy sets no `stored_bytes`; then digests alone."""
+
+STORED: Final = frozenset({"store", "sealed"})
+"""How a body is kept that takes room in the content store."""
 
 
 class Bodies:
@@ -34,17 +44,36 @@ class Bodies:
 
     async def keep(self, run: str, data: bytes, label: Label) -> Body:
         """Put a body where its entry will say it is."""
-        if label.secrets or self.secret(run):
-            return Body(await self._store.seal_durable(data), len(data), "sealed")
-        body = short_body(data)
+        secret = bool(label.secrets) or self.secret(run)
+        body = Body("", 0) if secret else short_body(data)
         info = self._ledger.state.runs.get(run)
-        if body.kept != "digest" or info is None:
+        if info is None or (not secret and body.kept != "digest"):
             return body
-        account = self._ledger.state.accounts[info.accounts[0]]
-        left = account.left("stored_bytes")
-        if left is None:
-            left = STORED_DEFAULT - account.spent.get("stored_bytes", 0)
-        if left < len(data):
+        if not self._left(info, len(data)):
             return body
-        await self._store.put_durable(data)
-        return msgspec.structs.replace(body, kept="store")
+        put, kept = self._store.put_durable, "store"
+        if secret:
+            put, kept = self._store.seal_durable, "sealed"
+        try:
+            return Body(await put(data), len(data), kept)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return body  # others took the room meanwhile
+
+    def _left(self, info: Run, size: int) -> bool:
+        accounts = [self._ledger.state.accounts[name] for name in info.accounts]
+        left = [each.left("stored_bytes") for each in accounts]
+        if left[0] is None:
+            left[0] = STORED_DEFAULT - accounts[0].spent.get("stored_bytes", 0)
+        return all(each is None or each >= size for each in left) and self._store.takes(size)
+
+
+def stored(admit: Admit) -> dict[str, int]:
+    """What an admission stored of its request, which stays whatever comes of it."""
+    body = admit.arguments
+    return (
+        {"stored_bytes": body.size}
+        if body is not None and body.kept in STORED and body.size
+        else {}
+    )

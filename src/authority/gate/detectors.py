@@ -5,6 +5,8 @@ Rules
   a request after its halt) concerns that run and its descendants.
 - What is a failure of the gate or of its evidence (a sync that failed, a protection that is gone while
   a run goes on) concerns everything.
+- The room that the log kept back is for the end, not for a run that asks on and on: one that was
+  refused `WITHOUT_ROOM` times while the log had none for it is halted.
 - A listener only notices; the case is opened right after the step that it saw, before anything that
   waits for that step's entry.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 
 from authority.gate.incidents import Incidents
@@ -24,6 +27,8 @@ from authority.kernel import entries
 
 CANARY = "canary"
 """The rule that a denial names when a canary was touched."""
+
+WITHOUT_ROOM = 16
 
 
 class Detectors:
@@ -38,6 +43,7 @@ class Detectors:
         self._ledger = ledger
         self._incidents = incidents
         self._running = running
+        self._without_room: Counter[str] = Counter()
         ledger.listen(self._seen)
 
     def _seen(self, entry: entries.AnyEntry) -> None:
@@ -51,6 +57,13 @@ class Detectors:
             self._soon("canary", entry.reason, entry.run, entry.seq)
         elif state.denials_spent(info):
             self._soon("denials", "denial budget exhausted", entry.run, entry.seq)
+        elif not self._ledger.no_room(entry.run):
+            self._without_room.pop(entry.run, None)
+        else:
+            self._without_room[entry.run] += 1
+            if self._without_room[entry.run] >= WITHOUT_ROOM:
+                del self._without_room[entry.run]
+                self._soon("denials", "it asked on without room in the log", entry.run, entry.seq)
 
     def _soon(self, what: str, detail: str, run: str, of: int) -> None:
         asyncio.get_running_loop().call_soon(self._open, what, detail, run, of)

@@ -6,6 +6,7 @@ Rules
 - A piece is committed and durable before `commit` returns; then halt and revocation are asked once
   more. A piece that is refused ends nothing by itself: whoever holds the flow closes what it holds,
   and `finish` commits the outcome.
+- No piece goes into a log that has no room for its run; how it ended does.
 - A person approved what the request said, and no piece was there to be seen: nothing goes out after an
   approval.
 - A flow that is stopped from outside calls back at once, in the same step as the stop.
@@ -21,11 +22,12 @@ import msgspec
 
 from authority.compat.base import Ending, Refused, Stops
 from authority.gate.answers import refused
+from authority.gate.bodies import STORED, stored
 from authority.gate.pipeline import Pipeline
 from authority.gate.reader import Asked, short_body
 from authority.kernel import decide as kernel
 from authority.kernel import entries, flows
-from authority.kernel.canonical import MAX_INTEGER
+from authority.kernel.canonical import MAX_INTEGER, printable
 from authority.kernel.codes import SENTENCES, Code, Layer
 from authority.kernel.facts import Problem
 from authority.kernel.labels import CLEAN, Label
@@ -35,6 +37,8 @@ from authority.kernel.requests import EFFECTS
 KEPT_OF_A_FLOW = 1024 * 1024
 """Bytes of one flow's pieces that are kept in the content store; then digests alone. A policy with more
 than the usual `stored_bytes` keeps all, as far as that goes."""
+
+UNSEEN = "a person approved the request without what would be sent with it"
 
 
 class Going(Stops):
@@ -63,7 +67,9 @@ class Going(Stops):
     ) -> None:
         pipeline, request = self._goings.pipeline, self._asked.request
         if way == "out" and data and self._admit.approval:
-            raise await self._unseen()
+            raise await self._not_let(Code.POLICY_DENY, Layer.POLICY, UNSEEN)
+        if why := pipeline.ledger.no_room(self.run):
+            raise await self._not_let(Code.INTERNAL, Layer.INTERNAL, printable(why))
         policy = pipeline.policy(self.run)
         spec = EFFECTS[request.effect]
         amounts = dict(charge) if charge is not None else {spec.flow: len(data)}
@@ -82,7 +88,7 @@ class Going(Stops):
             body = await pipeline.bodies.keep(self.run, data, carried)
         else:
             body = short_body(data)
-        if body.kept in {"store", "sealed"}:
+        if body.kept in STORED:
             amounts["stored_bytes"] = amounts.get("stored_bytes", 0) + body.size
         pipeline.looked(self.run)
         entry = kernel.chunk(
@@ -112,11 +118,10 @@ class Going(Stops):
             label = flows.result_label(policy, request.effect, request.resource, request.verb)
         self._result = await self._goings.pipeline.bodies.keep(self.run, data, label)
 
-    async def _unseen(self) -> Refused:
-        """The refusal of a piece that nobody approved."""
+    async def _not_let(self, code: Code, layer: Layer, reason: str) -> Refused:
+        """The refusal of a piece, for a reason that the kernel does not know."""
         ledger = self._goings.pipeline.ledger
-        reason = "a person approved the request without what would be sent with it"
-        problem = Problem(Code.POLICY_DENY, Layer.POLICY, reason)
+        problem = Problem(code, layer, reason)
         facts = msgspec.structs.replace(self._asked.facts, problem=problem)
         asked = Asked(self._asked.request, facts, b"")
         denied = self._goings.pipeline.decide(asked)[-1]
@@ -135,8 +140,10 @@ class Going(Stops):
         self._goings.over(self)
         if self.seq not in ledger.state.open:
             return -1  # the run ended meanwhile: in doubt, and so spent
-        used = {**admit.reserve, **ending.get("spent", {})} if status != "aborted" else {}
-        if self._result is not None and self._result.kept in {"store", "sealed"}:
+        used = stored(admit)
+        if status != "aborted":
+            used = {**admit.reserve, **ending.get("spent", {})}
+        if self._result is not None and self._result.kept in STORED:
             used["stored_bytes"] = used.get("stored_bytes", 0) + self._result.size
         outcome = entries.Outcome(
             run=self.run,

@@ -6,6 +6,8 @@ Rules
 - An exception in a step leaves the two apart, so it poisons the ledger: nothing is admitted or
   answered any more, and the gate goes down. A failed sync does the same.
 - Nothing leaves the gate before `durable(seq)` of the entry that it rests on.
+- The disk's room is shared: a run whose entries, its descendants' with them, take more of it than they
+  leave to the log is let nothing more. So one that asks without end leaves half to the others.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ class Ledger:
         self.failure: BaseException | None = None
         self.last = Receipt(log.next_seq - 1, log.head)
         self._listeners: list[Callable[[AnyEntry], None]] = []
+        self._taken: dict[str, int] = {}
 
     def listen(self, listener: Callable[[AnyEntry], None]) -> None:
         """Call `listener` with every entry right after it was appended (it may not be durable)."""
@@ -56,10 +59,29 @@ class Ledger:
         log = self.log
         entry.seq, entry.batch, entry.time = log.next_seq, log.next_batch, now
         apply(self.state, entry)
-        receipt = log.append(entries.encode(entry))
+        line = entries.encode(entry)
+        receipt = log.append(line)
+        self._take(entry, len(line))
         for listener in self._listeners:
             listener(entry)
         return receipt
+
+    def _take(self, entry: AnyEntry, size: int) -> None:
+        run = getattr(entry, "run", "")
+        if run in self.state.runs:
+            root = self.state.root(run).id
+            self._taken[root] = self._taken.get(root, 0) + size
+            if run == root and isinstance(entry, entries.RunEnd):
+                del self._taken[root]
+
+    def no_room(self, run: str) -> str:
+        """Why nothing more of this run is let into the log; empty when all is well."""
+        if self.log.trouble:
+            return self.log.trouble
+        taken = self._taken.get(self.state.root(run).id, 0) if run in self.state.runs else 0
+        if taken and self.log.left(taken) < taken:
+            return "the entries of this run take more of the disk than they leave"
+        return ""
 
     def _watch_clock(self, now: int) -> None:
         state = self.state

@@ -29,7 +29,7 @@ from authority.audit.writer import Receipt
 from authority.effects.base import Call, EffectFailed, EffectRefused, Performed
 from authority.gate import clock
 from authority.gate.answers import Answer, Reply, held
-from authority.gate.bodies import Bodies
+from authority.gate.bodies import STORED, Bodies, stored
 from authority.gate.hidden import Hidden
 from authority.gate.ledger import Ledger
 from authority.gate.reader import INLINE_LIMIT, Asked, short_body, value_bytes
@@ -162,9 +162,9 @@ class Pipeline:
         self.looked(asked.request.run)
         state = self.ledger.state
         policy = self.policy(asked.request.run)
-        trouble = self.ledger.log.trouble
+        trouble = self.ledger.no_room(asked.request.run)
         if trouble and asked.facts.problem is None:
-            # The log has only its reserved room left: nothing more is admitted into it.
+            # What room the log has left is for others, or for the end: nothing more is admitted.
             problem = Problem(Code.INTERNAL, Layer.INTERNAL, printable(trouble))
             asked.facts = msgspec.structs.replace(asked.facts, problem=problem)
         return kernel.decide(state, policy, asked.request, asked.facts)
@@ -186,14 +186,18 @@ class Pipeline:
             problem = facts.problem
             if why := looked_up.pop("problem", ""):
                 problem = Problem(Code.SCHEMA_INVALID, Layer.SCHEMA, why)
-            body = await self.bodies.keep(request.run, asked.arguments, Label())
             asked.facts = msgspec.structs.replace(
                 facts,
                 looked_up={**facts.looked_up, **looked_up},
-                body=body,
                 time=clock.wall(),
                 problem=problem,
             )
+            if unsure or problem:  # what is refused is not stored: nobody would pay for it
+                preview = msgspec.structs.replace(asked.facts, preview=True)
+                verdict = self.decide(msgspec.structs.replace(asked, facts=preview))[-1]
+        if isinstance(verdict, entries.Admit):
+            body = await self.bodies.keep(request.run, asked.arguments, Label())
+            asked.facts = msgspec.structs.replace(asked.facts, body=body, time=clock.wall())
         else:
             await self.keep_for_person(asked, verdict)
         self.judge(asked, reply)
@@ -326,7 +330,7 @@ class Pipeline:
         label = self._label(asked, policy, done.carried, done.facts)
         body = await self.bodies.keep(request.run, value_bytes(done.value), label)
         spent = {**admit.reserve, **done.spent}
-        if body.kept in {"store", "sealed"}:
+        if body.kept in STORED:
             spent["stored_bytes"] = spent.get("stored_bytes", 0) + body.size
         outcome = entries.Outcome(
             run=request.run,
@@ -387,6 +391,7 @@ class Pipeline:
             secrets=sorted(label.secrets),
             status="aborted",
             code=code,
+            spent=stored(admit),
             result=short_body(sentence.encode()),
             facts=dict(facts),
         )

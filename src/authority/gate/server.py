@@ -324,11 +324,19 @@ class Gate:
 
     def _snapshot(self) -> None:
         if self.ledger.state.seq - self._snapshot_at >= snapshots.EVERY:
-            self._snapshot_at = snapshots.take(self.ledger, self.opened.store)
+            self._snapshot_at = self._take_snapshot()
+
+    def _take_snapshot(self) -> int:
+        """Where the next is counted from. Without one a restart takes longer, and nothing else."""
+        try:
+            return snapshots.take(self.ledger, self.opened.store)
+        except OSError as error:
+            print(f"gate: no snapshot: {error}", file=sys.stderr, flush=True)
+            return self.ledger.state.seq
 
     async def _last_words(self) -> None:
         if self.ledger.state.seq - self._snapshot_at >= snapshots.EVERY // 10:
-            snapshots.take(self.ledger, self.opened.store)
+            self._take_snapshot()
         receipt = self.ledger.step([entries.GateStop(reason="left")])
         await self.ledger.durable(receipt.seq)
         await self.opened.checkpointer.force()

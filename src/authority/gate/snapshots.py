@@ -11,6 +11,7 @@ Rules
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -53,6 +54,8 @@ def take(ledger: Ledger, store: ContentStore) -> int:
     """
     at = ledger.state.seq
     data = dump(ledger.state)
+    if not store.takes(len(data)):
+        raise OSError(errno.ENOSPC, "the disk has only its rest left")
     name = store.put(data)
     return ledger.step([entries.Snapshot(at=at, digest=name, size=len(data))]).seq
 

@@ -123,7 +123,7 @@ class Vault:
 
     def _room(self, run: str, size: int) -> bool:
         used = self._stored.get(run, 0)
-        if used + size > STORED:
+        if used + size > STORED or not self._store.takes(size):
             return False
         self._stored[run] = used + size
         return True
