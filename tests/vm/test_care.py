@@ -20,7 +20,19 @@ from authority.cli import doctor
 from authority.cli import image as command
 from authority.cli.usage import Usage
 from authority.isolation import Host, IsolationRefused, Plan, SandboxSpec, plan, probe
-from authority.vm import Images, architectures, cache, condition, hypervisor, kernel, root, shelf
+from authority.vm import (
+    Images,
+    architectures,
+    cache,
+    condition,
+    hypervisor,
+    initramfs,
+    kernel,
+    kernel_package,
+    root,
+    shelf,
+    tools,
+)
 from gate.lab import OPEN, wait_for
 
 from .conftest import PYTHON, House
@@ -247,7 +259,7 @@ def test_a_kernel_that_another_has_built_meanwhile_is_taken(
         raise IsolationRefused("fetched again")
 
     monkeypatch.setattr(kernel, "find", find)
-    monkeypatch.setattr(kernel, "_fetch", fetch)
+    monkeypatch.setattr(kernel_package, "fetch", fetch)
     architecture = architectures.of(probe().architecture)
     assert kernel.build(architecture) is built.base
     with pytest.raises(IsolationRefused, match="fetched again"):
@@ -291,9 +303,9 @@ def test_all_missing_tools_are_named_at_once(place: Path) -> None:
 def test_a_compiler_without_the_static_library_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernel, "_COMPILE", (*kernel._COMPILE, "-lnothing_of_that_name"))
+    monkeypatch.setattr(initramfs, "_COMPILE", (*initramfs._COMPILE, "-lnothing_of_that_name"))
     with pytest.raises(IsolationRefused, match="gcc failed") as refused:
-        kernel._compiled(tmp_path)
+        initramfs.compiled(tmp_path)
     assert "apt-get install -y gcc libc6-dev" in refused.value.fix
 
 
@@ -305,8 +317,8 @@ def test_a_kernel_that_nothing_here_unpacks_boots_packed(
     packed[0x202:0x206] = b"HdrS"
     packed[0x248:0x250] = (0).to_bytes(4, "little") + (1024).to_bytes(4, "little")
     packed[1024:1028] = b"\x02\x21\x4c\x18"  # lz4's magic
-    monkeypatch.setattr(kernel, "_TOOLS", "/nowhere")
-    assert kernel.uncompressed(bytes(packed), tmp_path) == bytes(packed)
+    monkeypatch.setattr(tools, "PATH", "/nowhere")
+    assert kernel_package.uncompressed(bytes(packed), tmp_path) == bytes(packed)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,17 @@ from pathlib import Path
 import pytest
 
 from authority.isolation import Host, IsolationRefused, Plan, SandboxSpec, plan, probe
-from authority.vm import Images, architectures, cache, contents, installed, kernel, root
+from authority.vm import (
+    Images,
+    architectures,
+    cache,
+    contents,
+    initramfs,
+    installed,
+    kernel,
+    root,
+    tools,
+)
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -200,10 +210,10 @@ def test_init_is_compiled_to_the_same_bytes(tmp_path: Path) -> None:
     made = []
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
-        made.append(kernel._compiled(tmp_path / name))
+        made.append(initramfs.compiled(tmp_path / name))
     assert made[0] == made[1]
-    archive = kernel._initramfs(made[0], [("a.ko", b"abc")])
-    assert archive == kernel._initramfs(made[1], [("a.ko", b"abc")])
+    archive = initramfs.archive(made[0], [("a.ko", b"abc")])
+    assert archive == initramfs.archive(made[1], [("a.ko", b"abc")])
     done = subprocess.run(
         ["cpio", "-it", "--quiet"], input=archive, capture_output=True, check=True
     )
@@ -211,7 +221,7 @@ def test_init_is_compiled_to_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "_TOOLS", "/nowhere")
+    monkeypatch.setattr(tools, "PATH", "/nowhere")
     with pytest.raises(IsolationRefused, match=r"gcc.* not installed") as refused:
         kernel.build(architectures.of(probe().architecture))
     assert "apt-get install -y gcc" in refused.value.fix

@@ -26,10 +26,9 @@ from typing import Final
 from authority.isolation import Host, IsolationRefused, Plan
 from authority.isolation.probe import explain
 from authority.isolation.refusal import shown
-from authority.vm import cache, contents, installed, shelf
+from authority.vm import cache, contents, installed, shelf, tools
 from authority.vm.cache import Stored
 from authority.vm.contents import Contents
-from authority.vm.kernel import need
 
 FORMAT: Final = 2
 RUN_ID: Final = 1_900_000_000
@@ -113,7 +112,7 @@ def ready(plan: Plan, host: Host) -> Stored:
         if found is not None:
             os.utime(found.path)
             return found
-        need("mkfs.erofs", "erofs-utils")
+        tools.need("mkfs.erofs", "erofs-utils")
         with cache.building() as folder:
             found = cache.find(name)
             if found is not None:
@@ -155,7 +154,7 @@ def _make(made_of: Contents, walked: Walked, host: Host, made: Path) -> None:
     try:
         _copy(made_of, frozenset(walked.left_out), copies)
         command = [*_stage(made_of, host, copies, made.parent), "--"]
-        command += [need("mkfs.erofs", "erofs-utils"), "--quiet", "-T0", f"-U{_UUID}", "-x-1"]
+        command += [tools.need("mkfs.erofs", "erofs-utils"), "--quiet", "-T0", f"-U{_UUID}", "-x-1"]
         command += [f"--force-uid={owner}", f"--force-gid={owner}"]
         command += [f"--exclude-path={path.lstrip('/')}" for path in walked.left_out]
         command += [f"{_OUT}/{made.name}", _STAGE]
