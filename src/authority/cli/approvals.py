@@ -2,10 +2,13 @@
 
 Rules
 - A request that waits is approved once, for exactly these arguments: they are shown as they would be
-  sent, each with its label and with where its untrusted words came from. `show` shows all of them; a
-  list cuts what is long, and says so. The definition of an MCP
-  server's tool that waits is approved until it changes; what is shown of it is the whole text, or what
-  changed in it, with everything invisible or foreign as an escape.
+  sent, each with its label and with where its untrusted words came from. Raw bytes, which are sent as
+  base64, are shown as the text that they are, too. `show` shows all of it, the resource and every
+  source included; a list cuts what is long, and says so.
+- What a request does not hold (what is written to a file once it is open, what a file holds that is
+  moved) was not seen by anybody, and the screen says so (`UNSEEN`).
+- The definition of an MCP server's tool that waits is approved until it changes; what is shown of it is
+  the whole text, or what changed in it, with everything invisible or foreign as an escape.
 - A request is named by the number of the entry that asked for it, or by its id. Both name exactly one
   request, and an id exactly one text, so nothing else is approved by accident. There is no way to
   approve whatever waits.
@@ -14,6 +17,7 @@ Rules
 from __future__ import annotations
 
 import argparse
+import base64
 import difflib
 import os
 import sys
@@ -39,6 +43,19 @@ LISTED = 2000
 """Characters of a request's arguments in a list."""
 EVERY = 0.5
 """Seconds between two looks."""
+RAW = frozenset({("fs.write", "data"), ("fs.append", "data"), ("http.request", "body")}) | {
+    ("msg.send", "data")
+}
+"""Arguments that are raw bytes, in base64 where a request is written down."""
+UNSEEN = {
+    "fs.modify": "what is written to it while it is open",
+    "fs.attributes": "the value of an extended attribute",
+    "fs.rename": "what it holds when it is moved",
+    "fs.link": "what it holds, now and later",
+    "agent.spawn": "what the files of the program hold when it starts",
+    "net.connect": "what is said in the tunnel (after a yes nothing may be sent)",
+}
+"""What a request does, and does not say."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -156,6 +173,7 @@ def _told(directory: StateDir, seq: int) -> dict[str, Any]:
     arguments = given(directory, entry)
     return {
         "reason": entry["reason"],
+        "target": entry.get("target", ""),
         "arguments": sent.decode("utf-8", "surrogateescape") if sent else "",
         "digest": body.get("digest", ""),
         "labels": _labels(directory, entry, arguments, steps),
@@ -195,7 +213,7 @@ def _show(found: dict[str, Any], *, listed: bool, whole: bool = False) -> None:
         print("nothing waits")
     if listed and (found["approvals"] or not definitions):
         rows = [
-            (str(a["asked"]), a["run"], f"{a['effect']} {a['resource']}", a["answer"])
+            (str(a["asked"]), a["run"], _cut(_what(a), a["asked"], whole=False), a["answer"])
             for a in found["approvals"]
         ]
         if rows:
@@ -214,46 +232,76 @@ def _show(found: dict[str, Any], *, listed: bool, whole: bool = False) -> None:
 
 def _show_request(each: dict[str, Any], *, whole: bool) -> None:
     number = each["asked"]
-    what = printable(f"{each['effect']} {each['resource']}", 400)
+    what = _cut(_what(each), number, whole=whole)
     print(f"\nentry {number}: {what}, by run {each['run']} ({each['answer']})")
     print(f"  id       {each['id']}")
-    print(f"  because  {printable(each['reason'], 400)}")
+    print(f"  because  {_cut(each['reason'], number, whole=whole)}")
     print(f"  exactly  {_exactly(each, whole=whole)}")
-    for line in _aligned(each["labels"], whole=whole):
+    if each["effect"] in UNSEEN:
+        print(f"  unseen   {UNSEEN[each['effect']]}: a yes is for that, too, whatever it is")
+    for line in _aligned(each, whole=whole):
         print(f"  {line}")
     print("  where it came from")
     print("\n".join(f"    {line}" for line in each["tree"]))
     if each["answer"] == "waiting":
-        print(f"  yes, once: authority approvals approve {number}")
+        if each["arguments"]:
+            print(f"  yes, once: authority approvals approve {number}")
         print(f"  no:        authority approvals deny {number}")
+
+
+def _what(each: dict[str, Any]) -> str:
+    """The call, what it is about, and where it leads."""
+    where = f" to {each['target']}" if each["target"] else ""
+    return f"{each['effect']} {each['resource']}{where}"
+
+
+def _cut(text: str, number: int, *, whole: bool, most: int = 400) -> str:
+    """A text for the screen. What is cut of it is said."""
+    shown = printable(text)
+    more = len(shown) - most
+    if whole or more <= 0:
+        return shown
+    return f"{shown[:most]}... ({more} more characters: authority approvals show {number})"
 
 
 def _exactly(each: dict[str, Any], *, whole: bool) -> str:
     """The bytes that would be sent, or what there is in their place."""
     if not each["arguments"]:
-        return f"{each['digest']} (what it is of was not kept, so it can't be shown)"
-    text = printable(each["arguments"])
-    more = len(text) - LISTED
-    if whole or more <= 0:
-        return text
-    return f"{text[:LISTED]}... ({more} more characters: authority approvals show {each['asked']})"
+        return f"{each['digest']} (what it is of was not kept, so it can't be shown, nor approved)"
+    return _cut(each["arguments"], each["asked"], whole=whole, most=LISTED)
 
 
-def _aligned(labels: Sequence[dict[str, Any]], *, whole: bool) -> list[str]:
+def _aligned(each: dict[str, Any], *, whole: bool) -> list[str]:
     """The arguments under each other; nothing is cut to a terminal's width."""
     rows = [("argument", "value", "shaped by")]
-    for label in labels:
-        name = printable(label["argument"], 40)
-        value = shown_value(label["value"], sys.maxsize if whole else LISTED // 10)
-        rows.append((name, value, _label(label["sources"])))
+    for label in each["labels"]:
+        name = printable(label["argument"], None if whole else 40)
+        value = _shown((each["effect"], label["argument"]), label["value"], whole=whole)
+        rows.append((name, value, _label(label["sources"], whole=whole)))
     wide = [min(max(len(row[column]) for row in rows), LISTED // 10 + 2) for column in (0, 1)]
     lines = [f"{name:{wide[0]}}  {value:{wide[1]}}  {by}" for name, value, by in rows]
-    return lines if labels else []
+    return lines if each["labels"] else []
 
 
-def _label(sources: Sequence[str]) -> str:
-    more = f" and {len(sources) - 2} more" if len(sources) > 2 else ""
-    shown = ", ".join(printable(source, 80) for source in sources[:2])
+def _shown(argument: tuple[str, str], value: Any, *, whole: bool) -> str:
+    """The value of an argument: raw bytes as the text that they are, or as what they are."""
+    most = sys.maxsize if whole else LISTED // 10
+    if argument not in RAW or not isinstance(value, str):
+        return shown_value(value, most)
+    try:
+        data = base64.b64decode(value, validate=True)
+    except ValueError:
+        return shown_value(value, most)
+    try:
+        return shown_value(data.decode(), most)
+    except UnicodeDecodeError:
+        return f"{len(data)} bytes that are no text, in base64 above"
+
+
+def _label(sources: Sequence[str], *, whole: bool) -> str:
+    named = sources if whole else sources[:2]
+    more = f" and {len(sources) - len(named)} more" if len(sources) > len(named) else ""
+    shown = ", ".join(printable(source, None if whole else 80) for source in named)
     return shown + more if sources else "nobody but the program"
 
 

@@ -7,6 +7,8 @@ Rules
   in UTF-8, without repeated members, at most `MAX_OUTPUT` bytes and `MAX_DEPTH` deep, numbers
   finite and within 64 bits. Anything else, an exit code other than 0, the end of the time limit or
   too much output is a failure, whatever the tool printed before.
+- A member beside these (`trusted`, `_meta`, a label of its own making) is such a failure, too: what an
+  answer carries is said by whoever describes the tool in the policy. The failure says so.
 - Its environment is `env` of the policy and those of `pass_env` that the caller has; nothing else.
 - How a process is started and confined is the `Starter`'s part. It is killed, with everything that
   it started, when its time is up, when it prints too much, and when the call is cancelled.
@@ -32,6 +34,9 @@ MAX_OUTPUT = 1024 * 1024
 MAX_DEPTH = 32
 KEPT_STDERR = 4096
 """The most characters of standard error in an entry."""
+FORM = 'An answer is {"result": ...} or {"error": "text"}, and nothing else.'
+NAMED = 3
+"""How many members that don't belong there are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,7 @@ class ToolEffect:
             f"tool {name}",
             spent,
             env,
+            f"in [tools.{name}] of the policy (reads, secret, fields)",
         )
         return Performed({"result": value}, spent=spent, facts=facts)
 
@@ -104,8 +110,12 @@ async def answered(
     called: str,
     spent: Mapping[str, int],
     env: Mapping[str, str] | None = None,
+    labelled: str = "by what it was given",
 ) -> tuple[Any, dict[str, Any]]:
-    """The answer of one process and facts about it. Raises `EffectFailed` or `EffectRefused`."""
+    """The answer of one process and facts about it. `labelled`: where is said what its answers carry.
+
+    Raises `EffectFailed` or `EffectRefused`.
+    """
     try:
         ran = await starter.run(
             argv,
@@ -128,7 +138,7 @@ async def answered(
         "stderr": printable(ran.stderr[: KEPT_STDERR + 1], KEPT_STDERR),
     }
     try:
-        return _answer(ran, timeout_us), facts
+        return _answer(ran, timeout_us, labelled), facts
     except _Failed as error:
         raise EffectFailed(f"The {called} {error.reason}", spent=spent, facts=facts) from None
 
@@ -154,7 +164,7 @@ def _stdin(arguments: dict[str, Any]) -> bytes:
     return text.encode("ascii") + b"\n"
 
 
-def _answer(ran: Ran, timeout_us: int) -> Any:
+def _answer(ran: Ran, timeout_us: int, labelled: str) -> Any:
     if ran.timed_out:
         raise _Failed(f"took longer than {timeout_us / 1e6:g} s and was ended.")
     if len(ran.stdout) > MAX_OUTPUT or len(ran.stderr) > MAX_OUTPUT:
@@ -170,14 +180,26 @@ def _answer(ran: Ran, timeout_us: int) -> Any:
         _check(document, 0)
     except (ValueError, RecursionError):
         raise _Failed("did not print one JSON object as tools must.") from None
-    if not isinstance(document, dict) or len(document) != 1:
-        raise _Failed("printed JSON that is neither a result nor an error.")
-    if "result" in document:
+    if not isinstance(document, dict):
+        raise _Failed(f"printed JSON that is no object. {FORM}")
+    main = [name for name in ("result", "error") if name in document]
+    if len(main) != 1:
+        raise _Failed(f"printed an object with {'both' if main else 'neither'} of the two. {FORM}")
+    if beside := [name for name in document if name != main[0]]:
+        raise _Failed(_more(main[0], beside, labelled))
+    if main == ["result"]:
         return document["result"]
-    error = document.get("error")
+    error = document["error"]
     if not isinstance(error, str):
-        raise _Failed("printed JSON that is neither a result nor an error.")
+        raise _Failed(f"printed an error that is no text. {FORM}")
     raise _Failed(f"reports: {printable(error, 500)}")
+
+
+def _more(main: str, beside: list[str], labelled: str) -> str:
+    named = ", ".join(f'"{printable(name, 40)}"' for name in beside[:NAMED])
+    more = f" and {len(beside) - NAMED} more" if len(beside) > NAMED else ""
+    said = f"What its answers carry is said {labelled}, and never by itself."
+    return f'printed {named}{more} beside its "{main}". {FORM} {said}'
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

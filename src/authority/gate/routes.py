@@ -3,6 +3,8 @@
 Rules
 - `halt` and `revoke` answer when everything under them is stopped; what could not be is listed.
 - `resume` wants its own capability and a reason, and nothing of the halted runs comes back.
+- Nobody approves what nobody can see: a request whose arguments were not kept (a run can use up the
+  room for that) may be refused, and not be approved.
 """
 
 from __future__ import annotations
@@ -11,10 +13,12 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING, Any
 
+from authority.audit import query
 from authority.gate import clock, opening
 from authority.gate.control import Asking, Control, ControlRefused
 from authority.kernel import capabilities, entries
 from authority.kernel.canonical import printable
+from authority.kernel.state import Pending
 from authority.tokens import restriction_from_plain
 
 if TYPE_CHECKING:
@@ -199,20 +203,39 @@ class Routes:
             await self._ledger.durable(seq)
             self._gate.hubs.answered()
             return {"id": key, "granted": granted, "seq": seq}
-        pending = self._ledger.state.approvals.get(key)
-        if pending is None or pending.answer:
-            raise ControlRefused(
-                404,
-                f"no approval {printable(key, 80)} is waiting",
-                "'authority approvals' lists what is",
-            )
         if type(granted) is not bool:
             raise ControlRefused(400, "granted is true or false")
+        pending = self._pending(key)
+        if granted:
+            await self._ledger.durable(pending.asked)
+            if not await asyncio.to_thread(self._seen, pending.asked):
+                raise ControlRefused(
+                    409,
+                    "the arguments were not kept, so nobody can see what would be approved",
+                    "deny it; more room is 'stored_bytes' in [budgets]",
+                )
+            pending = self._pending(key)  # somebody else may have answered meanwhile
         receipt = self._ledger.step(
             [entries.Approval(run=pending.run, id=key, granted=granted, by=f"uid {asking.uid}")]
         )
         self._gate.pipeline.answered(key)
         return {"id": key, "granted": granted, "seq": receipt.seq}
+
+    def _pending(self, key: str) -> Pending:
+        found = self._ledger.state.approvals.get(key)
+        if found is None or found.answer:
+            raise ControlRefused(
+                404,
+                f"no approval {printable(key, 80)} is waiting",
+                "'authority approvals' lists what is",
+            )
+        return found
+
+    def _seen(self, asked: int) -> bool:
+        """Whether the arguments of a request that waits are kept. Reads the log: not in the loop."""
+        entry, _ = query.find(self._gate.opened.directory.log, asked)
+        body = entry.get("filled") or entry.get("arguments") or {}
+        return bool(body.get("kept", "digest") != "digest")
 
     async def _prove(self, asking: Asking) -> dict[str, Any]:
         from authority.gate import proofs  # a gate that proves nothing does not load the prover
