@@ -406,7 +406,10 @@ def test_what_releases_a_secret_allows_whatever_its_name_is(name: str) -> None:
     text = f'version = 1\n[labels]\nsecrets = {{ {name} = ["fs:/k"] }}\n[labels.release]\n'
     one, two = (
         decode(chain(f"{text}{name} = {hosts}\n").canonical)["tree"]
-        for hosts in ('["https://a.example/**"]', '["https://a.example/**", "https://b.example/**"]')
+        for hosts in (
+            '["https://a.example/**"]',
+            '["https://a.example/**", "https://b.example/**"]',
+        )
     )
     assert widened(one, two) == [f'labels.release.{name}: also "https://b.example/**"']
     assert widened(two, one) == []

@@ -8,8 +8,8 @@ Rules
 - Something added to a list that allows, or taken from a list that denies, asks or holds back (a tool's
   control arguments, secrets), is wider.
 - What releases a secret allows, whatever the secret is called.
-- A list that a file with bases no longer gives is theirs from then on, so it is wider; one that it gives
-  is an opinion of its own, an empty one too.
+- A list that a file with bases no longer gives is theirs from then on, so it is wider; one that it
+  gives is an opinion of its own, an empty one too.
 - A larger number, or one that was taken out, is wider; so is anything else that changed. What a file
   is called is no difference: its name stands in messages alone.
 - A part that is new or gone as a whole is shown by what is in it, and by itself where that shows
