@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -213,6 +215,25 @@ def test_the_rest_that_stays_free(tmp_path: Path) -> None:
         disk = os.fstatvfs(file.fileno())
         with pytest.raises(OSError, match="No space"):
             room.leave(file.fileno(), disk.f_blocks * disk.f_frsize)
+
+
+UNLIMITED = """
+import os, subprocess, sys
+from authority.audit.files import OsLayer
+from authority.effects import room
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=0", "disk", sys.argv[1]], check=True)
+with open(sys.argv[1] + "/f", "wb") as file:
+    assert os.fstatvfs(file.fileno()).f_blocks == 0
+    room.leave(file.fileno(), 1 << 20)
+space = OsLayer().space(sys.argv[1])
+assert min(space.for_log, space.for_bodies) > 1 << 40
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes a disk of its own, which root can make")
+def test_a_disk_that_does_not_say_how_large_it_is_takes_what_is_written(tmp_path: Path) -> None:
+    words = ["unshare", "--mount", sys.executable, "-c", UNLIMITED, str(tmp_path)]
+    subprocess.run(words, check=True, timeout=120)
 
 
 def test_directories_links_modes_times_and_attributes() -> None:

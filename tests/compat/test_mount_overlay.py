@@ -10,6 +10,7 @@ import pytest
 
 from authority.compat.base import Folder
 from authority.compat.dry import Apply, NotApplied
+from authority.effects import room
 from authority.effects.beneath import Beneath
 from authority.effects.overlay import Overlay
 from authority.effects.overlay_changes import Change, changes, diff, read_table
@@ -237,3 +238,25 @@ def test_renames_copies_and_what_is_made_again() -> None:
         }
 
     dry(body, before=fill)
+
+
+@pytest.mark.parametrize("pieces", [0, 1])
+def test_a_copy_that_finds_no_room_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: int
+) -> None:
+    """A dry run copies before it writes; where the disk is full, at once or meanwhile, none is cut."""
+    (tmp_path / "base").mkdir()
+    content = os.urandom(1 << 20) * 3
+    (tmp_path / "base/f").write_bytes(content)
+    files = Overlay(Beneath(), os.fsencode(tmp_path / "base"), tmp_path / "store")
+    room_left = [0] * (2 * pieces)
+    monkeypatch.setattr(room, "kept", lambda _whole: room_left.pop() if room_left else 1 << 60)
+    with pytest.raises(OSError, match="No space"):
+        files.open(b"f", os.O_WRONLY)
+    assert list((tmp_path / "store/upper").iterdir()) == []
+    monkeypatch.setattr(room, "kept", lambda _whole: 0)
+    with files.look(b"f") as found:
+        assert found.status.st_size == len(content)
+    os.close(files.open(b"f", os.O_WRONLY))
+    assert (tmp_path / "store/upper/f").read_bytes() == content
+    files.close()

@@ -19,7 +19,7 @@ import time
 from typing import Protocol
 
 from authority.audit.errors import LogLocked
-from authority.kernel.room import Space
+from authority.kernel.room import UNLIMITED, Space
 
 SECTOR = 512
 """The unit in bytes that a disk writes whole or not at all. No disk promises more."""
@@ -169,6 +169,8 @@ class OsLayer:
 
     def space(self, path: str) -> Space:
         disk = os.statvfs(path)
+        if not disk.f_blocks:  # one in memory that nobody limited does not say how large it is
+            return UNLIMITED
         names = not disk.f_files or disk.f_favail > _NAMES  # some file systems count no names
         return Space(disk.f_bavail * disk.f_frsize if names else 0, disk.f_blocks * disk.f_frsize)
 

@@ -11,7 +11,9 @@ Runs in any thread, one change at a time. Rules
   that whoever applies the changes sees whether the base moved on.
 - A directory of the base is not renamed (EXDEV: programs copy it then); one that was made here is.
 - A directory of the base keeps its mode and times: setting the mode is refused, the times are let be.
-- A copy has the content, mode and times of its file, no other name and no extended attributes.
+- A copy has the content, mode and times of its file, no other name and no extended attributes. It takes
+  room like what is written (`room`). One that does not come to its end is none: the base's stays the
+  file.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from pathlib import Path
 
 import msgspec
 
+from authority.effects import room
 from authority.effects.beneath import Beneath, Handle
 from authority.effects.overlay_table import Table, before_of
 from authority.effects.tree import (
@@ -214,12 +217,17 @@ class Overlay:
         try:
             target = self._upper.create(path, os.O_WRONLY, found.status.st_mode & 0o777)
             try:
+                room.leave(target, found.status.st_size)
                 while data := os.read(source, _PIECE):
+                    room.leave(target, len(data))
                     view = memoryview(data)
                     while view:
                         view = view[os.write(target, view) :]
                 os.fchmod(target, found.status.st_mode & 0o777)
                 os.utime(target, ns=(found.status.st_atime_ns, found.status.st_mtime_ns))
+            except BaseException:
+                self._upper.unlink(path)
+                raise
             finally:
                 os.close(target)
         finally:

@@ -35,3 +35,7 @@ class Space(NamedTuple):
     def for_log(self) -> int:
         """What the log may take."""
         return self.free - kept(self.whole) // 2
+
+
+UNLIMITED: Final = Space(1 << 62, 0)
+"""A disk that does not say how large it is. It has no rest to keep."""
