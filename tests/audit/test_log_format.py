@@ -13,7 +13,7 @@ import pytest
 from tests.audit.helpers import build, content, crashed_copy
 
 from authority.audit import verify
-from authority.audit.chain import START, BadLine, follow, seal
+from authority.audit.chain import START, BadLine, follow, plain, seal
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "log-format.md"
 
@@ -111,3 +111,57 @@ def test_each_line_is_one_entry_although_many_are_read_together() -> None:
             with pytest.raises(BadLine) as caught:
                 follow(lines, START)
             assert caught.value.entry == 0
+
+
+_PIECES = [
+    *(bytes([byte]) for byte in b'"\\{}[],: \t\r0-'),
+    *(b',"hash":"', b'"}', b'{"batch":0,"seq":0}', b'"seq":1', b'"seq":1.0', b"e0", b"null"),
+]
+
+
+def test_what_is_accepted_is_accepted_by_the_documents_verifier(
+    independent: Path, tmp_path: Path
+) -> None:
+    """Forged lines, each hashed as it must be: read together, line by line, and by the document."""
+    check = load(independent)
+    rng = random.Random(7)
+    accepted = 0
+    for _ in range(3000):
+        bodies = [bytearray(b'{"batch":0,"kind":"x","seq":%d,"t":"a\\"b"' % n) for n in range(3)]
+        for _ in range(rng.randrange(3)):
+            body = rng.choice(bodies)
+            at = rng.randrange(len(body) + 1)
+            body[at : at + rng.choice((0, 0, 0, 1, 5))] = rng.choice(_PIECES)
+        head, lines = START.hash, []
+        for body in bodies:
+            head, line = seal(head, bytes(body) + b"}")
+            lines.append(line[:-1])
+        together, each = True, START
+        try:
+            together = follow(lines, START)[::2] == (3, head)
+        except BadLine:
+            together = False
+        try:
+            for line in lines:
+                each = follow([line], each)
+            assert together
+        except BadLine:
+            assert not together
+        if together and plain(data := b"".join(line + b"\n" for line in lines)):
+            (tmp_path / "1.jsonl").write_bytes(data)
+            assert check(str(tmp_path)) == f"3 entries, head {head.hex()}", lines  # type: ignore[operator]
+            accepted += 1
+    assert 0 < accepted < 3000
+
+
+@pytest.mark.parametrize("blank", [b"\r", b"\t"])
+def test_a_blank_that_no_entry_has_is_found(
+    independent: Path, tmp_path: Path, blank: bytes
+) -> None:
+    """Between JSON's words a carriage return is a blank, and to other readers the end of a line."""
+    log = build(tmp_path / "log", [1])
+    _, line = seal(START.hash, b'{"batch":0,' + blank + b'"kind":"x","seq":0,"time":1}')
+    (log / "00000001.jsonl").write_bytes(line)
+    report = verify(log)
+    assert (report.ok, report.first_bad) == (False, 0)
+    assert "belongs in no entry" in report.problem

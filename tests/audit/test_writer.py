@@ -133,10 +133,15 @@ def test_a_quick_disk_is_waited_for_in_place_and_a_slow_one_apart(tmp_path: Path
             log.quick_s = quick_s
             await log.durable(log.append(line_for(log)).seq)
         log.close()
+        log = Log.open(tmp_path / "log", layer=Watched())
+        log.quick_s = 3600.0
+        here.append(True)
+        await log.durable(log.append(line_for(log, more="x" * 100_000)).seq)  # few lines, and large
+        log.close()
 
     run(main)
-    assert here == [True, True, False]
-    assert verify(tmp_path / "log").entries == 3
+    assert here == [True, True, False, True, False]
+    assert verify(tmp_path / "log").entries == 4
 
 
 def test_the_first_failure_poisons_everything(tmp_path: Path) -> None:
@@ -292,7 +297,7 @@ def test_kill_minus_nine_loses_nothing_acknowledged(tmp_path: Path) -> None:
             [sys.executable, "-c", WRITER, str(tmp_path / "log")], stdout=subprocess.PIPE
         )
         assert child.stdout is not None
-        lines = [child.stdout.readline() for _ in range(150)]
+        lines = [child.stdout.readline() for _ in range(1 + 150)]  # the first says that it is open
         child.send_signal(signal.SIGKILL)
         lines += child.stdout.read().split(b"\n")
         child.wait()

@@ -125,6 +125,8 @@ def follow(lines: list[bytes], state: State) -> State:
 def _continued(lines: list[bytes], state: State) -> State | None:
     """The chain after `lines`, or None if any of them is not as it must be."""
     first, batch, previous = state
+    if not first:
+        batch = 0  # the first entry of all begins a batch, whatever part this is
     hashed = sha256
     digests = [previous := hashed(previous + line[:-75]).digest() for line in lines]
     # One blank before each digest, then what must stand between two of them in its place.
@@ -150,8 +152,9 @@ def _continued(lines: list[bytes], state: State) -> State | None:
 
 
 def plain(data: bytes) -> bool:
-    """Whether stored bytes hold only ASCII without DEL (JSON refuses what is below 0x20)."""
-    return data.isascii() and b"\x7f" not in data
+    """Whether stored bytes hold only printable ASCII and newlines, where they are JSON: of what is
+    below 0x20 JSON takes a carriage return and a tab besides, between its words."""
+    return data.isascii() and not any(no in data for no in (b"\x7f", b"\r", b"\t"))
 
 
 def diagnose(line: bytes, following: bytes | None, state: State) -> str:

@@ -8,8 +8,11 @@ Rules
   and another begun, so that one sync never waits for an unbounded write.
 - While the disk is quick a small batch is written and synced in the loop's own thread: handing it to
   another and back costs more than the sync. A batch with enough lines to hash meanwhile goes to a
-  thread of the log's own, one that begins another segment too, and after a sync that took longer than
-  `quick_s` the next `_APART`. What comes of them returns to the event loop.
+  thread of the log's own, one of more than `_QUICK_BYTES` or that begins another segment too, and
+  after a sync that took longer than `quick_s` the next `_APART`. What comes of them returns to the
+  event loop.
+- So a disk that hangs in such a sync holds up the loop, and with it everything that the loop does
+  (docs/threat-model.md).
 - The first failure of a write or sync poisons the log for good: everything that waits gets
   `LogPoisoned`, every later `append` raises it, nothing is tried again (after a failed sync the
   kernel may report success for pages that it dropped). Only a new start, which copies, goes on.
@@ -34,7 +37,7 @@ import msgspec
 
 from authority.audit import recovery as recovering
 from authority.audit.anchor import Anchor
-from authority.audit.chain import State, read_new_head, seal
+from authority.audit.chain import State, plain, read_new_head, seal
 from authority.audit.errors import LogMisuse, LogPoisoned
 from authority.audit.files import FileLayer, OsLayer
 from authority.audit.merkle import Frontier
@@ -48,6 +51,7 @@ MAX_LINE = 1024 * 1024
 _FOLD_AT = 32
 
 _QUICK_S = 0.0005
+_QUICK_BYTES = 64 * 1024
 _APART = 32
 
 LOCK = "lock"
@@ -196,9 +200,8 @@ class Log:
             )
         if (
             head.hash is not msgspec.UNSET
-            or not line.isascii()
+            or not plain(line)
             or b"\n" in line
-            or b"\x7f" in line
             or line[:1] != b"{"
             or line[-1:] != b"}"
             or len(line) > MAX_LINE
@@ -337,8 +340,8 @@ class Log:
                 self._commit_here(batch)
 
     def _quick(self, batch: _Batch) -> bool:
-        few = len(batch.lines) < _FOLD_AT
-        return few and not self._apart and self.quick_s > 0 and self._writer.fits(batch.size)
+        small = len(batch.lines) < _FOLD_AT and batch.size <= _QUICK_BYTES
+        return small and not self._apart and self.quick_s > 0 and self._writer.fits(batch.size)
 
     def _commit_here(self, batch: _Batch) -> None:
         began = time.perf_counter()
