@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 
 import pytest
 
 from authority.agent import Denied
+from authority.agent.client import Gate
 from authority.agent.errors import GateError as AgentError
 from authority.gate.client import token_of
 from authority.gate.policyfile import read_sent
@@ -121,6 +123,30 @@ def test_a_halt_while_a_run_is_starting(lab: Lab) -> None:
         wait_for(lambda ran=ran: ran._over)
         assert lab.admin("GET", "/v1/status")["runs"] == []
         lab.resume()
+
+
+def test_what_asked_for_a_start_is_revoked_meanwhile(lab: Lab) -> None:
+    """Whatever the moment: the child that it asked for is started or ends, and none stays between."""
+    lab.file("sleeper.py", "import time\ntime.sleep(60)\n")
+    agents = OPEN + '[agents.child]\ncommand = ["python3", "sleeper.py"]\n'
+    for wait in (0.01, 0.03, 0.06):
+        with lab.attached(agents) as parent:
+            gate = parent.gate()
+            narrow = gate.attenuate(count=20)
+
+            def ask(gate: Gate = gate, narrow: str = narrow) -> None:
+                with contextlib.suppress(AgentError):
+                    code_of(lambda: gate.spawn("child", capability=narrow))
+
+            asking = threading.Thread(target=ask)
+            asking.start()
+            time.sleep(wait)
+            lab.admin("POST", "/v1/tokens/revoke", {"token": narrow})
+            assert lab.admin("POST", "/v1/halt", {"run": parent.run})["in_doubt"] == []
+            asking.join(60)
+            assert lab.admin("GET", "/v1/status")["runs"] == []
+    started = {e["run"] for e in lab.log(kind="run.start")}
+    assert {e["run"] for e in lab.log(kind="run.end")} >= started
 
 
 def test_a_start_that_stands_still_is_given_up_when_the_run_is_stopped() -> None:

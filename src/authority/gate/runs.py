@@ -39,7 +39,7 @@ from authority.gate.ledger import Ledger
 from authority.gate.pipeline import Pipeline
 from authority.gate.places import Reach, reach
 from authority.gate.reader import OUTPUT_INLINE_LIMIT, Asked, Reader, short_body
-from authority.gate.run import Listener, Run, Start
+from authority.gate.run import Event, Listener, Run, Start
 from authority.gate.wanted import places_of, sketch_of, wanted_of
 from authority.isolation import Host
 from authority.kernel import capabilities, entries, flows, resources
@@ -89,6 +89,7 @@ class Runs:
         self._store = store
         self._users: Counter[str] = Counter()
         self.running: dict[str, Run] = {}
+        self._beginning: set[asyncio.Task[None]] = set()
         ledger.listen(self._count)
 
     def _count(self, entry: entries.AnyEntry) -> None:
@@ -180,7 +181,8 @@ class Runs:
         return replace(spec, house=house)
 
     async def start(self, spec: Start, listener: Listener) -> Run:
-        """Start a sandboxed run. Raises `IsolationRefused` or `StartRefused`; returns at once."""
+        """Start a sandboxed run. Raises `IsolationRefused` or `StartRefused`; returns at once. Where it
+        is cancelled the run is stopped, and ends."""
         self._refuse_when_halted()
         if self._ledger.log.trouble:
             raise StartRefused(self._ledger.log.trouble, "make room for the log")
@@ -202,24 +204,38 @@ class Runs:
         ends.places = places_of(planned)
         protection = {**planned.protection, "files": reached.way, "contained": True}
         seq = self._record_start(run, made, protection, attached=False, given=given).seq
+        told = {
+            "event": "started",
+            "run": run.id,
+            "seq": seq,
+            "protection": protection,
+            "missing": [*planned.missing, *reached.notes],
+        }
+        begins = asyncio.get_running_loop().create_task(self._begin(run, ends, housed, given, told))
+        self._beginning.add(begins)
+        begins.add_done_callback(self._beginning.discard)
+        try:
+            await asyncio.shield(begins)
+        except asyncio.CancelledError:
+            run.stop("stopped")
+            raise
+        return run
+
+    async def _begin(
+        self, run: Run, ends: Endpoints, housed: houses.Planned, given: Given, told: Event
+    ) -> None:
+        """What follows the run's first entry. Its last one comes, too, whoever asked for it is gone."""
+        spec = run.spec
         try:
             await given.keep(self._store)
         except AuthorityError as no:
             await self._end(run, 125, "failed", no.message)
             raise
-        await self._ledger.durable(seq)
-        run.emit(
-            {
-                "event": "started",
-                "run": run.id,
-                "seq": seq,
-                "protection": protection,
-                "missing": [*planned.missing, *reached.notes],
-            }
-        )
+        await self._ledger.durable(told["seq"])
+        run.emit(told)
         if run.stop_reason:  # a halt came before anything of it was started
             await self._end(run, 137, run.stop_reason)
-            return run
+            return
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
@@ -251,10 +267,9 @@ class Runs:
             theirs.close()
         if run.sandbox is None:  # it was stopped meanwhile
             await self._end(run, *run.exit_code)
-            return run
+            return
         run.on_line.set()
         run.keep(self._supervise(run))
-        return run
 
     async def attach(self, spec: Start, listener: Listener) -> Run:
         """A run for a program that the gate did not start; it connects with the run's token.
