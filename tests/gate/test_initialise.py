@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from authority.audit import verify
+from authority.audit.witness import DirectoryWitness
 from authority.gate import opening, statedir
 from authority.kernel import capabilities
 
@@ -73,3 +76,46 @@ def test_a_log_without_its_key_is_no_rest_of_an_interrupted_start(tmp_path: Path
         opening.initialise(tmp_path / "state")
     assert sorted(path.name for path in directory.log.iterdir()) == kept
     assert (directory.witness / "witness.key").exists()
+
+
+def test_one_whose_token_was_given_away_is_made_no_second_time(tmp_path: Path) -> None:
+    """Who resumes may be another than who asks; 'init' for a new policy changes nothing of it."""
+    directory, fingerprint = opening.initialise(tmp_path / "state")
+    directory.resume_token.unlink()
+    before = (directory.log / "00000001.jsonl").read_bytes()
+    words = [Path(sys.executable).with_name("authority"), "init", "--no-policy", "--json"]
+    words += ["--state", directory.root]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
+    said = json.loads(done.stdout)
+    assert (said["created"], said["fingerprint"]) == (False, fingerprint)
+    assert (directory.log / "00000001.jsonl").read_bytes() == before
+
+
+def test_of_two_that_make_it_at_once_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second comes while the first has no key yet, and what it made looks like a rest."""
+    made: list[str] = []
+    make = DirectoryWitness.create
+
+    def attempt() -> None:
+        try:
+            statedir.create(tmp_path / "state")
+            made.append("made")
+        except (statedir.StateDirError, OSError):
+            made.append("refused")
+
+    other = threading.Thread(target=attempt)
+
+    def meanwhile(folder: Path, name: str) -> DirectoryWitness:
+        if not other.ident:
+            other.start()
+            other.join(0.3)
+        return make(folder, name)
+
+    monkeypatch.setattr(DirectoryWitness, "create", meanwhile)
+    attempt()
+    other.join(60)
+    assert made == ["made", "refused"]
+    opening.initialise(tmp_path / "state")
+    assert verify(tmp_path / "state/log").ok

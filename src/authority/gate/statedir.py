@@ -20,8 +20,11 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from authority.errors import AuthorityError
@@ -94,8 +97,13 @@ class StateDir:
         return self.signing_key.exists()
 
     def complete(self) -> bool:
-        """Whether `init` came to its end, too."""
-        return self.initialised() and self.admin_token.exists() and self.resume_token.exists()
+        """Whether `init` came to its end, too: the log's first entries come after the tokens. Where
+        these are now is a person's affair, who may have given one to another."""
+        try:
+            with open(self.log / "00000001.jsonl", "rb") as first:
+                return self.initialised() and first.read(1) == b"{"
+        except FileNotFoundError:
+            return False
 
 
 def default_root() -> Path:
@@ -160,20 +168,32 @@ def create(root: Path) -> StateDir:
     try:
         root.mkdir(parents=True, exist_ok=True)
         check_private(root)
-        if state.initialised():
-            raise StateDirError(f"{printable(str(root))} is already a state directory")
-        for each in (state.log, state.store, state.keys):
-            each.mkdir(exist_ok=True)
-        (state.keys / "mac").mkdir(exist_ok=True)
-        _clear_interrupted(state)
-        DirectoryWitness.create(state.witness, "local")
-        aside = state.keys / f".signing.key.{os.urandom(4).hex()}"
-        create_key(aside, origin_of(os.urandom(8).hex()))
-        aside.rename(state.signing_key)
-        _sync_directory(state.keys)
+        with _alone(root):
+            if state.initialised():
+                raise StateDirError(f"{printable(str(root))} is already a state directory")
+            for each in (state.log, state.store, state.keys):
+                each.mkdir(exist_ok=True)
+            (state.keys / "mac").mkdir(exist_ok=True)
+            _clear_interrupted(state)
+            DirectoryWitness.create(state.witness, "local")
+            aside = state.keys / f".signing.key.{os.urandom(4).hex()}"
+            create_key(aside, origin_of(os.urandom(8).hex()))
+            aside.rename(state.signing_key)
+            _sync_directory(state.keys)
     finally:
         os.umask(old)
     return state
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Of two that make the same directory one comes after the other."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _clear_interrupted(state: StateDir) -> None:
