@@ -108,10 +108,11 @@ def test_of_two_that_make_it_at_once_one_does(
     other = threading.Thread(target=attempt)
 
     def meanwhile(folder: Path, name: str) -> DirectoryWitness:
+        witness = make(folder, name)
         if not other.ident:
             other.start()
             other.join(0.3)
-        return make(folder, name)
+        return witness
 
     monkeypatch.setattr(DirectoryWitness, "create", meanwhile)
     attempt()
