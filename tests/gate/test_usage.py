@@ -237,13 +237,15 @@ def test_completion_knows_every_word_of_every_command(monkeypatch: pytest.Monkey
         ("run --isolation n", "namespace"),
         ("run --policy here", "here.toml"),
         ("run --policy here.toml -- ./here", "./here.toml"),
+        ("run -- program --po", "--pots"),
         ("doctor --js", "--json"),
     ],
 )
 def test_completion_in_bash(
     words: str, offered: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "here.toml").touch()
+    for name in ("here.toml", "--pots"):
+        (tmp_path / name).touch()
     assert main(["completion", "bash"]) == 0
     ask = f"COMP_WORDS=(authority {words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _authority\n"
     done = subprocess.run(

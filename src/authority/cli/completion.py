@@ -81,6 +81,10 @@ _authority() {{
 {values}
             --policy|--state|--write|--output|--log|--store|--bundle|--certificate) words="" ;;
         esac
+        # Behind -- stand the words of the program, which are none of ours.
+        for before in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
+            [ "$before" = -- ] && words=""
+        done
     fi
     COMPREPLY=($(compgen -W "$words" -- "$current"))
     [ "${{#COMPREPLY[@]}}" -eq 0 ] && COMPREPLY=($(compgen -f -- "$current"))
