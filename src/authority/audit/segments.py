@@ -34,7 +34,8 @@ DEFAULT_BYTES = 16 * 1024 * 1024
 FIRST_BYTES = 1024 * 1024
 """The first segment and the reserve are no larger: a short run should start at once.
 
-From there each is four times the one before, so that the next is zeroed before the active is full.
+From there each is four times the one before, so that the next is zeroed before the active is full, but
+none takes more than a quarter of what the disk has for the log.
 """
 
 RESERVE = "reserve.zero"
@@ -154,11 +155,13 @@ class SegmentWriter:
         return os.path.join(self._directory, name)
 
     def _next_bytes(self) -> int:
-        return min(self._segment_bytes, max(self._small_bytes, _GROWTH * self._capacity))
+        share = self._left // _GROWTH // self._small_bytes * self._small_bytes
+        grown = min(self._segment_bytes, _GROWTH * self._capacity, share)
+        return max(self._small_bytes, grown)
 
     def _create(self, path: str) -> None:
-        size = self._next_bytes()
         self._left = self._layer.space(self._directory).for_log
+        size = self._next_bytes()
         if self._left < size:
             raise OSError(errno.ENOSPC, "the disk has only its rest left")
         create_zeroed(self._layer, path, size)

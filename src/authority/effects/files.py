@@ -130,7 +130,10 @@ class FileEffects:
         future = self._threads.submit(work)
         self._running[future] = run
         future.add_done_callback(lambda done: self._running.pop(done, None))
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            del future  # else a failure that it holds would hold this frame, and all that it wrote
 
 
 def _guarded(beneath: Beneath, call: Call, *, now: bool) -> Performed:

@@ -162,6 +162,7 @@ class HttpEffect:
             raise EffectFailed(sentence, spent=spent, facts={**facts, **more}) from None
         finally:
             talking.cancel()
+            del talking  # else a failure that it holds would hold this frame, and all that came
             _cut(sock)
             sock.close()
         more = {"bytes_out": exchange.sent, "worker": "did not end"}

@@ -107,6 +107,7 @@ class Peer:
             return await future
         finally:
             self._waiting.pop(number, None)
+            del future  # else a failure that it holds would hold this frame, and with it `params`
 
     def tell(self, method: str, params: Any) -> None:
         """A call that wants no answer. Lost when the link is over."""
