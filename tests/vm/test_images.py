@@ -22,6 +22,7 @@ from authority.vm import (
     installed,
     kernel,
     root,
+    template,
     tools,
 )
 
@@ -116,6 +117,50 @@ def test_a_sparse_image_has_a_digest_over_what_it_holds() -> None:
     cache._held.clear()
     with pytest.raises(IsolationRefused, match="not what was built"):
         cache.load(stored)
+
+
+def test_a_state_that_was_just_made_is_the_one_that_is_held() -> None:
+    """The next start of the same gate reads nothing, and has nothing twice in its memory."""
+
+    def in_memory() -> int:
+        links = (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd"))
+        return sum("authority-image" in os.readlink(one) for one in links if os.path.lexists(one))
+
+    files = [cache.Held(cache.memory_file(), "", 0) for _ in range(2)]
+    for one in files:
+        os.ftruncate(one.fd, 32 << 20)
+        os.pwrite(one.fd, os.urandom(3 << 20), 5 << 20)
+        cache.seal(one.fd)
+    before = in_memory()
+    made = template._keep("made", *files, {})
+    found = template._find("made")
+    assert found == made
+    assert (found.memory.fd, found.state.fd) == tuple(one.fd for one in files)
+    assert in_memory() == before
+    # Another gate reads what was written, and it is the same.
+    cache._held.clear()
+    again = template._find("made")
+    assert again is not None
+    assert again.memory.fd != found.memory.fd
+    assert again.memory.digest == found.memory.digest
+    assert in_memory() == before + 2  # a control: now it is there twice
+
+
+def test_what_is_held_is_bounded_and_the_longest_unused_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cache, "_MAX_HELD", 3 << 20)
+    stored = []
+    for number in range(4):
+        with cache.building() as where:
+            made = cache.aside(where)
+            made.write_bytes(bytes([number]) * (1 << 20))
+            stored.append(cache.keep(where, f"image-{number}", made, {}))
+    first = cache.load(stored[0])
+    for one in (*stored[1:3], stored[0], stored[3]):
+        cache.load(one)
+    assert list(cache._held) == [stored[n].digest for n in (2, 0, 3)]
+    assert cache.load(stored[0]) is first
 
 
 def interrupted_build() -> None:

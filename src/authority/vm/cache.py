@@ -10,6 +10,8 @@ Rules
   compared are the bytes that boot, whatever becomes of the file meanwhile. One that is larger than
   `MOST_IN_MEMORY` boots from the disk, and is compared before each boot; it can be changed between
   the two by whoever may write to our files. A digest that differs refuses the start.
+- What is in sealed memory stays for the next start and is there once, whether it was read or made
+  here; when there is too much, what was not used for longest goes.
 - One process builds at a time; who waits finds what the other has built.
 """
 
@@ -24,6 +26,7 @@ import os
 import secrets
 import shutil
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -63,6 +66,7 @@ class Held:
 
 
 _held: dict[str, Held] = {}
+_holding: Final = threading.Lock()
 
 
 def folder() -> Path:
@@ -233,20 +237,26 @@ def forget(name: str) -> None:
 
 def load(stored: Stored) -> Held:
     """The image in sealed memory. Raises `IsolationRefused` if it is not what was built."""
-    held = _held.get(stored.digest)
     if stored.size > MOST_IN_MEMORY and not stored.sparse:
         with _reading(stored):
-            if held is None:
-                fd = os.open(stored.path, os.O_RDONLY | os.O_CLOEXEC)
-                held = _held[stored.digest] = Held(fd, stored.digest, stored.size)
-            _compare(stored, held.fd)
+            fd = os.open(stored.path, os.O_RDONLY | os.O_CLOEXEC)
+            held = Held(fd, stored.digest, stored.size)
+            _compare(stored, fd)
         return held
-    if held is None:
-        held = _copy(stored)
-        _held[held.digest] = held
-        while len(_held) > 1 and sum(_in_memory(one) for one in _held.values()) > _MAX_HELD:
+    with _holding:
+        found = _held.get(stored.digest)
+    return hold(found or _copy(stored))
+
+
+def hold(held: Held) -> Held:
+    """Keeps it for the next start; the one that is held, if another had the same first. What is in
+    memory is sealed, and its digest was compared or made from these very bytes."""
+    with _holding:
+        found = _held.pop(held.digest, held)
+        _held[held.digest] = found  # the last one is the one that was used last
+        while len(_held) > 1 and sum(_resident(one) for one in _held.values()) > _MAX_HELD:
             del _held[next(iter(_held))]
-    return held
+    return found
 
 
 @contextlib.contextmanager
@@ -260,10 +270,9 @@ def _reading(stored: Stored) -> Iterator[None]:
         ) from error
 
 
-def _in_memory(held: Held) -> int:
-    """What it takes of the memory; a file on a disk takes none."""
-    found = os.fstat(held.fd)
-    return found.st_blocks * 512 if found.st_nlink == 0 else 0
+def _resident(held: Held) -> int:
+    """What it takes of the memory: a sparse one less than its size."""
+    return os.fstat(held.fd).st_blocks * 512
 
 
 def _compare(stored: Stored, fd: int) -> None:
@@ -322,10 +331,14 @@ def _copy(stored: Stored) -> Held:
     return Held(fd, stored.digest, stored.size)
 
 
-def store(fd: int, made: Path) -> None:
-    """Writes a file in memory to the disk; what is empty stays a hole."""
+def store(fd: int, made: Path) -> str:
+    """Writes a file in memory to the disk; what is empty stays a hole. The digest of what was written,
+    as of a sparse file."""
     size = os.fstat(fd).st_size
+    digest = _Digest(sparse=True)
     with open(made, "wb") as file:
         os.ftruncate(file.fileno(), size)
         for at, part in _pieces(fd, size, sparse=True):
+            digest.add(at, part)
             os.pwrite(file.fileno(), part, at)
+    return digest.hexdigest()

@@ -11,7 +11,8 @@ Rules
 - The memory is mapped privately from sealed memory: a clone writes to pages of its own, and no
   clone sees another.
 - Before it is kept it has been continued once; how long boot and continuation took is kept with it.
-- Kept on the disk like an image, and compared like one when it is read.
+- Kept on the disk like an image, and compared like one when it is read. Who made it holds what it
+  made, and doesn't read it again.
 - One that can't be made is no obstacle: the machine boots, and the statement says so. One that was
   there and could not be continued refuses the one run whose statement names it, and is taken away:
   the next one boots. After some time it is tried again.
@@ -26,12 +27,14 @@ import os
 import socket
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from authority import protocol
 from authority.isolation import IsolationRefused
+from authority.isolation.refusal import shown
 from authority.vm import cache, hardware, hypervisor, shelf
-from authority.vm.cache import Held
+from authority.vm.cache import Held, Stored
 from authority.vm.preparation import Prepared
 from authority.vm.qmp import Qmp, QmpError
 
@@ -235,15 +238,20 @@ async def resume(control: Qmp, template: Template) -> None:
 
 
 def _keep(name: str, memory: Held, state: Held, facts: dict[str, Any]) -> Template:
+    """Writes both to the disk, and holds what was written: the next start of this gate takes it from
+    memory and reads nothing."""
     with cache.building() as folder:
-        made = cache.aside(folder)
-        cache.store(memory.fd, made)
-        kept = cache.keep(folder, f"template-{name}.memory", made, {}, sparse=True)
-        made = cache.aside(folder)
-        cache.store(state.fd, made)
-        facts = {**facts, "memory": kept.digest}
-        kept_state = cache.keep(folder, f"template-{name}.state", made, facts, sparse=True)
+        stored = _stored(folder, f"template-{name}.memory", memory, {})
+        _stored(folder, f"template-{name}.state", state, {**facts, "memory": stored.digest})
         shelf.tidy(folder)
-    memory.digest, memory.size = kept.digest, kept.size
-    state.digest, state.size = kept_state.digest, kept_state.size
-    return Template(memory, state)
+    return Template(cache.hold(memory), cache.hold(state))
+
+
+def _stored(folder: Path, name: str, held: Held, facts: dict[str, Any]) -> Stored:
+    made = cache.aside(folder)
+    written = cache.store(held.fd, made)
+    stored = cache.keep(folder, name, made, facts, sparse=True)
+    if stored.digest != written:
+        raise IsolationRefused(f"{shown(name)} is not on the disk as it was written")
+    held.digest, held.size = stored.digest, stored.size
+    return stored
