@@ -91,15 +91,20 @@ class Ran:
         assert event is not None, f"did not come: {self.events[-3:]} {self.error}"
         return event
 
+    @property
+    def first(self) -> dict[str, Any] | None:
+        """The event that says that there is a run, or none; before it a machine may be made."""
+        return next((e for e in self.events if e["event"] != "preparing"), None)
+
     def started(self) -> Ran:
         """Wait for the run's first entry. Raises GateError when it was refused."""
         with self._changed:
-            self._changed.wait_for(lambda: self.events or self._over, SECONDS)
+            self._changed.wait_for(lambda: self.first or self._over, SECONDS)
         if self.error is not None:
             raise self.error
-        assert self.events, "the run did not start in time"
-        if self.events[0]["event"] == "refused":
-            raise GateError(str(self.events[0]["error"]), "", self.events[0])
+        assert self.first, "the run did not start in time"
+        if self.first["event"] == "refused":
+            raise GateError(str(self.first["error"]), "", self.first)
         return self
 
     def said(self, text: str) -> Ran:
@@ -122,7 +127,8 @@ class Ran:
 
     @property
     def run(self) -> str:
-        return str(self.events[0]["run"])
+        assert self.first is not None
+        return str(self.first["run"])
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -18,7 +18,9 @@ import pytest
 
 from authority.cli import doctor
 from authority.cli import image as command
+from authority.cli.run import Follower
 from authority.cli.usage import Usage
+from authority.gate.statedir import StateDir
 from authority.isolation import Host, IsolationRefused, Plan, SandboxSpec, plan, probe
 from authority.vm import (
     Images,
@@ -261,7 +263,11 @@ def test_a_kernel_that_another_has_built_meanwhile_is_taken(
     monkeypatch.setattr(kernel, "find", find)
     monkeypatch.setattr(kernel_package, "fetch", fetch)
     architecture = architectures.of(probe().architecture)
-    assert kernel.build(architecture) is built.base
+    told: list[str] = []
+    assert kernel.build(architecture, tell=told.append) is built.base
+    assert told == ["kernel"]  # it had to wait for the other
+    assert kernel.build(architecture, tell=told.append) is built.base
+    assert told == ["kernel"]
     with pytest.raises(IsolationRefused, match="fetched again"):
         kernel.build(architecture, force=True)  # a control
 
@@ -454,16 +460,46 @@ def test_what_is_built_with_a_policy_is_what_a_run_under_it_takes(
     monkeypatch.chdir(machines.lab.work)
     state = ["--state", str(machines.lab.directory.root)]
     words = ["build", "--policy", str(policy), *state, "--", PYTHON, "-c", "print('boots')"]
+    there = {item.name for item in shelf.items()}
     assert command.main(words) == 0
     made = capsys.readouterr()
-    assert "making an image and a saved state" in made.err
     before = {item.name for item in shelf.items()}
+    for kind, text in (("root", "building the image of"), ("template", "saving its state")):
+        new = any(name.startswith(kind) for name in before - there)
+        assert (text in made.err) == new, made.err
     ran = machines.run("print('boots')", policy)
     assert ran.out == "boots\n"
     assert {item.name for item in shelf.items()} == before
     saved = machines.lab.log(kind="run.start")[-1]["protection"]["machine"]["saved_state"]
     assert saved in {item.digest for item in shelf.items()}
     assert saved[:16] in made.out
+
+
+@pytest.mark.parametrize("way", ["", "quiet", "json"])
+def test_what_a_first_start_waits_for_is_said(
+    way: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    follower = Follower(StateDir(tmp_path), quiet=way == "quiet", as_json=way == "json")
+    for what in ("image", "\x1b[2Jnew"):
+        event = {"event": "preparing", "what": what}
+        assert follower._event(event) is None
+        assert follower._event({**event, "child": "helper"}) is None
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert (
+        said.err.splitlines()
+        == {
+            "": [
+                "authority: building the image of the program's files, once",
+                r"authority: preparing: \u001b[2Jnew",
+            ],
+            "quiet": [],
+            "json": [
+                '{"event": "preparing", "what": "image"}',
+                r'{"event": "preparing", "what": "\u001b[2Jnew"}',
+            ],
+        }[way]
+    )
 
 
 def test_doctor_says_what_there_is(

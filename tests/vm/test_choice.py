@@ -153,8 +153,9 @@ def asked(
     built: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], tuple[int, Answer]]:
     """Asks for KVM where a device that everybody may open stands for it; how often a guest was
-    booted for the answers so far."""
+    booted for the answers so far, each of which was told before."""
     boots: list[Answer] = []
+    told: list[str] = []
 
     def boot(*_: object) -> Answer:
         boots.append(Answer(True, milliseconds=5))
@@ -165,7 +166,9 @@ def asked(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def ask() -> tuple[int, Answer]:
-        answer = acceleration.works(probe(), architectures.of(probe().architecture), built.base)
+        of = architectures.of(probe().architecture)
+        answer = acceleration.works(probe(), of, built.base, tell=told.append)
+        assert told == ["acceleration"] * len(boots)
         return len(boots), answer
 
     return ask

@@ -1,4 +1,5 @@
-"""What boots is what was built: kernel, first program, root image and saved state, changed on the disk.
+"""What boots is what was built: kernel, first program, root image and saved state, changed on the disk;
+and what the first start tells of, which finds none of it.
 
 Through whole gates, each started anew, because one that runs holds in sealed memory what it compared.
 """
@@ -8,12 +9,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from authority.gate.client import GateError
 from authority.vm import Images, cache
-from gate.lab import lab_at
+from gate.lab import Ran, lab_at
 
 from .conftest import House
 
@@ -21,8 +23,26 @@ PROGRAM = "print('boots')"
 PARTS = ("kernel-*", "initramfs-*", "root-*")
 
 
+class Own(NamedTuple):
+    """`first`: the run that made everything."""
+
+    house: House
+    folder: Path
+    first: Ran
+
+
+def told(ran: Ran) -> list[str]:
+    """What a start waited for, if it was told before there was a run."""
+    steps = [event["what"] for event in ran.events if event["event"] == "preparing"]
+    assert [event["event"] for event in ran.events[: len(steps) + 1]] == [
+        *["preparing"] * len(steps),
+        "started",
+    ]
+    return steps
+
+
 @pytest.fixture(scope="module")
-def own(built: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Path]]:
+def own(built: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
     """Machines whose images lie in a folder of their own, booted once."""
     there = cache.folder()
     with pytest.MonkeyPatch.context() as patch:
@@ -33,8 +53,9 @@ def own(built: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
                 shutil.copy(path, folder)
         with lab_at() as lab:
             house = House("vm", lab)
-            assert house.run(PROGRAM).out == "boots\n"
-            yield house, folder
+            first = house.run(PROGRAM)
+            assert first.out == "boots\n"
+            yield Own(house, folder, first)
 
 
 def image(folder: Path, pattern: str) -> Path:
@@ -59,12 +80,15 @@ def restored(path: Path, at: int, before: bytes) -> None:
         f.write(before)
 
 
+def test_a_start_tells_what_it_has_to_make_and_nothing_when_all_is_there(own: Own) -> None:
+    assert told(own.first) == ["image", "state"]
+    assert told(own.house.run(PROGRAM)) == []
+
+
 @pytest.mark.parametrize("pattern", PARTS)
 @pytest.mark.parametrize("what", ["image", "record"])
-def test_a_changed_image_is_refused_by_its_digest(
-    own: tuple[House, Path], pattern: str, what: str
-) -> None:
-    house, folder = own
+def test_a_changed_image_is_refused_by_its_digest(own: Own, pattern: str, what: str) -> None:
+    house, folder, _ = own
     path = image(folder, pattern)
     house.lab.stop()
     record = path.with_name(path.name + ".json")
@@ -103,8 +127,8 @@ def test_a_changed_image_is_refused_by_its_digest(
 
 
 @pytest.mark.parametrize("part", ["memory", "state"])
-def test_a_changed_saved_state_is_not_continued(own: tuple[House, Path], part: str) -> None:
-    house, folder = own
+def test_a_changed_saved_state_is_not_continued(own: Own, part: str) -> None:
+    house, folder, _ = own
     path = image(folder, f"template-*.{part}")
     house.lab.stop()
     with open(path, "rb") as f:  # where it holds anything
@@ -119,6 +143,7 @@ def test_a_changed_saved_state_is_not_continued(own: tuple[House, Path], part: s
     finally:
         house.lab.stop()
         restored(path, at + 100, before)
+    assert told(ran) == []
     again = house.run(PROGRAM)
     (first,) = house.lab.log(kind="run.start", run=again.run)
     assert len(first["protection"]["machine"]["saved_state"]) == 64

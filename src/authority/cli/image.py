@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from authority.cli import preparing
 from authority.cli.common import age, parser, print_json, table
 from authority.errors import AuthorityError
 from authority.gate import houses, policyfile, statedir
@@ -25,7 +26,7 @@ from authority.gate.places import reach
 from authority.gate.run import Start
 from authority.gate.wanted import sketch_of
 from authority.isolation import Host, SandboxSpec, probe
-from authority.vm import acceleration, architectures, cache, furnish, kernel, shelf
+from authority.vm import Step, acceleration, architectures, cache, furnish, kernel, shelf
 
 DAYS: Final = 30
 
@@ -110,16 +111,17 @@ def _build(options: Any, program: list[str]) -> None:
     # What is wrong with the policy is said before anything is fetched.
     spec = _like_a_run(options, program, host) if program else None
     package = options.kernel.absolute() if options.kernel else None
-    if options.force or package or kernel.find(architecture) is None:
-        _say("unpacking a kernel" if package else "fetching and unpacking a kernel")
-    base = kernel.build(architecture, force=options.force, package=package)
+
+    def tell(step: Step) -> None:
+        _say("unpacking a kernel" if step == "kernel" and package else preparing.text(step))
+
+    base = kernel.build(architecture, force=options.force, package=package, tell=tell)
     if options.force:
         shelf.prune(unused=0)
-    answer = acceleration.works(host, architecture, base, again=True)
+    answer = acceleration.works(host, architecture, base, again=True, tell=tell)
     _say(f"KVM: {answer.problem or 'a guest booted'}")
     if spec is not None:
-        _say("making an image and a saved state, where there is none yet: up to a minute or two")
-        found = asyncio.run(furnish(spec, host, emulate=not answer.works))
+        found = asyncio.run(furnish(spec, host, emulate=not answer.works, tell=tell))
         if found.no_template:
             _say(found.no_template)
 

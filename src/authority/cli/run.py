@@ -133,8 +133,6 @@ def main(arguments: Sequence[str]) -> int:
         body["dry_run"] = True
     if options.files:
         body["files"] = options.files
-    if options.isolation == "vm" and not options.quiet:
-        _say_what_takes_long(emulate=options.emulate)
     wanted = not options.json and terminal.is_ours() if options.tty is None else options.tty
     if wanted:
         body["terminal"] = terminal.window()
@@ -146,16 +144,6 @@ def main(arguments: Sequence[str]) -> int:
 
         dry.closing(directory, str(follower.started["run"]), as_json=options.json)
     return code
-
-
-def _say_what_takes_long(*, emulate: bool) -> None:
-    """The first machine of all has to be built; not where the gate will refuse it anyway."""
-    from authority.vm import acceleration, architectures, kernel
-
-    if not emulate and acceleration.obstacle():
-        return
-    if kernel.find(architectures.of(os.uname().machine)) is None:
-        print("authority: fetching a kernel and building a machine, once", file=sys.stderr)
 
 
 def request(options: argparse.Namespace, program: list[str]) -> dict[str, Any]:
@@ -265,6 +253,8 @@ class Follower:
             out = sys.stderr if self._json or event["fd"] == 2 else sys.stdout
             out.write(event["text"])
             out.flush()
+        elif kind == "preparing" and "child" not in event:
+            self._preparing(event)
         elif kind == "withheld":
             self._say(f"output withheld ({event['code']}, entry {event['seq']})")
         elif kind == "trouble":
@@ -281,6 +271,15 @@ class Follower:
             self._closing(event)
             return int(event["code"])
         return None
+
+    def _preparing(self, event: dict[str, Any]) -> None:
+        """A first start in a machine waits for what later ones find."""
+        if self._json and not self._quiet:
+            print(json.dumps(event, sort_keys=True), file=sys.stderr, flush=True)
+        elif not self._quiet:
+            from authority.cli import preparing
+
+            self._say(preparing.text(str(event["what"])))
 
     def on_started(self, event: dict[str, Any]) -> None:
         """The run exists: say what was not found, and begin to pass standard input on."""

@@ -85,7 +85,8 @@ class Spawn:
                 isolation="namespace" if parent.spec.house.images is None else "vm",
                 emulate=parent.spec.emulate,
             )
-            spec = await self._runs.housed(spec)
+            forward = _to_parent(parent, name)
+            spec = await self._runs.housed(spec, forward)
             # Nothing is awaited from here to the child's first entry.
             info = self._state.runs.get(call.run)
             if info is None or self._runs.running.get(call.run) is not parent:
@@ -93,7 +94,7 @@ class Spawn:
             if policy is not None:
                 self._give(policy, parent.spec.caller)
             spec = replace(spec, label=info.label)
-            child = await self._runs.start(spec, _to_parent(parent, name))
+            child = await self._runs.start(spec, forward)
         except (AuthorityError, BudgetError, TokenError, msgspec.MsgspecError, OSError) as error:
             raise EffectFailed(
                 f"The child could not be started: {printable(str(error))}"

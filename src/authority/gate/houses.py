@@ -47,16 +47,19 @@ class Planned:
     machine: vm.Prepared | None
 
 
-async def choose(kind: str, wanted: SandboxSpec, host: Host, *, emulate: bool) -> House:
-    """Decides, and makes the images. Raises `IsolationRefused` for what was asked for by its word."""
+async def choose(
+    kind: str, wanted: SandboxSpec, host: Host, *, emulate: bool, tell: vm.Tell
+) -> House:
+    """Decides, and makes the images; `tell` hears what takes long. Raises `IsolationRefused` for what
+    was asked for by its word."""
     if kind == "namespace":
         return NAMESPACES
     if kind == "vm":
-        return House(await vm.furnish(wanted, host, emulate=emulate))
-    note = await asyncio.to_thread(vm.not_ready, host)
+        return House(await vm.furnish(wanted, host, emulate=emulate, tell=tell))
+    note = await asyncio.to_thread(vm.not_ready, host, vm.to_loop(tell))
     if not note:
         try:
-            return House(await vm.furnish(wanted, host, emulate=False))
+            return House(await vm.furnish(wanted, host, emulate=False, tell=tell))
         except IsolationRefused as error:
             note = error.reason
     return House(None, f"no machine: {note}")

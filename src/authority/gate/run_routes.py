@@ -119,7 +119,7 @@ class RunRoutes:
         if not spec.argv:
             raise ControlRefused(400, "no program to run")
         self._control.record(asking, detail=printable(" ".join(spec.argv), 512))
-        spec = await self._runs.housed(spec)
+        spec = await self._runs.housed(spec, asking.stream)
         await self._follow(await self._begun(spec, asking, self._runs.start), asking)
 
     async def _attach(self, asking: Asking) -> None:

@@ -170,14 +170,21 @@ class Runs:
             watch=spec.watch,
         )
 
-    async def housed(self, spec: Start) -> Start:
-        """The same with a place to live, found or built now. Raises `IsolationRefused`."""
+    async def housed(self, spec: Start, listener: Listener) -> Start:
+        """The same with a place to live, found or built now; what has to be built is told. Raises
+        `IsolationRefused`."""
         sketch = sketch_of(
             spec,
             self._reach(spec, served=True, machine=spec.isolation != "namespace"),
             self._forbidden,
         )
-        house = await houses.choose(spec.isolation, sketch, self._host, emulate=spec.emulate)
+        house = await houses.choose(
+            spec.isolation,
+            sketch,
+            self._host,
+            emulate=spec.emulate,
+            tell=lambda step: listener({"event": "preparing", "what": step}),
+        )
         return replace(spec, house=house)
 
     async def start(self, spec: Start, listener: Listener) -> Run:

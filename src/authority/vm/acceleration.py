@@ -33,7 +33,7 @@ from authority import protocol
 from authority.isolation import Host, IsolationRefused, spawn
 from authority.isolation.processes import tree
 from authority.isolation.refusal import shown
-from authority.vm import architectures, cache, hardware, hypervisor, jail, kernel
+from authority.vm import architectures, cache, hardware, hypervisor, jail, kernel, steps
 from authority.vm.architectures import Architecture
 from authority.vm.hardware import Hardware
 from authority.vm.kernel import Base
@@ -124,7 +124,7 @@ def known(architecture: Architecture, base: Base) -> Answer | None:
         return None
 
 
-def not_ready(host: Host) -> str:
+def not_ready(host: Host, tell: steps.Tell = steps.nobody) -> str:
     """Why a machine can't be taken without being asked for, or nothing. Fetches and builds nothing;
     where nobody knows yet it boots the small machine, and blocks for up to `PROBE_SECONDS`."""
     try:
@@ -135,13 +135,20 @@ def not_ready(host: Host) -> str:
         base = kernel.find(architecture)
         if base is None:
             return "its kernel was not built (authority image build)"
-        answer = works(host, architecture, base)
+        answer = works(host, architecture, base, tell=tell)
     except IsolationRefused as error:
         return error.reason
     return "" if answer.works else f"no working acceleration: {answer.problem}"
 
 
-def works(host: Host, architecture: Architecture, base: Base, *, again: bool = False) -> Answer:
+def works(
+    host: Host,
+    architecture: Architecture,
+    base: Base,
+    *,
+    again: bool = False,
+    tell: steps.Tell = steps.nobody,
+) -> Answer:
     """The kept answer, or a new one; `again`: a kept no is no answer. Blocks for up to
     `PROBE_SECONDS`."""
     with _one_at_a_time:
@@ -149,6 +156,7 @@ def works(host: Host, architecture: Architecture, base: Base, *, again: bool = F
         if kept is not None and (kept.works or not again or obstacle()):
             return kept
         asked_for = _asked_for(architecture, base)
+        tell("acceleration")
         answer = _boot(host, architecture, base)
         path = cache.folder() / _NAME
         made = cache.aside(path.parent)

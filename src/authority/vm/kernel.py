@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from authority.vm import cache, initramfs, kernel_package, modules, tools
+from authority.vm import cache, initramfs, kernel_package, modules, steps, tools
 from authority.vm.architectures import Architecture
 from authority.vm.cache import Stored
 
@@ -52,12 +52,19 @@ def find(architecture: Architecture) -> Base | None:
     return Base(kernel, first)
 
 
-def build(architecture: Architecture, *, force: bool = False, package: Path | None = None) -> Base:
+def build(
+    architecture: Architecture,
+    *,
+    force: bool = False,
+    package: Path | None = None,
+    tell: steps.Tell = steps.nobody,
+) -> Base:
     """Finds it or builds it. `package` is a .deb with the kernel; else apt fetches it."""
     found = None if force or package else find(architecture)
     if found is not None:
         return found
     tools.need_all({**_NEEDED, **({} if package else {"apt-get": "apt"})})
+    tell("kernel")
     with (
         cache.building() as folder,
         tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as scratch,

@@ -40,7 +40,7 @@ from authority.isolation import (
 )
 from authority.isolation import spawn as launching
 from authority.isolation.refusal import shown
-from authority.vm import hardware, jail, order, template
+from authority.vm import hardware, jail, order, steps, template
 from authority.vm.preparation import Images, Prepared, images, prepare
 from authority.vm.qmp import Qmp, QmpError
 
@@ -295,10 +295,14 @@ async def boot(
     return machine
 
 
-async def furnish(spec: SandboxSpec, host: Host, *, emulate: bool) -> Images:
-    """Images and a saved state for runs like this one. Raises `IsolationRefused`."""
-    found = await asyncio.to_thread(images, spec, host, emulate=emulate)
-    saved = await template.ready(prepare(spec, host, found))
+async def furnish(
+    spec: SandboxSpec, host: Host, *, emulate: bool, tell: steps.Tell = steps.nobody
+) -> Images:
+    """Images and a saved state for runs like this one; `tell` hears of what has to be made. Raises
+    `IsolationRefused`."""
+    told = steps.to_loop(tell)
+    found = await asyncio.to_thread(images, spec, host, emulate=emulate, tell=told)
+    saved = await template.ready(prepare(spec, host, found), told)
     if isinstance(saved, str):
         return dataclasses.replace(found, no_template=saved)
     return dataclasses.replace(found, template=saved)

@@ -24,7 +24,16 @@ from authority.isolation import Host, IsolationRefused, Plan, SandboxSpec, plan
 from authority.isolation.cgroups import NONE
 from authority.isolation.plan import Runtime
 from authority.isolation.probe import require
-from authority.vm import acceleration, architectures, cache, hardware, hypervisor, kernel, root
+from authority.vm import (
+    acceleration,
+    architectures,
+    cache,
+    hardware,
+    hypervisor,
+    kernel,
+    root,
+    steps,
+)
 from authority.vm.cache import Held
 from authority.vm.hardware import Hardware
 from authority.vm.kernel import Base
@@ -82,9 +91,12 @@ def guest(host: Host, base: Base) -> Host:
     )
 
 
-def images(spec: SandboxSpec, host: Host, *, emulate: bool) -> Images:
+def images(
+    spec: SandboxSpec, host: Host, *, emulate: bool, tell: steps.Tell = steps.nobody
+) -> Images:
     """What a run like this boots: found, or built now. Raises `IsolationRefused`: with the cause, and
-    what to do about it. Blocks, perhaps for minutes: it belongs on a thread."""
+    what to do about it. Blocks, perhaps for minutes: it belongs on a thread, where it tells what it
+    has to make."""
     _check(spec)
     with _one_at_a_time:
         architecture = architectures.of(host.architecture)
@@ -94,13 +106,13 @@ def images(spec: SandboxSpec, host: Host, *, emulate: bool) -> Images:
         # What can be seen is seen before anything is fetched for it.
         if not emulate and (seen := acceleration.obstacle()):
             raise _not_accelerated(seen)
-        base = kernel.build(architecture)
+        base = kernel.build(architecture, tell=tell)
         if not emulate:
-            answer = acceleration.works(host, architecture, base)
+            answer = acceleration.works(host, architecture, base, tell=tell)
             if not answer.works:
                 raise _not_accelerated(answer)
         planned = plan(spec, guest(host, base), own_files=not host.root)
-        image = root.ready(planned, host)
+        image = root.ready(planned, host, tell)
         return Images(
             base,
             cache.load(base.kernel),

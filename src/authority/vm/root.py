@@ -26,7 +26,7 @@ from typing import Final
 from authority.isolation import Host, IsolationRefused, Plan
 from authority.isolation.probe import explain
 from authority.isolation.refusal import shown
-from authority.vm import cache, contents, installed, shelf, tools
+from authority.vm import cache, contents, installed, shelf, steps, tools
 from authority.vm.cache import Stored
 from authority.vm.contents import Contents
 
@@ -103,7 +103,7 @@ class Walked:
         return os.access(path, wanted)
 
 
-def ready(plan: Plan, host: Host) -> Stored:
+def ready(plan: Plan, host: Host, tell: steps.Tell = steps.nobody) -> Stored:
     """The root image for a plan: found, or built now. Raises `IsolationRefused`."""
     made_of, walked = _walked(plan, host)
     for _ in range(_TRIES):
@@ -113,6 +113,7 @@ def ready(plan: Plan, host: Host) -> Stored:
             os.utime(found.path)
             return found
         tools.need("mkfs.erofs", "erofs-utils")
+        tell("image")
         with cache.building() as folder:
             found = cache.find(name)
             if found is not None:

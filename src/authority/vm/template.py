@@ -33,7 +33,7 @@ from typing import Any, Final
 from authority import protocol
 from authority.isolation import IsolationRefused
 from authority.isolation.refusal import shown
-from authority.vm import cache, hardware, hypervisor, shelf
+from authority.vm import cache, hardware, hypervisor, shelf, steps
 from authority.vm.cache import Held, Stored
 from authority.vm.preparation import Prepared
 from authority.vm.qmp import Qmp, QmpError
@@ -88,7 +88,7 @@ def key(prepared: Prepared) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-async def ready(prepared: Prepared) -> Template | str:
+async def ready(prepared: Prepared, tell: steps.Tell = steps.nobody) -> Template | str:
     """The saved state for such a machine, found or made now; or why there is none."""
     name = key(prepared)
     async with _turns.setdefault(name, asyncio.Lock()):
@@ -97,6 +97,7 @@ async def ready(prepared: Prepared) -> Template | str:
         try:
             found = await asyncio.to_thread(_find, name)
             if found is None:
+                tell("state")
                 async with asyncio.timeout(_MAKE_SECONDS):
                     found = await _make(prepared, name)
         except (IsolationRefused, QmpError, OSError, TimeoutError) as error:
