@@ -7,7 +7,6 @@ hypervisors are processes in the host's `/proc`.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import threading
 import time
@@ -38,7 +37,7 @@ class Beside:
         self._live = live
         self._word = word
         program = live.programs / "guest_channel.py"
-        argv = [live.house.python, str(program), json.dumps({"what": what})]
+        argv = [live.house.python, str(program), what]
         self._body = live.request(argv, policy)
         self._client = Client(live.directory, token_of(live.directory.admin_token))
         self._thread = threading.Thread(target=self._follow, daemon=True)

@@ -38,12 +38,10 @@ HARDWARE = Row(
 END = Row("INV-1", "guest root: end", "whatever the machine does, the host ends it, with an entry")
 
 SMALL: Final = POLICY + '[limits]\nmemory = "128MB"\n'
-MEGABYTES: Final = 256
-"""What such a machine has."""
-_OVERHEAD_KB: Final = (MEGABYTES + 512) << 10
+_OVERHEAD_KB: Final = (kinds.MEGABYTES + 512) << 10
 _LONG: Final = "1h"
-_FLOOD_SECONDS: Final = 2.0
-_STAY_TIMES: Final = ("5s", "20s", "80s")
+_FLOOD_SECONDS: Final = 1.0
+_STAY_TIMES: Final = ("3s", "20s", "80s")
 """Within which a machine's program has to begin, and then is ended: the next, where it did not."""
 _REFUSALS: Final = frozenset({"E_FRAME_TOO_LARGE", "E_SCHEMA_INVALID"})
 _GATE_FILES, _GATE_GROWS_KB = 256, 256 << 10
@@ -72,7 +70,7 @@ _INSIDE: Final = frozenset({_ROOT, "loopback", "write a file", "the bus shows th
 
 def devices(gate: Live) -> Result:
     """No way out by a device."""
-    ran = gate.run("guest_devices", {"what": "network"}, policy=SMALL)
+    ran = gate.run("guest_devices", "network", policy=SMALL)
     attempts, _ = _split(from_lines(ran.said), _INSIDE)
     controls = [*named(from_lines(ran.said), sorted(_INSIDE)), *ended(ran)]
     return NETWORK.judge(attempts, controls, at_least=40, evidence=f"run {ran.run}")
@@ -90,7 +88,7 @@ _GUARDED: Final = (
 
 def kernel(gate: Live) -> Result:
     """The guest's kernel; beside it the same one without its guards."""
-    given = {"module": overcome.module("virtio-rng.ko").hex()}
+    given = overcome.module("virtio-rng.ko").hex()
     ran = gate.run("guest_kernel", given, policy=SMALL)
     if gate.house.guest == overcome.UNLOCKED:  # that row can only fail
         control = ran
@@ -117,12 +115,12 @@ def kernel(gate: Live) -> Result:
 
 def channel(gate: Live) -> Result:
     """Frames that nobody should send, and too many that anybody may."""
-    good = gate.run("guest_channel", {"what": "well-formed"}, policy=SMALL)
+    good = gate.run("guest_channel", "well-formed", policy=SMALL)
     pid = gate.pid()
     before = _kilobytes(pid)
 
     def one(kind: str) -> tuple[str, Ran]:
-        return kind, gate.run("guest_channel", {"what": kind}, policy=SMALL)
+        return kind, gate.run("guest_channel", kind, policy=SMALL)
 
     with beside(gate, _within(SMALL, _LONG)) as neighbour:
         controls = [
@@ -173,9 +171,9 @@ def _flood(
 
 def disk(gate: Live) -> Result:
     """By the guest's kernel, then by the disk's own protocol; then the next machine's disk."""
-    ran = gate.run("guest_devices", {"what": "disk"}, policy=SMALL)
-    poked = gate.run("poke_hardware", {"what": "write the disk"}, policy=SMALL)
-    after = gate.run("guest_devices", {"what": "disk"}, policy=SMALL)
+    ran = gate.run("guest_devices", "disk", policy=SMALL)
+    poked = gate.run("poke_hardware", "write the disk", policy=SMALL)
+    after = gate.run("guest_devices", "disk", policy=SMALL)
     asked = frozenset(
         {*_INSIDE, "call it writable", "read the disk", "ask the disk itself", "take the ports"}
         | {"it is the file system"}
@@ -203,11 +201,10 @@ def hardware(gate: Live) -> Result:
     """Every device, port and table that the hypervisor offers, abused."""
     attempts: list[Attempt] = []
     controls: list[Attempt] = []
-    gate.run("guest_channel", {"what": "well-formed"}, policy=SMALL)
+    gate.run("guest_channel", "well-formed", policy=SMALL)
 
     def one(part: str) -> tuple[str, Ran, bool]:
-        given = {"what": part, "megabytes": MEGABYTES}
-        ran = gate.run("poke_hardware", given, policy=_within(SMALL, "5m"))
+        ran = gate.run("poke_hardware", part, policy=_within(SMALL, "5m"))
         return part, ran, neighbour.goes_on(gate.house.seconds)
 
     with beside(gate, _within(SMALL, _LONG)) as neighbour, watched(gate) as hypervisors:
@@ -238,11 +235,11 @@ def hardware(gate: Live) -> Result:
 
 def end(gate: Live) -> Result:
     """Machines that hang, sleep, fall and reset."""
-    gate.run("guest_channel", {"what": "well-formed"}, policy=SMALL)
+    gate.run("guest_channel", "well-formed", policy=SMALL)
 
     def one(kind: str) -> tuple[str, Ran]:
         for limit in _STAY_TIMES:
-            ran = gate.run("guest_end", {"what": kind}, policy=_within(SMALL, limit))
+            ran = gate.run("guest_end", kind, policy=_within(SMALL, limit))
             if "begins" in ran.text:
                 break
         return kind, ran

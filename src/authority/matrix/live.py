@@ -135,15 +135,17 @@ class Live:
     def run(
         self,
         program: str,
-        given: Mapping[str, Any],
+        given: Mapping[str, Any] | str,
         *,
         policy: str = POLICY,
         watch: Callable[[], None] | None = None,
     ) -> Ran:
-        """Run one of the attacking programs inside. `watch` is called once while it runs, from
-        another thread; when it returns, the program's standard input is closed."""
+        """Run one of the attacking programs inside, with a word or what is more than one. `watch` is
+        called once while it runs, from another thread; when it returns, the program's standard input
+        is closed."""
         path = self.programs / f"{program}.py"
-        return self.run_argv([self.house.python, str(path), json.dumps(given)], policy, watch)
+        word = given if isinstance(given, str) else json.dumps(given)
+        return self.run_argv([self.house.python, str(path), word], policy, watch)
 
     def run_argv(
         self, argv: Sequence[str], policy: str, watch: Callable[[], None] | None = None

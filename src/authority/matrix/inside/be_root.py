@@ -1,5 +1,8 @@
 """Root's own order: in place of the launcher, run the program as it is, as root, with the channel.
 
+The program is one of the matrix's own files, and a child of this very interpreter runs it: to start
+another takes an emulated machine as long as an attack.
+
 What it prints goes over the channel as the supervisor would send it, and so does its end. It has the
 channel itself on descriptor 5, and nobody between it and the host.
 """
@@ -39,8 +42,12 @@ if not child:
     os.dup2(writable, 2)
     for fd in (readable, writable, CONTROL):
         os.close(fd)
-    os.set_inheritable(CHANNEL, True)
-    os.execv(argv[0], argv)  # noqa: S606
+    sys.argv = argv[1:]
+    sys.path.insert(0, os.path.dirname(argv[1]))
+    with open(argv[1], encoding="utf-8") as program:
+        compiled = compile(program.read(), argv[1], "exec")
+    exec(compiled, {"__name__": "__main__"})  # noqa: S102
+    sys.exit()
 os.close(writable)
 os.close(CONTROL)
 while part := os.read(readable, 8192):

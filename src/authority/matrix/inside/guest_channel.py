@@ -1,6 +1,6 @@
 """As root of a machine, on the channel: what no supervisor would send, then silence.
 
-`GIVEN["what"]` names one kind. A flood says that it begins; the others say nothing of themselves,
+Its word names one kind. A flood says that it begins; the others say nothing of themselves,
 because nothing would arrive. The neighbour's part is `ticks`: it goes on with what is allowed.
 """
 
@@ -11,7 +11,6 @@ import struct
 import sys
 import time
 
-from attempts import GIVEN  # type: ignore[import-not-found]
 from guest_kinds import (  # type: ignore[import-not-found]
     CONNECT,
     MALFORMED,
@@ -71,7 +70,7 @@ def ticks() -> None:
 FLOOD = {"streams": streams, "flood": flood, "troubles": troubles, "requests": requests}
 
 if __name__ == "__main__":
-    what = GIVEN["what"]
+    what = sys.argv[1]
     if what == "ticks":
         ticks()
     elif what == "well-formed":

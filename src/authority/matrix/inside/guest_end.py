@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import struct
 import sys
-import threading
+import time
 
-from attempts import GIVEN, syscall  # type: ignore[import-not-found]
+from calls import syscall  # type: ignore[import-not-found]
 from hardware import Ports, take_ports  # type: ignore[import-not-found]
 
 _CODE = {
@@ -61,6 +60,8 @@ def memory() -> None:
 
 def processes() -> None:
     """Without end."""
+    import signal
+
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         try:
@@ -71,6 +72,9 @@ def processes() -> None:
 
 def deaf() -> None:
     """A loop that no signal ends, in as many threads as it gets."""
+    import signal
+    import threading
+
     for number in range(1, 32):
         if number not in (signal.SIGKILL, signal.SIGSTOP):
             signal.signal(number, signal.SIG_IGN)
@@ -105,7 +109,8 @@ END = {
 
 if __name__ == "__main__":
     print("begins", flush=True)
-    threading.Event().wait(1)  # until that is out
-    (STAY | END)[GIVEN["what"]]()
+    time.sleep(1)  # until that is out
+    (STAY | END)[sys.argv[1]]()
     sys.stdout.flush()
-    threading.Event().wait()
+    while True:
+        time.sleep(60)

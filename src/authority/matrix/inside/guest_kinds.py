@@ -20,6 +20,9 @@ def number(value: int) -> bytes:
     return struct.pack(">I", value)
 
 
+MEGABYTES = 256
+"""What a machine of these attacks has."""
+
 OPEN, CLOSE, OUTPUT, EXIT, INPUT, STARTED, TROUBLE, CONNECT, WINDOW, CONFIGURE, GUEST = (
     *(1, 2, 3, 4, 5, 7, 10, 11, 13, 16, 17),
 )
@@ -48,11 +51,10 @@ FLOODS = ("streams", "flood", "troubles", "requests")
 """Well-formed, and without end."""
 
 PARTS = (
-    *("scan", "firmware", "firmware storm", "bus", "acpi", "nonsense for random"),
-    *("nonsense for the disk", "nonsense for the channel", "greedy for random"),
-    *("greedy on the channel",),
+    *("greedy for random", "greedy on the channel", "firmware storm", "scan", "firmware", "bus"),
+    *("acpi", "nonsense for random", "nonsense for the disk", "nonsense for the channel"),
 )
-"""What the hypervisor is attacked by; the disk has a test of its own."""
+"""What the hypervisor is attacked by, those first that mostly wait; the disk has a test of its own."""
 
 STAYS = (*("halt", "a hung kernel", "a sleeping kernel", "suspended", "a loop", "all processes"),)
 """Machines that go on for ever, or do nothing for ever."""

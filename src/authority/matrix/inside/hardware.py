@@ -9,10 +9,13 @@ import ctypes
 import mmap
 import os
 import struct
-from collections.abc import Iterator
-from typing import Any
 
-from attempts import NothingGot, syscall  # type: ignore[import-not-found]
+from calls import NothingGot, syscall  # type: ignore[import-not-found]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
 
 _OUT = {1: "89fa89f0eec3", 2: "89fa89f066efc3", 4: "89fa89f0efc3"}
 _IN = {1: "89fa31c0ecc3", 2: "89fa31c066edc3", 4: "89faedc3"}

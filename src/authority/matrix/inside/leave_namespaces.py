@@ -14,15 +14,10 @@ import socket
 import struct
 import sys
 
-from attempts import (  # type: ignore[import-not-found]
-    GIVEN,
-    NothingGot,
-    attempt,
-    done,
-    in_child,
-    note,
-    syscall,
-)
+from attempts import attempt, done, note  # type: ignore[import-not-found]
+from calls import NothingGot, syscall  # type: ignore[import-not-found]
+from children import in_child  # type: ignore[import-not-found]
+from given import GIVEN  # type: ignore[import-not-found]
 
 CLONE = {
     "NEWNET": 0x40000000,

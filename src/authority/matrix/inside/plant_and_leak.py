@@ -16,7 +16,9 @@ import ssl
 import stat
 from urllib.parse import unquote, urlsplit
 
-from attempts import GIVEN, NothingGot, attempt, done  # type: ignore[import-not-found]
+from attempts import attempt, done  # type: ignore[import-not-found]
+from calls import NothingGot  # type: ignore[import-not-found]
+from given import GIVEN  # type: ignore[import-not-found]
 
 TIMEOUT = 5.0
 HERE = GIVEN["writable"]

@@ -9,17 +9,12 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 import time
-from collections.abc import Callable
 
-from attempts import (  # type: ignore[import-not-found]
-    GIVEN,
-    attempt,
-    done,
-    note,
-    said,
-    syscall,
-)
+from attempts import attempt, done, note, said  # type: ignore[import-not-found]
+from calls import syscall  # type: ignore[import-not-found]
+from guest_kinds import MEGABYTES  # type: ignore[import-not-found]
 from hardware import (  # type: ignore[import-not-found]
     BACKDOOR_ANSWER,
     Memory,
@@ -29,6 +24,10 @@ from hardware import (  # type: ignore[import-not-found]
     ring,
     take_ports,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CHANNEL, DISK, RANDOM = 0x10031AF4, 0x10011AF4, 0x10051AF4
 EXPECTED = {0x29C08086, 0x29188086, CHANNEL, DISK, RANDOM}
@@ -111,7 +110,7 @@ def firmware_storm(ports: Ports) -> None:
     """Copies of everything to everywhere; the guest overwrites itself first of all. Twice what there
     is of memory, and once the most that can be asked for: the hypervisor does it a piece at a time."""
     memory = Memory()
-    more = GIVEN["megabytes"] << 21
+    more = MEGABYTES << 21
     for control, length, address in (
         (0x1A, more, 0), (0x1A, more, _MAX - 4096), (0xFFFFFFFF, 0xFFFFFFFF, 1 << 62),
         (0x0A, more, memory.address), (0x1C, more, memory.address),
@@ -230,7 +229,7 @@ def greedy(ports: Ports, wanted: int, queue: int, flags: int) -> None:
         ports.write(device.base + 4, 2, 4)  # more than one port
     size = device.queue(queue)
     count = min(size, 16)
-    piece = GIVEN["megabytes"] * 3 // 4 << 20
+    piece = MEGABYTES * 3 // 4 << 20
     table = [
         descriptor(0x100000, piece, flags | (NEXT if at < count - 1 else 0), at + 1)
         for at in range(count)
@@ -311,5 +310,5 @@ if __name__ == "__main__":
     syscall(165, 40, b"tmpfs", b"/tmp", b"tmpfs", 0, None)
     keep_code()
     attempt("take the ports", take_ports)
-    PARTS[GIVEN["what"]](Ports())
+    PARTS[sys.argv[1]](Ports())
     done()

@@ -9,7 +9,9 @@ import socket
 import stat
 import time
 
-from attempts import GIVEN, NothingGot, attempt, done, syscall  # type: ignore[import-not-found]
+from attempts import attempt, done  # type: ignore[import-not-found]
+from calls import NothingGot, syscall  # type: ignore[import-not-found]
+from given import GIVEN  # type: ignore[import-not-found]
 
 KINDS = {"STREAM": 1, "DGRAM": 2, "RAW": 3, "RDM": 4, "SEQPACKET": 5, "PACKET": 10}
 FAMILIES = {int(f): f.name.removeprefix("AF_") for f in socket.AddressFamily}

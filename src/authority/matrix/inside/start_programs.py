@@ -14,14 +14,9 @@ import os
 import sys
 from collections.abc import Callable
 
-from attempts import (  # type: ignore[import-not-found]
-    GIVEN,
-    MACHINE,
-    NothingGot,
-    attempt,
-    done,
-    syscall,
-)
+from attempts import attempt, done  # type: ignore[import-not-found]
+from calls import MACHINE, NothingGot, syscall  # type: ignore[import-not-found]
+from given import GIVEN  # type: ignore[import-not-found]
 
 WORD = b"EXECUTED\n"
 PYTHON = [os.path.realpath(sys.executable), "-I", "-S", "-c", "import os; os.write(1, b'EXECUTED')"]

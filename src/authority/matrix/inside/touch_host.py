@@ -11,7 +11,10 @@ import signal
 import sys
 import time
 
-from attempts import GIVEN, NothingGot, attempt, done, in_child, note  # type: ignore[import-not-found]
+from attempts import attempt, done, note  # type: ignore[import-not-found]
+from calls import NothingGot  # type: ignore[import-not-found]
+from children import in_child  # type: ignore[import-not-found]
+from given import GIVEN  # type: ignore[import-not-found]
 
 MEGABYTE = 1024 * 1024
 
