@@ -92,7 +92,7 @@ def test_a_run_that_says_what_it_lacked(own: Lab) -> None:
 
 def test_without_it_a_policy_must_be_named(own: Lab) -> None:
     done = own.cli("run", "--", "true")
-    assert done.returncode == 125
+    assert done.returncode == 2
     assert "no policy was named" in done.stderr
     wrong = own.cli("run", "--exact", "--", "true")
     assert wrong.returncode == 2

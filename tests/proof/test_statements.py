@@ -6,8 +6,8 @@ import pytest
 
 from authority.kernel.policy import Policy, Source, load
 from authority.kernel.resources import parse_text
-from authority.proof import statements
-from authority.proof.automata import Searcher, Undecided
+from authority.proof import automata, statements
+from authority.proof.automata import Undecided
 from authority.proof.claims import prover_for, refute
 from authority.proof.dead import dead_rules
 from authority.proof.prover import Prover, Witness
@@ -152,8 +152,7 @@ def test_unknown_is_not_proof(monkeypatch: pytest.MonkeyPatch) -> None:
         ask("never 'fs.read'", hard)
     assert ask("never 'fs.read'", policy('[filesystem]\nread = ["fs:/a/%C3%A9*"]')) is not None
     assert ask("never 'fs.*' to '**/.env'") is None
-    right = Searcher.__init__
-    monkeypatch.setattr(Searcher, "__init__", lambda self, a, u, limit=3: right(self, a, u, limit))
+    monkeypatch.setattr(automata, "LIMIT", 3)
     with pytest.raises(Undecided, match="grew beyond"):
         ask("never 'fs.*' to '**/.env'")
 

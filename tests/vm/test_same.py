@@ -21,9 +21,10 @@ from gate import test_budgets as budgets
 from gate import test_models as models
 from gate import test_output as output
 from gate import test_terminal as terminal
+from gate.conftest import server
 from gate.lab import Lab, lab_at
 
-FIXTURES = {"web": proxy.web, "server": models.server, "_key": models._key}
+FIXTURES = {"web": proxy.web, "server": server}
 SAME = (
     mounts.test_trees_are_copied_moved_and_removed,
     mounts.test_a_dry_run_writes_nothing_until_a_person_says_so,
