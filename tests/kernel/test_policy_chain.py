@@ -401,6 +401,16 @@ def test_a_list_that_is_left_to_the_base_again_is_shown(gone: str) -> None:
     assert not any("not set" in line for line in widened(left, own))
 
 
+def test_a_childs_policy_under_its_parents_is_compared_part_by_part() -> None:
+    text = 'version = 1\n[labels]\ntrusted = ["user"]\n[labels.secrets]\ns = [{}]\n'
+    one, two = (
+        decode(narrow(chain("version = 1\n"), chain(text.format(files))).canonical)["tree"]
+        for files in ('"fs:/k", "fs:/l"', '"fs:/k"')
+    )
+    assert widened(one, two) == ['child: labels.secrets.s: no longer "fs:/l"']
+    assert widened(two, one) == []
+
+
 @pytest.mark.parametrize("name", ["deny", "secret", "require", "control", "s"])
 def test_what_releases_a_secret_allows_whatever_its_name_is(name: str) -> None:
     text = f'version = 1\n[labels]\nsecrets = {{ {name} = ["fs:/k"] }}\n[labels.release]\n'

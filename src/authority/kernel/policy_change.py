@@ -26,6 +26,7 @@ from authority.kernel.labels import USER
 _DENYING = frozenset({"deny", "require", "control", "secret"})
 _LIMITING = frozenset({"budgets", "limits"})
 _NODE = frozenset({"doc", "base", "name"})
+_PAIR = ("parent", "child")
 _TRUSTED = "labels.trusted"
 """The list that holds the user where it is not given."""
 
@@ -40,6 +41,10 @@ def widened(old: Any, new: Any) -> list[str]:
 def _node(before: str, old: Any, new: Any, found: list[str]) -> None:
     """A document with what it extends, or a parent's and a child's."""
     if old == new:
+        return
+    if _is_pair(old) and _is_pair(new):
+        for part in _PAIR:
+            _node(f"{before}{part}: ", old[part], new[part], found)
         return
     if not (_is_node(old) and _is_node(new)):
         _compare(before.removesuffix(": "), old, new, found)
@@ -56,6 +61,10 @@ def _node(before: str, old: Any, new: Any, found: list[str]) -> None:
             _node(f"{before}base {number}: ", *pair, found)
     else:
         found.append(f"{before}extends {len(others)} policies (was {len(bases)})")
+
+
+def _is_pair(tree: Any) -> bool:
+    return isinstance(tree, dict) and tree.keys() == set(_PAIR)
 
 
 def _is_node(tree: Any) -> bool:
