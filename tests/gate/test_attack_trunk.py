@@ -25,7 +25,8 @@ from authority.compat.names import Names
 from authority.compat.proxy import Proxy
 from authority.gate.channel import Channel
 from authority.gate.client import Client, ensure, token_of
-from authority.gate.run import TROUBLES
+from authority.gate.raw import RawStream
+from authority.gate.run import SERVED, TROUBLES
 from authority.protocol import Service
 from compat.seat import Seat, sit
 
@@ -170,6 +171,49 @@ def test_answers_that_nobody_reads_are_not_made(service: Service) -> None:
         assert large.answered < 4
         # The control: whoever reads gets all of them.
         await rogue.read(lambda: sum(stream == 1 for stream, _ in rogue.frames) == 100)
+
+    attack(body)
+
+
+def test_small_pieces_cost_what_they_take() -> None:
+    async def taken() -> None: ...
+
+    def stream(service: Service) -> RawStream:
+        return RawStream(1, service, b"", sent.append, told.append, waiting.append, taken)
+
+    sent: list[bytes] = []
+    told: list[protocol.Control] = []
+    waiting: list[int] = []
+    bytes_, messages = stream(Service.PROXY), stream(Service.NAMES)
+    pieces = [b"%02d" % (n % 100) for n in range(20_000)]
+    for piece in pieces:
+        bytes_.received(piece)
+        messages.received(piece)
+    held = sum(sys.getsizeof(each) for each in bytes_._queue)
+    assert held < 2 * 2 * len(pieces)
+    assert sum(waiting) > sum(sys.getsizeof(each) for each in messages._queue)
+    bytes_.eof()
+
+    async def all_of(one: RawStream, count: int) -> list[bytes]:
+        return [await one.read() for _ in range(count)]
+
+    assert b"".join(asyncio.run(all_of(bytes_, len(bytes_._queue)))) == b"".join(pieces)
+    assert asyncio.run(all_of(messages, len(pieces))) == pieces
+    assert sum(waiting) == 0
+
+
+def test_connections_that_end_at_once_leave_bounded_work_behind() -> None:
+    async def body(rogue: Rogue) -> None:
+        run = rogue.seat.run
+        run.services = {1: Silent()}
+        for number in range(1, SERVED + 500):
+            await rogue.connect(number, 1)
+            await rogue.tell(b"\x02", struct.pack(">I", number))
+        await rogue.connect(100_000, 99)
+        await rogue.read(lambda: (0, b"\x02" + struct.pack(">I", 100_000)) in rogue.frames)
+        assert SERVED - 10 < len(run.tasks) <= SERVED
+        await rogue.connect(100_001, 1)  # the control: it is bounded, not ended
+        await rogue.read(lambda: (0, b"\x02" + struct.pack(">I", 100_001)) in rogue.frames)
 
     attack(body)
 

@@ -6,6 +6,8 @@ Rules
   the channel.
 - Messages (the resolver, mounts) come whole. They have no window: what waits is bounded for the
   channel as a whole, which stops reading above it.
+- Small pieces cost what they take here, not what they say: of a connection they are joined, and each
+  message counts as `MESSAGE` bytes more.
 - A service that finds more and more waiting lets everybody else have a turn in between (`turns`).
 - What is written waits for room in the same way, so a program that does not read holds up only itself;
   and nothing is written while the channel as a whole takes nothing.
@@ -22,6 +24,8 @@ from authority.gate.turns import Turn
 from authority.protocol import RAW_CHUNK, RAW_WINDOW, Service
 
 _MESSAGES = frozenset({Service.NAMES, Service.MOUNT})
+MESSAGE = 64
+SMALL = 4096
 
 
 class RawStream:
@@ -58,13 +62,19 @@ class RawStream:
         """Bytes, or one message. Raises `ProtocolError` when they exceed what was granted."""
         if self._gone:
             return
-        self._queue.append(data)
-        self._queued += len(data)
+        if not self._messages and self._queue and len(self._queue[-1]) < SMALL:
+            self._queue[-1] += data
+        else:
+            self._queue.append(data)
+        self._queued += self._costs(data)
         if self._ended or (not self._messages and self._queued > RAW_WINDOW):
             raise protocol.ProtocolError(protocol.INVALID, "more on a raw stream than was granted")
         if self._messages:
-            self._waiting(len(data))
+            self._waiting(self._costs(data))
         self._news.set()
+
+    def _costs(self, data: bytes) -> int:
+        return len(data) + MESSAGE if self._messages else len(data)
 
     def eof(self) -> None:
         self._ended = True
@@ -97,9 +107,9 @@ class RawStream:
             await self._news.wait()
             self._turn = Turn()
         data = self._queue.popleft()
-        self._queued -= len(data)
+        self._queued -= self._costs(data)
         if self._messages:
-            self._waiting(-len(data))
+            self._waiting(-self._costs(data))
         elif not self._gone:
             self._control(protocol.Window(self.number, len(data)))
         return data

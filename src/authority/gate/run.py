@@ -46,6 +46,7 @@ Living = TypeVar("Living")
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
 TROUBLES = 1000
+SERVED = 2048
 INPUT_WINDOW = 1024 * 1024
 """Bytes of standard input on their way into a run."""
 FRAME_SECONDS = 0.016
@@ -250,9 +251,10 @@ class Run:
         self._closed.set()
 
     def on_connect(self, stream: RawStream) -> None:
-        """Something in the run reached a service; one that the run has not is closed at once."""
+        """Something in the run reached a service; one that the run has not is closed at once, and so is
+        one beyond `SERVED`: what its end leaves to be done counts until it is done."""
         service = self.services.get(stream.service)
-        if service is None or self.over:
+        if service is None or self.over or len(self.tasks) >= SERVED:
             stream.abort()
             return
         self.keep(self._serve(service, stream))

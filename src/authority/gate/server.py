@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import gc
 import os
 import resource
@@ -307,14 +308,19 @@ class Gate:
         return await self.runs.halted(run)
 
     async def checkpoint(self) -> None:
-        """A signed tree head over everything durable. A failure halts: see `distrust`."""
+        """A signed tree head over everything durable. A failure halts: see `distrust`.
+
+        That the disk is full is no attack on the evidence: the gate goes down until there is room.
+        """
         try:
             await self.opened.checkpointer.force()
         except (LogError, OSError) as error:
             self._checkpoint_failed(error)
 
     def _checkpoint_failed(self, error: BaseException) -> None:
-        if not self._checkpoint_trouble:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            self.fail(error)
+        elif not self._checkpoint_trouble:
             self._checkpoint_trouble = True
             self.distrust("checkpoint", f"{type(error).__name__}: {error}")
 
