@@ -223,6 +223,53 @@ def test_an_image_holds_what_is_shown_and_nothing_else(small: tuple[Plan, Host, 
 
 
 @pytest.mark.skipif(not installed.known(), reason="no packages are recorded here")
+def held(image: Path, into: Path) -> dict[str, tuple[int, bytes | str]]:
+    """What an image holds: kind and rights, content or target."""
+    subprocess.run(["fsck.erofs", f"--extract={into}", str(image)], check=True, capture_output=True)
+    found: dict[str, tuple[int, bytes | str]] = {}
+    for path in sorted(into.rglob("*")):
+        mode = path.lstat().st_mode
+        what: bytes | str = os.readlink(path) if path.is_symlink() else b""
+        found[str(path.relative_to(into))] = (mode, path.read_bytes() if path.is_file() else what)
+    return found
+
+
+def test_however_much_is_left_out_the_rest_is_there(
+    built: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More paths than a command takes as its arguments are left out by copying the rest."""
+    tree = tmp_path / "tree"
+    for name in ("a", "a/b", "shut"):
+        (tree / name).mkdir(mode=0o755, parents=True)
+    for number in range(40):
+        (tree / "a" / "b" / f"file-{number:0100}").write_text(f"content {number}")
+    for path in sorted((tree / "a" / "b").iterdir())[5:]:
+        path.chmod(0)
+    (tree / "a" / "link").symlink_to("../nowhere")
+    (tree / "shut" / "in").write_text("not for the run")
+    (tree / "shut").chmod(0)
+    host = probe()
+    made_of = contents.Contents((str(tree),), (), (), ())
+    walked = root.Walked(made_of, root=host.root)
+    assert len(walked.left_out) == 36
+    images = []
+    for most in (root._MOST_NAMED, 1000):
+        monkeypatch.setattr(root, "_MOST_NAMED", most)
+        named, copied = root._left_out(made_of, walked.left_out)
+        assert (len(named), copied) == ((36, set()) if most > 1000 else (0, {str(tree)}))
+        with cache.building() as where:
+            root._make(made_of, walked, host, where / "made")
+            images.append(held(where / "made", tmp_path / f"found-{most}"))
+            assert sorted(path.name for path in where.iterdir()) == ["lock", "made"]
+    (tree / "shut").chmod(0o755)
+    assert images[0] == images[1]
+    inside = {name.partition("tree/")[2]: found for name, found in images[1].items()}
+    assert sum(name.startswith("a/b/file") for name in inside) == 5
+    assert inside[f"a/b/file-{4:0100}"][1] == b"content 4"
+    assert inside["a/link"][1] == "../nowhere"
+    assert not [name for name in inside if name.startswith("shut")]
+
+
 def test_of_the_system_an_image_holds_what_the_listed_programs_need() -> None:
     def holds(path: str, *programs: str) -> bool:
         spec = SandboxSpec(("sh", "-c", "true"), "/", exec_allowed=programs)

@@ -10,6 +10,8 @@ Rules
   the same bytes.
 - The file system is made by `mkfs.erofs` in name spaces of its own, without network, where the
   files lie as they will in the image: folders are bound there, single files are copied.
+- What is left out of a bound folder is named to `mkfs.erofs`, which takes names as arguments alone, and
+  of those a system takes only so many. A folder of which more is left out is copied without it.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +40,8 @@ MAX_BYTES: Final = 2 << 30
 _UUID: Final = "00000000-0000-4000-8000-000000000000"
 _FOLDERS: Final = ("/dev", "/proc", "/tmp")  # noqa: S108
 _STAGE, _OUT = "/tmp/root", "/tmp/out"  # noqa: S108
+_MOST_NAMED: Final = 256 << 10
+"""Bytes of the paths that are named to be left out."""
 _SECONDS: Final = 600
 _TRIES: Final = 3
 
@@ -153,11 +157,13 @@ def _make(made_of: Contents, walked: Walked, host: Host, made: Path) -> None:
     owner = "0" if host.root else str(RUN_ID)
     copies = cache.aside(made.parent)
     try:
-        _copy(made_of, frozenset(walked.left_out), copies)
-        command = [*_stage(made_of, host, copies, made.parent), "--"]
+        named, copied = _left_out(made_of, walked.left_out)
+        _copy(made_of, frozenset(walked.left_out), copied, copies)
+        bound = [tree for tree in made_of.trees if tree not in copied]
+        command = [*_stage(bound, host, copies, made.parent), "--"]
         command += [tools.need("mkfs.erofs", "erofs-utils"), "--quiet", "-T0", f"-U{_UUID}", "-x-1"]
         command += [f"--force-uid={owner}", f"--force-gid={owner}"]
-        command += [f"--exclude-path={path.lstrip('/')}" for path in walked.left_out]
+        command += [f"--exclude-path={path.lstrip('/')}" for path in named]
         command += [f"{_OUT}/{made.name}", _STAGE]
         done = subprocess.run(
             command, env={}, capture_output=True, timeout=_SECONDS, check=False, close_fds=True
@@ -179,9 +185,28 @@ def _make(made_of: Contents, walked: Walked, host: Host, made: Path) -> None:
         )
 
 
-def _copy(made_of: Contents, left_out: frozenset[str], copies: Path) -> None:
-    """Single files and links, and every folder that something lies in, below a folder of their own.
-    Raises `OSError`."""
+def _left_out(made_of: Contents, paths: Iterable[str]) -> tuple[list[str], frozenset[str]]:
+    """What is named to be left out, and the folders that are copied because that would be too much."""
+    below: dict[str, list[str]] = {}
+    trees = frozenset(made_of.trees)
+    for path in paths:
+        tree = path
+        while tree not in trees and tree != "/":
+            tree = os.path.dirname(tree)
+        if tree in trees:  # a single file is left out by not being copied
+            below.setdefault(tree, []).append(path)
+    sizes = {tree: sum(len(os.fsencode(path)) for path in below[tree]) for tree in below}
+    copied: set[str] = set()
+    for tree in sorted(sizes, key=lambda one: (-sizes[one], one)):
+        if sum(sizes[one] for one in sizes if one not in copied) <= _MOST_NAMED:
+            break
+        copied.add(tree)
+    return [path for tree in below if tree not in copied for path in below[tree]], frozenset(copied)
+
+
+def _copy(made_of: Contents, left_out: frozenset[str], trees: frozenset[str], copies: Path) -> None:
+    """Single files and links, these trees, and every folder that something lies in, below a folder of
+    their own. Raises `OSError`."""
     copies.mkdir(mode=0o755)
     copies.chmod(0o755)
     there = {"/"}
@@ -193,19 +218,39 @@ def _copy(made_of: Contents, left_out: frozenset[str], copies: Path) -> None:
             os.chmod(f"{copies}{path}", 0o755)  # noqa: S103 - a folder of the image
             there.add(path)
 
+    def file(path: str) -> None:
+        shutil.copyfile(path, f"{copies}{path}", follow_symlinks=False)
+        os.chmod(f"{copies}{path}", os.stat(path).st_mode & 0o777)
+
+    def tree(path: str) -> None:
+        folder(path)
+        # What is copied has to be removed again: its owner may write, as far as the image says.
+        os.chmod(f"{copies}{path}", os.stat(path).st_mode & 0o777 | 0o700)
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.path in left_out:
+                    continue
+                if entry.is_symlink():
+                    os.symlink(os.readlink(entry.path), f"{copies}{entry.path}")
+                elif entry.is_dir(follow_symlinks=False):
+                    tree(entry.path)
+                else:
+                    file(entry.path)
+
     for path in (*_FOLDERS, *made_of.folders, *made_of.trees):
         folder(path)
+    for path in trees - left_out:
+        tree(path)
     for path in made_of.files:
         if path not in left_out:
             folder(os.path.dirname(path))
-            shutil.copyfile(path, f"{copies}{path}", follow_symlinks=False)
-            os.chmod(f"{copies}{path}", os.stat(path).st_mode & 0o777)
+            file(path)
     for path, target in made_of.links:
         folder(os.path.dirname(path))
         os.symlink(target, f"{copies}{path}")
 
 
-def _stage(made_of: Contents, host: Host, copies: Path, out: Path) -> list[str]:
+def _stage(trees: Iterable[str], host: Host, copies: Path, out: Path) -> list[str]:
     """bubblewrap's arguments: the files as they will lie in the image, below a folder of its own."""
     command = [host.bwrap, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     command += ["--die-with-parent", "--cap-drop", "ALL"]
@@ -215,6 +260,6 @@ def _stage(made_of: Contents, host: Host, copies: Path, out: Path) -> list[str]:
         command += ["--unshare-user"]
     command += ["--ro-bind", "/", "/", "--perms", "0755", "--tmpfs", "/tmp"]  # noqa: S108
     command += ["--bind", str(copies), _STAGE]
-    for path in made_of.trees:
+    for path in trees:
         command += ["--ro-bind", path, _STAGE + path]
     return [*command, "--bind", str(out), _OUT]
