@@ -198,7 +198,8 @@ def _start(directory: StateDir) -> str:
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
     # Where images for machines lie, as its caller sees it: a gate is given no home.
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    environment["XDG_CACHE_HOME"] = cache
+    if not cache.startswith("~"):  # there is no home, and the gate will find none either
+        environment["XDG_CACHE_HOME"] = cache
     with _output(directory) as err:
         process = subprocess.Popen(
             [

@@ -36,6 +36,7 @@ from typing import Any, Final
 from authority.isolation import IsolationRefused
 from authority.isolation.refusal import shown
 
+_ELSEWHERE: Final = "set XDG_CACHE_HOME to a folder that you may write to"
 REBUILD: Final = "build it anew: authority image build --force"
 _CHUNK: Final = 1 << 20
 _SEAL_SECONDS: Final = 20.0
@@ -69,19 +70,29 @@ _held: dict[str, Held] = {}
 _holding: Final = threading.Lock()
 
 
+def _base() -> Path:
+    """Where caches lie. A relative path would be another folder for the gate than for its caller."""
+    named = os.environ.get("XDG_CACHE_HOME")
+    if named and not os.path.isabs(named):
+        raise IsolationRefused(
+            f"XDG_CACHE_HOME is no absolute path: {shown(named)}",
+            "set it to an absolute one, or unset it",
+        )
+    path = Path(named) if named else Path(os.path.expanduser("~"), ".cache")
+    if not path.is_absolute():
+        raise IsolationRefused("there is no home that images could lie in", _ELSEWHERE)
+    return path
+
+
 def folder() -> Path:
     """The folder, made if it is not there. Raises `IsolationRefused` when it is not ours alone."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    path = Path(base) / "authority" / "vm"
+    path = _base() / "authority" / "vm"
     try:
-        if not path.is_absolute():
-            raise FileNotFoundError(errno.ENOENT, "there is no home")
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found, above = os.lstat(path), os.lstat(path.parent)
     except OSError as error:
         raise IsolationRefused(
-            f"the folder for images {shown(str(path))} can't be made: {error.strerror}",
-            "set XDG_CACHE_HOME to a folder that you may write to",
+            f"the folder for images {shown(str(path))} can't be made: {error.strerror}", _ELSEWHERE
         ) from error
     # Whoever may write to the folder above could put another in its place.
     for one, forbidden, where in ((found, 0o077, path), (above, 0o022, path.parent)):
@@ -94,10 +105,26 @@ def folder() -> Path:
     return path
 
 
+def to_write() -> Path:
+    """The folder. Raises `IsolationRefused` where nothing can be put into it."""
+    path = folder()
+    if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
+        raise IsolationRefused(
+            f"the folder for images {shown(str(path))} can't be written to", _ELSEWHERE
+        )
+    return path
+
+
+def used(stored: Stored) -> None:
+    """Notes that it was used now, where anything can be noted: what was not goes first."""
+    with contextlib.suppress(OSError):
+        os.utime(stored.path)
+
+
 @contextlib.contextmanager
 def building() -> Iterator[Path]:
     """The folder, while nobody else builds. Errors of the disk become refusals that say so."""
-    path = folder()
+    path = to_write()
     try:
         with open(path / "lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

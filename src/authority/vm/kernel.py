@@ -64,6 +64,7 @@ def build(
     if found is not None:
         return found
     tools.need_all({**_NEEDED, **({} if package else {"apt-get": "apt"})})
+    cache.to_write()
     tell("kernel")
     with (
         cache.building() as folder,

@@ -114,9 +114,10 @@ def ready(plan: Plan, host: Host, tell: steps.Tell = steps.nobody) -> Stored:
         name = f"root-{walked.key[:32]}"
         found = cache.find(name)
         if found is not None:
-            os.utime(found.path)
+            cache.used(found)
             return found
         tools.need("mkfs.erofs", "erofs-utils")
+        cache.to_write()
         tell("image")
         with cache.building() as folder:
             found = cache.find(name)

@@ -97,6 +97,7 @@ async def ready(prepared: Prepared, tell: steps.Tell = steps.nobody) -> Template
         try:
             found = await asyncio.to_thread(_find, name)
             if found is None:
+                cache.to_write()  # seen before a machine is booted for it
                 tell("state")
                 async with asyncio.timeout(_MAKE_SECONDS):
                     found = await _make(prepared, name)
@@ -118,7 +119,7 @@ def _find(name: str) -> Template | None:
     memory, state = (cache.find(f"template-{name}.{part}") for part in ("memory", "state"))
     if memory is None or state is None or state.facts.get("memory") != memory.digest:
         return None
-    os.utime(memory.path)
+    cache.used(memory)
     return Template(cache.load(memory), cache.load(state))
 
 

@@ -5,8 +5,8 @@ Rules
 - Who lacks several is told all of them once, with the packages to install.
 - They get no environment but that path, a plain language, a folder of the build as their home, and the
   proxies that the caller has set; each has a deadline.
-- Of what one says when it fails the last line is passed on, made harmless; a full disk is named, with
-  where room is wanted.
+- Of what one says when it fails the last line is passed on, made harmless. Some say nothing of a full
+  disk, so the disk is looked at, and it is said where room is wanted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from authority.isolation.refusal import shown
 
 PATH: Final = "/usr/bin:/usr/sbin:/bin:/sbin"
 SECONDS: Final = 300
-_FULL: Final = b"No space left on device"
+_LEAST_ROOM: Final = 1 << 20
 
 
 def need(tool: str, package: str) -> str:
@@ -59,14 +59,17 @@ def run(command: list[str], folder: Path) -> str:
         raise IsolationRefused(f"{command[0]} failed: {shown(str(error))}") from error
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [b"it said nothing"]
-        full = _FULL in done.stderr
-        raise IsolationRefused(
-            f"{command[0]} failed: {shown(_FULL if full else last[0])}",
-            room(folder.parent) if full else "",
-        )
+        if _full(folder):
+            raise IsolationRefused(
+                f"{command[0]} failed: no space left on the disk ({shown(last[0])})",
+                f"make room in {shown(str(folder.parent))}",
+            )
+        raise IsolationRefused(f"{command[0]} failed: {shown(last[0])}")
     return done.stdout.decode("utf-8", "replace")
 
 
-def room(folder: Path) -> str:
-    """What helps when the disk is full."""
-    return f"make room in {shown(str(folder))}"
+def _full(folder: Path) -> bool:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize < _LEAST_ROOM or (
+        found.f_files > 0 and found.f_favail == 0
+    )
