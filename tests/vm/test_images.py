@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import shutil
 import subprocess
@@ -97,6 +98,21 @@ def test_a_large_image_is_compared_before_each_boot(monkeypatch: pytest.MonkeyPa
     stored.path.write_bytes(b"An image" * 1000)
     with pytest.raises(IsolationRefused, match="not what was built"):
         cache.load(stored)
+
+
+def test_a_change_that_leaves_no_trace_in_number_size_and_times_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who has a file mapped changes it later without changing its times: only its bytes tell."""
+    monkeypatch.setattr(cache, "MOST_IN_MEMORY", 100)
+    stored = kept()
+    stored.path.chmod(0o600)
+    with open(stored.path, "r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        mapped[0:1] = b"a"  # the same, but from here on the page is theirs to write
+        assert cache.load(stored).digest == stored.digest
+        mapped[0:1] = b"A"
+        with pytest.raises(IsolationRefused, match="not what was built"):
+            cache.load(stored)
 
 
 def test_a_sparse_image_has_a_digest_over_what_it_holds() -> None:
@@ -223,6 +239,20 @@ def test_an_image_holds_what_is_shown_and_nothing_else(small: tuple[Plan, Host, 
 
 
 @pytest.mark.skipif(not installed.known(), reason="no packages are recorded here")
+@pytest.mark.parametrize("recorded", [True, False])
+def test_an_image_that_is_too_large_is_refused_and_says_why(
+    small: tuple[Plan, Host, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: bool
+) -> None:
+    planned, host, _ = small
+    monkeypatch.setattr(root, "MAX_BYTES", 1 << 20)
+    if not recorded:
+        monkeypatch.setattr(installed, "RECORD", tmp_path)
+    why = "the packages of what the policy lists" if installed.known() else "for Debian's packages"
+    with pytest.raises(IsolationRefused, match=rf"MiB, and an image at most 1: .*{why}") as refused:
+        root.ready(planned, host)
+    assert "list fewer programs" in refused.value.fix
+
+
 def held(image: Path, into: Path) -> dict[str, tuple[int, bytes | str]]:
     """What an image holds: kind and rights, content or target."""
     subprocess.run(["fsck.erofs", f"--extract={into}", str(image)], check=True, capture_output=True)

@@ -3,9 +3,9 @@
 Rules
 - `namespace` and `vm` are taken by their word: what can't be had is refused, nothing weaker stands
   in.
-- `auto` takes a machine only where one has already been seen to work with acceleration and its
-  kernel is built; otherwise name spaces, and the run's first entry says why. It never emulates,
-  fetches nothing, and boots nothing to find out.
+- `auto` takes a machine only where a guest has booted with acceleration and its kernel is built;
+  otherwise name spaces, and the run's first entry says why. It never emulates and fetches nothing; to
+  find out it boots a small guest once for each start of the host.
 - Images are found or built before the run's first entry, on a thread: others do not wait for it.
   The run itself is planned later, in the same step as its entry.
 - A child lives where its parent does. Tools, servers that the policy names, and the worker live in

@@ -9,7 +9,9 @@ Rules
 - An image is copied into memory while it is digested, and the copy is sealed: the bytes that were
   compared are the bytes that boot, whatever becomes of the file meanwhile. One that is larger than
   `MOST_IN_MEMORY` boots from the disk, and is compared before each boot; it can be changed between
-  the two by whoever may write to our files. A digest that differs refuses the start.
+  the two by whoever may write to our files. A digest that differs refuses the start. Its number, size
+  and times don't stand in for its bytes, not even for a descriptor that is held: a mapping changes
+  bytes and no times, and a bad disk doesn't either.
 - What is in sealed memory stays for the next start and is there once, whether it was read or made
   here; when there is too much, what was not used for longest goes.
 - One process builds at a time; who waits finds what the other has built.
