@@ -84,7 +84,8 @@ class House:
 
     def start(self, program: str | Sequence[str], policy: str | Path = OPEN, **more: Any) -> Ran:
         ensure(self.lab.directory)
-        argv = [PYTHON, "-c", program] if isinstance(program, str) else list(program)
+        # Without `site`, whose import takes an emulated machine as long as what most tests do there.
+        argv = [PYTHON, "-S", "-c", program] if isinstance(program, str) else list(program)
         body = self.lab.body(argv, policy)
         body |= {"isolation": self.tier, "emulate": self.tier == "vm", **more}
         return Ran(self.lab, "/v1/runs", body)
