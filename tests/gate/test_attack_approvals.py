@@ -217,6 +217,24 @@ def test_reading_after_the_answer_takes_it_away(lab: Lab, run: Attached) -> None
     assert pays(gate, second) == ASKED
 
 
+def test_a_rules_approval_is_for_what_had_shaped_the_call_by_then(lab: Lab) -> None:
+    """A call that anybody's words may shape: what was read after the answer may have set its time."""
+    with lab.attached(POLICY + '[approvals]\nrequire = ["tool:note"]\n') as run:
+        gate = run.gate()
+
+        def notes(text: str) -> str:
+            return code_of(lambda: gate.tool("note", {"q": text}))
+
+        assert notes("one") == notes("two") == ASKED
+        assert len(answer(lab, run)) == 2
+        assert notes("one") == ""
+        gate.tool("web", {"q": "x"})
+        assert notes("two") == ASKED
+        assert len(answer(lab, run)) == 1
+        assert notes("two") == ""
+        assert notes("two") == ASKED
+
+
 def test_the_policys_own_approval_is_none_for_untrusted_words(lab: Lab) -> None:
     with lab.attached(REQUIRED.replace('approve = ["tool:pay"]\n', "")) as run:
         gate = run.gate()
@@ -224,6 +242,10 @@ def test_the_policys_own_approval_is_none_for_untrusted_words(lab: Lab) -> None:
         answer(lab, run)
         assert pays(gate, "bob") == ""
         gate.tool("web", {"q": "x"})
+        assert (
+            pays(gate, "eve") == ASKED
+        )  # a call that these words may have set off was not approved
+        answer(lab, run)
         assert pays(gate, "eve") == "E_TAINT"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -197,6 +198,11 @@ def test_a_name_given_on_the_host_between_runs(lab: Lab) -> None:
         with lab.attached(POLICY) as later:
             later.gate().read(f"data/also-{name}")
             assert pays(later.gate()) == code
+    # A limit: a copy is another file, and the person's own act. The policy's word holds for it.
+    shutil.copyfile(lab.work / "out/theirs", lab.work / "data/copied")
+    with lab.attached(POLICY) as later:
+        later.gate().read("data/copied")
+        assert pays(later.gate()) == ""
 
 
 def test_a_secret_stays_one_in_a_file(lab: Lab) -> None:

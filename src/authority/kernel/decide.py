@@ -29,6 +29,7 @@ from authority.kernel.capabilities import WAYS, Refusal, scope, use
 from authority.kernel.codes import Code, Layer
 from authority.kernel.decide_labels import No as _No
 from authority.kernel.decide_labels import hidden, known, labels, placed
+from authority.kernel.decide_labels import required as approved
 from authority.kernel.entries import AnyEntry, Body
 from authority.kernel.facts import Facts, Request
 from authority.kernel.labels import CLEAN, Label
@@ -294,11 +295,7 @@ def _policy(state: State, policy: Policy | None, run: Run, request: Request) -> 
         required = "capability"
     if not required:
         return rule, ""
-    approval = f"{run.id}.{request.digest[:32]}"
-    pending = state.approvals.get(approval)
-    if pending is None or pending.answer != "granted" or pending.request != request.digest:
-        raise _No(Code.APPROVAL_REQUIRED, layer, "a person has to approve", required, approval)
-    return rule, approval
+    return rule, approved(state, run, request, required)
 
 
 def _definition(state: State, policy: Policy | None, request: Request, facts: Facts) -> None:

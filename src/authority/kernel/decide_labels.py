@@ -13,7 +13,7 @@ import msgspec
 from authority.kernel import sinks
 from authority.kernel.codes import Code, Layer
 from authority.kernel.facts import Facts, Request
-from authority.kernel.handles import HANDLES_LIMIT, Part
+from authority.kernel.handles import HANDLES_LIMIT, Part, all_given
 from authority.kernel.labels import CLEAN, Label
 from authority.kernel.policy import Policy
 from authority.kernel.sinks import Finding
@@ -51,12 +51,37 @@ def labels(state: State, policy: Policy | None, run: Run, request: Request) -> t
     rule = f"labels ({request.effect})"
     if not (found.approvable and policy.approves(request.resource, request.verb)):
         raise No(Code.TAINT, Layer.LABELS, found.why, rule)
-    bound = sinks.bound(request.digest, found)
-    approval = f"{run.id}.{bound[:32]}"
-    pending = state.approvals.get(approval)
+    key = sinks.bound(request.digest, found.sent)
+    no = No(Code.APPROVAL_REQUIRED, Layer.LABELS, found.why, rule)
+    return found, approved(state, run, request, key, no)
+
+
+def required(state: State, run: Run, request: Request, rule: str) -> str:
+    """The approval that is used up where a rule wants one, whatever the labels are.
+
+    A person saw whose words had shaped the run by then. If it has read more since, it is another one.
+    """
+    no = No(Code.APPROVAL_REQUIRED, Layer.POLICY, "a person has to approve", rule)
+    key = request.digest
+    asked = state.approvals.get(_name(run, key))
+    if asked is not None and asked.asked < run.label_at:
+        label = all_given(run.label, run.handles, request.parts)
+        key = sinks.bound(request.digest, label, "rule")
+    return approved(state, run, request, key, no)
+
+
+def approved(state: State, run: Run, request: Request, key: str, no: No) -> str:
+    """The name of an approval that was granted. Raises `no`, which asks for it."""
+    name = _name(run, key)
+    pending = state.approvals.get(name)
     if pending is None or pending.answer != "granted" or pending.request != request.digest:
-        raise No(Code.APPROVAL_REQUIRED, Layer.LABELS, found.why, rule, approval)
-    return found, approval
+        no.approval = name
+        raise no
+    return name
+
+
+def _name(run: Run, key: str) -> str:
+    return f"{run.id}.{key[:32]}"
 
 
 def known(run: Run, request: Request) -> None:

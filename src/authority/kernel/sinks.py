@@ -47,10 +47,14 @@ class Finding(msgspec.Struct, frozen=True):
     endorsed: Mapping[str, int] = {}
 
 
-def bound(digest: str, found: Finding) -> str:
-    """What an approval is for: this request (its handles never change), under these labels."""
-    names = "\n".join(sorted(found.sent.sources)) + "\n\n" + "\n".join(sorted(found.sent.secrets))
-    return hashlib.sha256(f"authority/approval/1\n{digest}\n{names}".encode()).hexdigest()
+def bound(digest: str, sent: Label, asked_by: str = "") -> str:
+    """What an approval is for: this request (its handles never change), under this label.
+
+    A rule and the labels may both want one of the same request: `asked_by` keeps these two apart.
+    """
+    names = "\n".join(sorted(sent.sources)) + "\n\n" + "\n".join(sorted(sent.secrets))
+    text = f"authority/approval/1{asked_by}\n{digest}\n{names}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def answered(state: State, run: Run, policy: Policy | None, request: Request) -> Label:
