@@ -13,7 +13,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from benchmarks.agentdojo import adaptive, brought, declared, objects, plans, table, telling
+from benchmarks.agentdojo import (
+    adaptive,
+    brought,
+    declared,
+    objects,
+    planner,
+    plans,
+    table,
+    telling,
+)
 from benchmarks.agentdojo.agents import Call, Person
 from benchmarks.agentdojo.plans import PLANS
 from benchmarks.agentdojo.runs import Job, Score
@@ -62,6 +71,7 @@ def test_the_figures_are_those_of_these_declarations_and_plans() -> None:
     page = (declared.FILE.parent / "README.md").read_text("utf-8")
     assert f"Declarations `{declared.digest()}`" in page
     assert f"plans `{plans.digest()}`" in page
+    assert f"`planner.py` `{planner.digest()}`" in page
 
 
 def test_every_task_has_a_plan() -> None:
@@ -159,6 +169,29 @@ def test_what_is_only_said_is_counted_beside_the_attacks() -> None:
     assert (row["attacks"], row["told"]) == (1, 1)
     made.told = False
     assert table.row(table.PLANNED[0], "all", [made])["told"] == 0
+
+
+def test_the_planned_control_is_whole_and_its_adaptive_attacker_one_way() -> None:
+    """Where nothing has a label each pair is run; of the adaptive ways the control takes one."""
+    pairs = [("banking", "u1", ""), ("banking", "u1", "i1"), ("banking", "u1", "i2")]
+    static, adapted = (
+        next(
+            v for v in table.CONTROLS if (v.mode, v.policy, v.attack) == ("planned", "allow_all", a)
+        )
+        for a in ("static", "adaptive")
+    )
+    assert len(static.jobs(pairs)) == 3
+    assert [job.way for job in adapted.jobs(pairs)] == ["address"]
+    assert len(table.ADAPTIVE[1].jobs(pairs)) == len(adaptive.WAYS)
+
+
+def test_where_all_is_allowed_nothing_has_a_label(tmp_path: Path) -> None:
+    for suite in SUITES:
+        loose = policy(tmp_path, suite, "allow_all")
+        for tool in declared.declarations(suite):
+            assert loose.trusted(parse("tool.call", f"tool:{tool}"), "")
+        strict = policy(tmp_path, suite)
+        assert not all(strict.trusted(parse("tool.call", f"tool:{t}"), "") for t in strict.tools)
 
 
 def test_each_family_of_attempts_varies_the_call() -> None:

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.agentdojo import brought, declared, plans, table
+from benchmarks.agentdojo import brought, declared, planner, plans, table
 from benchmarks.agentdojo.runs import Score, play_all
 from benchmarks.agentdojo.stage import stage
 
@@ -63,8 +63,7 @@ def measure(
     asked: set[tuple[str, str]] = set()
     for variant in variants:
         start = time.monotonic()
-        again = variant.mode == "planned" and variant.attack == "static"
-        if again and variant is not table.PLANNED[0]:
+        if variant in table.PLANNED[1:] and table.PLANNED[0] in found:
             before = found[table.PLANNED[0]]
             some = [pair for pair in wanted if pair[:2] in asked]
             kept = table.taken_over(before, variant.person, asked)
@@ -120,7 +119,9 @@ def main() -> int:
     all_pairs = pairs(tasks, options.quick)
     planned = all((suite, user) in plans.PLANS for suite, user, _ in all_pairs)
     ours = suites == SUITES and options.declared is options.plans is None
-    digests = {"declarations": declared.digest(), "plans": plan_digest if planned else "-"}
+    digests = {"declarations": declared.digest(), "plans": "-", "planner": "-"}
+    if planned:
+        digests |= {"plans": plan_digest, "planner": planner.digest()}
     for what, digest in digests.items():
         print(f"{what:12} sha256 {digest}", file=sys.stderr, flush=True)
     variants = table.variants(planned=planned, objects=options.objects)

@@ -5,8 +5,8 @@ Rules
 - A tool that reads is a request about the owner's own data, which tells nobody anything: what it is
   asked may be shaped by anything. A tool that writes takes untrusted words as its content alone.
 - A person may approve what untrusted words would steer, for every tool that writes.
-- The controls: `allow_all` trusts whatever a tool says and knows no secret, `deny_all` declares no
-  tool.
+- The controls: `allow_all` trusts whatever a tool says and knows no secret, so nothing has a label;
+  `deny_all` declares no tool.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def policy(suite: str, world: str, socket: str, model: str, kind: str = "labels"
     tools = declarations(suite)
     loose = kind == "allow_all"
     acting = [name for name, one in tools.items() if _writes(one)]
+    lines += ["[labels]", 'trusted = ["user"]', "compute = true"]
     if not loose:
-        lines += ["[labels]", 'trusted = ["user"]', "compute = true"]
         lines.append(f"approve = {json.dumps([f'tool:{name}' for name in acting])}")
         lines += _choices(tools)
     lines += ["[models]", f'allow = ["{MODEL}-{world}"]']

@@ -12,8 +12,10 @@ Rules
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from authority.agent import Denied, Gate, Handle, some
@@ -23,6 +25,11 @@ from benchmarks.agentdojo.agents import APPROVAL, Call, Person, Plain
 TEXT = {"type": "string"}
 ITEMS = 40
 """How many items of a list are looked at; whether they are there is not known."""
+
+
+def digest() -> str:
+    """SHA-256 of this file: what a plan says is done by what stands here."""
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
 @dataclass
