@@ -117,10 +117,6 @@ class SegmentWriter:
             except OSError as error:
                 self.trouble = f"no space for the reserved segment: {error}"
 
-    def fits(self, size: int) -> bool:
-        """Whether a batch of `size` bytes goes into the active segment: no other is begun for it."""
-        return not self.used or self.used + size <= self._capacity
-
     def left(self, least: int) -> int:
         """How many bytes more the log may take; looked up anew when it seems to be below `least`."""
         if self._left < least:
@@ -132,7 +128,7 @@ class SegmentWriter:
 
         `while_syncing` is called when the bytes are written, right before the sync.
         """
-        if not self.fits(len(data)):
+        if self.used and self.used + len(data) > self._capacity:
             self._rotate()
         write_all(self._layer, self._fd, data, self.used)
         while_syncing()

@@ -6,13 +6,9 @@ Rules
 - At most one batch is being written. What is appended meanwhile is the next batch; its number
   (`next_batch`) is the `seq` of its first entry. A batch that has grown to `batch_bytes` is closed
   and another begun, so that one sync never waits for an unbounded write.
-- While the disk is quick a small batch is written and synced in the loop's own thread: handing it to
-  another and back costs more than the sync. A batch with enough lines to hash meanwhile goes to a
-  thread of the log's own, one of more than `_QUICK_BYTES` or that begins another segment too, and
-  after a sync that took longer than `quick_s` the next `_APART`. What comes of them returns to the
-  event loop.
-- So a disk that hangs in such a sync holds up the loop, and with it everything that the loop does
-  (docs/threat-model.md).
+- Writing and `fdatasync` happen in one thread of the log's own; results return to the event loop. A
+  sync in the loop's thread would be a quarter quicker for one writer on a quick disk, but a disk that
+  hangs would then hold up halts and limits too, and not only what needs the log.
 - The first failure of a write or sync poisons the log for good: everything that waits gets
   `LogPoisoned`, every later `append` raises it, nothing is tried again (after a failed sync the
   kernel may report success for pages that it dropped). Only a new start, which copies, goes on.
@@ -29,7 +25,6 @@ import os
 import queue
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -49,10 +44,6 @@ MAX_LINE = 1024 * 1024
 """The longest entry in bytes; larger bodies belong into the content store."""
 
 _FOLD_AT = 32
-
-_QUICK_S = 0.0005
-_QUICK_BYTES = 64 * 1024
-_APART = 32
 
 LOCK = "lock"
 
@@ -92,8 +83,6 @@ class Log:
         self.recovery: Recovery = found.report
         """What opening found, cut and copied."""
         self.batch_bytes = MAX_LINE
-        self.quick_s = _QUICK_S
-        """Up to how long a sync may take for the next to be done in the loop's thread; 0: never."""
         self._tree = found.tree
         self._leaves: list[bytes] = []
         state = found.state
@@ -107,7 +96,6 @@ class Log:
         self._poison: LogPoisoned | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._kicked = False
-        self._apart = 0
         self._jobs: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._ended = False
@@ -334,28 +322,10 @@ class Log:
             if batch is None:
                 return
             self._in_flight = batch
-            if not self._quick(batch):
-                self._hand_over(batch)
-            else:
-                self._commit_here(batch)
-
-    def _quick(self, batch: _Batch) -> bool:
-        small = len(batch.lines) < _FOLD_AT and batch.size <= _QUICK_BYTES
-        return small and not self._apart and self.quick_s > 0 and self._writer.fits(batch.size)
-
-    def _commit_here(self, batch: _Batch) -> None:
-        began = time.perf_counter()
-        self._commit(batch)
-        if time.perf_counter() - began > self.quick_s:
-            self._apart = _APART
-        self._done(batch)
-
-    def _hand_over(self, batch: _Batch) -> None:
-        self._apart = max(0, self._apart - 1)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="log-sync", daemon=True)
-            self._thread.start()
-        self._jobs.put(batch)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="log-sync", daemon=True)
+                self._thread.start()
+            self._jobs.put(batch)
 
     def _work(self) -> None:
         assert self._loop is not None
@@ -374,7 +344,7 @@ class Log:
             batch.error = error
 
     def _while_syncing(self) -> None:
-        """Called right before the wait for the disk: the loop may hash meanwhile, or next."""
+        """Called by the thread right before it waits for the disk: the loop may hash meanwhile."""
         if self._loop is not None and len(self._leaves) >= _FOLD_AT:
             with contextlib.suppress(RuntimeError):  # a loop that was closed has nothing to do
                 self._loop.call_soon_threadsafe(self._fold)
@@ -399,13 +369,8 @@ class Log:
         self._kicked = True
         self._tell(batch, None)
         self._kicked = False
-        if self._loop is None or self._ended:
-            return
-        if self._apart:
+        if self._loop is not None:
             self._kick()
-        else:
-            self._kicked = True
-            self._loop.call_soon(self._kick)
 
     def _tell(self, batch: _Batch, error: LogPoisoned | None) -> None:
         batch.callbacks.sort(key=lambda item: item[0])
