@@ -19,12 +19,13 @@ from typing import Any
 import pytest
 
 from authority.gate.client import GateError, ensure
-from authority.isolation import IsolationRefused, probe
+from authority.isolation import Host, IsolationRefused, Plan, SandboxSpec, plan, probe
 from authority.vm import Images, architectures, cache, furnish, kernel, shelf
 from gate import lab as gate_lab
 from gate.lab import OPEN, Lab, Ran, lab_at
 
 from .guest import SPEC
+from .world import gone_after, trusted_folder
 
 SECONDS = 150.0
 DEADLINE = 400
@@ -113,3 +114,28 @@ def machines(built: Images) -> Iterator[House]:
     """Machines alone."""
     with lab_at() as lab:
         yield House("vm", lab)
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for images, and nothing held in memory."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "_held", {})
+    return cache.folder()
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder as programs lie in."""
+    made = trusted_folder()
+    yield made
+    gone_after(made)
+
+
+@pytest.fixture
+def small(place: Path, built: Images) -> tuple[Plan, Host]:
+    """A plan that shows one small program."""
+    shutil.copy("/bin/true", place / "true")
+    (place / "true").chmod(0o755)
+    host = probe()
+    return plan(SandboxSpec((str(place / "true"),), str(place)), host), host
