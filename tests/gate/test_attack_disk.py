@@ -95,7 +95,7 @@ def test_what_is_refused_or_given_up_is_not_stored_for_nothing(lab: Lab) -> None
     with lab.attached(few.replace("DIMENSION", 'file_bytes = "1KB"')) as run:
         before = stored(lab)
         assert writes(run, "out/f", 5) == {"E_BUDGET_EXCEEDED"}
-        assert stored(lab) - before < MIB, "its budget let none of it be written"
+        assert stored(lab) - before < 2 * MIB, "as much as is kept unpaid"
     with lab.attached(few.replace("DIMENSION", "")) as run:
         before = stored(lab)
         assert writes(run, "out/link", 6) == {"E_POLICY_DENY"}

@@ -8,6 +8,8 @@ Rules
 - The budget is that of the run and of whoever started it.
 - No body takes what has to stay free of the disk (`kernel/room.py`): then it is as if the budget were
   used up. A disk that is full all the same harms the record's detail and nothing else.
+- What is refused for its budget is kept for who judges the log again, but nothing pays for it: so no
+  more than `UNPAID` bytes of a run, each body as no less than `UNPAID_LEAST`.
 - What was stored is paid for also when its request was given up at the last moment.
 """
 
@@ -26,6 +28,8 @@ from authority.kernel.state import Run
 STORED_DEFAULT = 256 * 1024 * 1024
 """Bytes of bodies kept for a run whose policy sets no `stored_bytes`; then digests alone."""
 
+UNPAID = 1024 * 1024
+UNPAID_LEAST = 8192
 STORED: Final = frozenset({"store", "sealed"})
 """How a body is kept that takes room in the content store."""
 
@@ -36,6 +40,7 @@ class Bodies:
     def __init__(self, ledger: Ledger, store: ContentStore) -> None:
         self._ledger = ledger
         self._store = store
+        self._unpaid: dict[str, int] = {}
 
     def secret(self, run: str) -> bool:
         """Whether what the run says may reveal a secret."""
@@ -60,6 +65,18 @@ class Bodies:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             return body  # others took the room meanwhile
+
+    async def keep_refused(self, run: str, data: bytes) -> Body | None:
+        """The same for a request that is refused; None beyond what is kept unpaid."""
+        taken = self._unpaid.get(run, 0) + max(len(data), UNPAID_LEAST)
+        if taken > UNPAID:
+            return None
+        self._unpaid[run] = taken
+        return await self.keep(run, data, Label())
+
+    def forget(self, run: str) -> None:
+        """The run is over."""
+        self._unpaid.pop(run, None)
 
     def _left(self, info: Run, size: int) -> bool:
         accounts = [self._ledger.state.accounts[name] for name in info.accounts]

@@ -152,6 +152,7 @@ class Pipeline:
             self.goings.stop(run)
         self._tallies.flush(run)
         self._tallies.forget(run)
+        self.bodies.forget(run)
         self.hidden.forget(run)
         for key in [k for k, w in self._waiting.items() if w[0][0].request.run == run]:
             del self._waiting[key]
@@ -192,9 +193,12 @@ class Pipeline:
                 time=clock.wall(),
                 problem=problem,
             )
-            if unsure or problem:  # what is refused is not stored: nobody would pay for it
+            if unsure or problem:  # what is refused is hardly stored: nobody would pay for it
                 preview = msgspec.structs.replace(asked.facts, preview=True)
                 verdict = self.decide(msgspec.structs.replace(asked, facts=preview))[-1]
+                if isinstance(verdict, entries.Denied):
+                    body = await self.bodies.keep_refused(request.run, asked.arguments)
+                    asked.facts = msgspec.structs.replace(asked.facts, body=body or facts.body)
         if isinstance(verdict, entries.Admit):
             body = await self.bodies.keep(request.run, asked.arguments, Label())
             asked.facts = msgspec.structs.replace(asked.facts, body=body, time=clock.wall())
