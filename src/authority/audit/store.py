@@ -88,11 +88,8 @@ class ContentStore:
         return data
 
     def takes(self, size: int) -> bool:
-        """Whether the disk has room for a body of so many bytes beside what has to stay free of it."""
-        try:
-            return self._layer.space(self._directory).for_bodies >= size
-        except OSError:
-            return False
+        """Whether the disk has so many bytes beside what has to stay free. Raises `OSError`."""
+        return self._layer.space(self._directory).for_bodies >= size
 
     def has(self, digest: str) -> bool:
         """Whether there is a body of that name (not whether it is intact)."""
