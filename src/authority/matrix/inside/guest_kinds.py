@@ -43,7 +43,8 @@ MALFORMED = {
     "a state that there is not": control(GUEST, b"\x63words"),
     "a word too long": control(TROUBLE, b"x" * 5000),
     "split at each byte": control(99, b"\x1b]0;title\x07"),
-    "more output than was granted": control(OUTPUT, b"\x01" + b"x" * 60000) * 6,
+    # In one frame: in several, what is acknowledged meanwhile is granted anew.
+    "more output than was granted": control(OUTPUT, b"\x01" + b"x" * (1 << 20)),
 }
 """Each of these ends its run. What is split is sent a byte at a time."""
 
