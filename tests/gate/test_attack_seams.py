@@ -187,8 +187,8 @@ def test_an_approval_is_not_for_a_body_that_nobody_saw(lab: Lab) -> None:
 
     ask("POST 1 for alice", "403")
     approve()
-    ask("POST 9 for mallo", "403", "200", "cut")  # the server may answer the head alone
-    assert b"POST /pay" in outside.got
+    # The body is refused before the head has gone, or after: then the server may answer it alone.
+    ask("POST 9 for mallo", "403", "200", "cut")
     assert b"mallo" not in outside.got
     assert lab.denials(run=ran.run, effect="http.request", code="E_POLICY_DENY")
     ask("DELETE", "403")
