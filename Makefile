@@ -1,7 +1,7 @@
 # make demo    two real programs under the gate: what they may do, what they may not, and the proof
 #              (DEMO_MODEL=NAME asks a real model, with OPENAI_API_KEY or ANTHROPIC_API_KEY;
 #              ISOLATION=vm puts both into virtual machines, EMULATE=1 without KVM, slowly)
-# make test    lint, types and tests
+# make test    lint, types and tests, on two processors at once (a single file: .venv/bin/python -m pytest FILE)
 # make lint    lint and types alone
 # make prove   the kernel searched exhaustively, and each of its mutants killed
 # make bench   the table of benchmarks (QUICK=1, ONLY=name)
@@ -35,7 +35,7 @@ lint: setup
 	@$(BIN)/mypy --no-error-summary
 
 test: lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 prove: setup
 	@$(BIN)/python -m authority.proof.kernel
