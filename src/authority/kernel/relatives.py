@@ -16,7 +16,7 @@ Pure. Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from authority.kernel.labels import CLEAN, Label
 from authority.kernel.state import STATE_ACCOUNT, Moved, Run, State
@@ -55,21 +55,19 @@ def estranged(state: State, run: str) -> bool:
 
 def used(state: State, account: str) -> Label:
     """The label of all that may have used an account."""
-    label = CLEAN
     if account == STATE_ACCOUNT:
-        label = state.used
-        some: Iterator[Run] = iter(state.runs.values())
-    else:
-        some = below(state, account.removeprefix("run:"))
-    for one in some:
-        label = label.join(one.label)
-    return label
+        return state.used.join(_of_all(state.runs.values()))
+    return _of_all(below(state, account.removeprefix("run:")))
 
 
 def kin(state: State, run: str) -> Label:
     """The label of all that may have used a run's capabilities."""
+    return _of_all(family(state, run))
+
+
+def _of_all(runs: Iterable[Run]) -> Label:
     label = CLEAN
-    for one in family(state, run):
+    for one in runs:
         label = label.join(one.label)
     return label
 
