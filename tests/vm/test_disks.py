@@ -16,6 +16,17 @@ from .world import World
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="a world of its own takes root to mount")
 
+
+def with_a_disk(place: Path, built: Images, program: str) -> subprocess.CompletedProcess[str]:
+    """A program in a world where the folder for images is a disk of its own; it is told the run's
+    program, and the files of the kernel and the first program."""
+    stored = [built.base.kernel.path, built.base.initramfs.path]
+    files = [str(path) for one in stored for path in (one, f"{one}.json")]
+    (place / "cache").mkdir(mode=0o700)
+    world = World(place, disks={str(place / "cache"): 400 << 20})
+    return world.python(program, str(place / "true"), *files)
+
+
 FULL = """
 import asyncio, os, subprocess, sys
 from authority.isolation import IsolationRefused, SandboxSpec, probe
@@ -53,11 +64,7 @@ start()
 def test_a_full_disk_while_an_image_is_built_or_a_state_is_saved(
     small: tuple[Plan, Host], place: Path, built: Images
 ) -> None:
-    stored = [built.base.kernel.path, built.base.initramfs.path]
-    files = [str(path) for one in stored for path in (one, f"{one}.json")]
-    (place / "cache").mkdir(mode=0o700)
-    world = World(place, disks={str(place / "cache"): 400 << 20})
-    done = world.python(FULL, str(place / "true"), *files)
+    done = with_a_disk(place, built, FULL)
     base = ["initramfs", "initramfs", "kernel", "kernel", "lock"]
     image, again = [*base, "root", "root"], "['initramfs', 'initramfs'"
     said = done.stdout.splitlines()
@@ -115,11 +122,7 @@ print(template._find("made").memory.fd == made[0].fd)
 def test_what_is_there_is_used_from_a_disk_that_nothing_can_be_written_to(
     small: tuple[Plan, Host], place: Path, built: Images
 ) -> None:
-    stored = [built.base.kernel.path, built.base.initramfs.path]
-    files = [str(path) for one in stored for path in (one, f"{one}.json")]
-    (place / "cache").mkdir(mode=0o700)
-    world = World(place, disks={str(place / "cache"): 400 << 20})
-    done = world.python(READ_ONLY, str(place / "true"), *files)
+    done = with_a_disk(place, built, READ_ONLY)
     sentence = f"the folder for images {place}/cache/authority/vm can't be written to"
     assert done.stdout.splitlines() == [
         # The root image is missing: refused, and nobody was told that it is being made.

@@ -120,6 +120,18 @@ async def start(found: Images) -> tuple[Machine, socket.socket]:
         theirs.close()
 
 
+async def refusal(found: Images) -> str:
+    """Why there is no machine; empty when there was one, which is gone again."""
+    try:
+        machine, ours = await start(found)
+    except IsolationRefused as refused:
+        return str(refused)
+    machine.kill()
+    await machine.wait()
+    ours.close()
+    return ""
+
+
 @pytest.mark.parametrize(
     ("program", "sentence"),
     [
@@ -143,20 +155,10 @@ async def start(found: Images) -> tuple[Machine, socket.socket]:
 def test_what_it_says_ends_the_start_and_nothing_else(
     built: Images, instead: Any, program: str, sentence: str
 ) -> None:
-    async def act() -> str:
-        try:
-            machine, ours = await start(built)
-        except IsolationRefused as refused:
-            return str(refused)
-        machine.kill()
-        await machine.wait()
-        ours.close()
-        return "Booted"
-
-    asyncio.run(act())  # what is made once for all is there
+    asyncio.run(refusal(built))  # what is made once for all is there
     before = left()
     instead(program)
-    said = asyncio.run(act())
+    said = asyncio.run(refusal(built)) or "Booted"
     assert sentence in said
     assert said.isascii()
     assert said.isprintable()
@@ -175,18 +177,8 @@ def test_what_it_says_ends_the_start_and_nothing_else(
 def test_a_jail_that_is_not_whole_refuses_the_start(
     built: Images, instead: Any, lacks: str, sentence: str
 ) -> None:
-    async def act() -> str:
-        try:
-            machine, ours = await start(built)
-        except IsolationRefused as refused:
-            return str(refused)
-        machine.kill()
-        await machine.wait()
-        ours.close()
-        return ""
-
     instead("filtered(); greet()" + STAY, lacks=lacks)
-    said = asyncio.run(act())
+    said = asyncio.run(refusal(built))
     assert bool(said) == bool(sentence), said
     assert sentence in said
 
