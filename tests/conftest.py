@@ -2,6 +2,8 @@
 
 - `AUTHORITY_*` variables and the XDG state folder of the caller never reach a test: the first are
   removed, the second points into a temporary folder of this session.
+- A file of tests leaves the process as it found it: umask and working folder, which every later file
+  would start from, and which file that is hangs on the number of processors.
 - Hypothesis has no deadline for one example: machines differ, and a slow disk is not a bug.
 """
 
@@ -35,6 +37,19 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
             patch.delenv(name)
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("xdg-state")))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _as_it_was() -> Iterator[None]:
+    before = process_facts()
+    yield
+    assert process_facts() == before
+
+
+def process_facts() -> tuple[str, str]:
+    """The umask, read without a moment in which it is another one, and the working folder."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(line for line in status if line.startswith("Umask:")), os.getcwd()
 
 
 @pytest.fixture(scope="session")

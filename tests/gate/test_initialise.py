@@ -120,3 +120,17 @@ def test_of_two_that_make_it_at_once_one_does(
     assert made == ["made", "refused"]
     opening.initialise(tmp_path / "state")
     assert verify(tmp_path / "state/log").ok
+
+
+def test_what_it_makes_is_private_whatever_the_umask(tmp_path: Path) -> None:
+    above = tmp_path / "not" / "there"
+    before = os.umask(0)
+    try:
+        opening.initialise(above / "state")
+    finally:
+        os.umask(before)
+    state = above / "state"
+    made = [above.parent, *above.parent.rglob("*")]
+    closed = [path for path in made if path.parent != state / "witness"]  # what is in it is public
+    assert len(closed) > 10
+    assert {path: path.stat().st_mode & 0o077 for path in closed} == dict.fromkeys(closed, 0)

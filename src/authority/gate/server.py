@@ -372,11 +372,8 @@ class Gate:
 def _listen(path: Path) -> socket.socket:
     path.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    old = os.umask(0o177)
-    try:
-        sock.bind(str(path))
-    finally:
-        os.umask(old)
+    os.fchmod(sock.fileno(), 0o600)  # of the socket before it has a name: the name has it from it
+    sock.bind(str(path))
     sock.listen(SOCKET_BACKLOG)
     return sock
 

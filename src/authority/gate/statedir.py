@@ -12,6 +12,8 @@ Layout (everything 0700 or 0600, owned by the gate's user)
 Rules
 - A directory that others can write, or that belongs to somebody else, is refused: whoever can write
   it can rewrite the evidence.
+- Every mode is named where a thing is made. The umask belongs to the whole process: changed and put
+  back by two threads at once, it stays changed.
 - Keys are written to a temporary name, synced and renamed, so a crash leaves a whole key or none.
 - The signing key comes last of what `create` makes: with it the directory counts, and what it needs is
   there. Without it nothing was ever signed, so what an interrupted `create` left is made anew; a log
@@ -88,7 +90,7 @@ class StateDir:
         if not name:
             return ""
         folder = self.root.resolve() / "home" / name
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_private(folder)
         check_private(folder)
         return str(folder)
 
@@ -164,25 +166,27 @@ def create(root: Path) -> StateDir:
     from authority.audit.witness import DirectoryWitness
 
     state = StateDir(root)
-    old = os.umask(0o077)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        check_private(root)
-        with _alone(root):
-            if state.initialised():
-                raise StateDirError(f"{printable(str(root))} is already a state directory")
-            for each in (state.log, state.store, state.keys):
-                each.mkdir(exist_ok=True)
-            (state.keys / "mac").mkdir(exist_ok=True)
-            _clear_interrupted(state)
-            DirectoryWitness.create(state.witness, "local")
-            aside = state.keys / f".signing.key.{os.urandom(4).hex()}"
-            create_key(aside, origin_of(os.urandom(8).hex()))
-            aside.rename(state.signing_key)
-            _sync_directory(state.keys)
-    finally:
-        os.umask(old)
+    _make_private(root)
+    check_private(root)
+    with _alone(root):
+        if state.initialised():
+            raise StateDirError(f"{printable(str(root))} is already a state directory")
+        for each in (state.log, state.store, state.witness, state.keys, state.keys / "mac"):
+            each.mkdir(mode=0o700, exist_ok=True)
+        _clear_interrupted(state)
+        DirectoryWitness.create(state.witness, "local")
+        aside = state.keys / f".signing.key.{os.urandom(4).hex()}"
+        create_key(aside, origin_of(os.urandom(8).hex()))
+        aside.rename(state.signing_key)
+        _sync_directory(state.keys)
     return state
+
+
+def _make_private(folder: Path) -> None:
+    """Makes a folder, and those above it that are missing, for its owner alone."""
+    if not folder.parent.exists():
+        _make_private(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
 
 
 @contextlib.contextmanager
