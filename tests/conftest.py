@@ -2,15 +2,17 @@
 
 - `AUTHORITY_*` variables and the XDG state folder of the caller never reach a test: the first are
   removed, the second points into a temporary folder of this session.
-- A file of tests leaves the process as it found it: umask and working folder, which every later file
-  would start from, and which file that is hangs on the number of processors.
+- A file of tests leaves the process as it found it: umask, working folder, environment, signals,
+  limits. Every later file starts from them, and which one that is hangs on how many processors run.
 - Hypothesis has no deadline for one example: machines differ, and a slow disk is not a bug.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -46,10 +48,20 @@ def _as_it_was() -> Iterator[None]:
     assert process_facts() == before
 
 
-def process_facts() -> tuple[str, str]:
-    """The umask, read without a moment in which it is another one, and the working folder."""
+def process_facts() -> dict[str, object]:
+    """What a process has one of, the umask read without a moment in which it is another one."""
     status = Path("/proc/self/status").read_text().splitlines()
-    return next(line for line in status if line.startswith("Umask:")), os.getcwd()
+    limits = [name for name in vars(resource) if name.startswith("RLIMIT_")]
+    return {
+        "umask": next(line for line in status if line.startswith("Umask:")),
+        "folder": os.getcwd(),
+        "environment": {name: os.environ[name] for name in os.environ if "PYTEST" not in name},
+        "signals": {int(number): signal.getsignal(number) for number in signal.valid_signals()},
+        "mask": signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+        "limits": {name: resource.getrlimit(getattr(resource, name)) for name in limits},
+        "path": list(sys.path),
+        "switch": sys.getswitchinterval(),
+    }
 
 
 @pytest.fixture(scope="session")
