@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,7 +33,7 @@ def gate(request: pytest.FixtureRequest, built: Images) -> Iterator[Live]:
 )
 def test_root_in_the_guest_gets_nowhere(gate: Live, step: Step) -> None:
     result = one(gate, *step)
-    assert result.ok, result
+    assert result.ok, f"{result.observed}\n{result.evidence}"
     assert "control:" in result.evidence
     assert result.observed.startswith("0 of ")
 
@@ -90,7 +92,23 @@ def test_a_hypervisor_that_starts_or_opens_something_is_noticed() -> None:
     found.children.add(7)
     found.files.add("/etc/shadow")
     worked = {attempt.name for attempt in found.judged("net:[1]") if attempt.worked}
-    assert worked == {"start a process", "open a file"}
+    assert worked == {"start a process", "hold a file open"}
+
+
+def test_a_file_counts_when_it_is_still_open_at_the_next_look(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = Hypervisors(SimpleNamespace(pid=os.getpid))  # type: ignore[arg-type]
+    monkeypatch.setattr(found.seen, "look", lambda: None)
+    monkeypatch.setattr(found.seen, "processes", {os.getpid(): None})
+    brief, kept = tmp_path / "brief", tmp_path / "kept"
+    with kept.open("w"):
+        with brief.open("w"):
+            found.look()
+        assert found.files == set()
+        found.look()
+    assert str(kept) in found.files
+    assert str(brief) not in found.files
 
 
 def test_a_change_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

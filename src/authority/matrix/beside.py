@@ -88,6 +88,7 @@ class Hypervisors:
         self.kilobytes = 0
         self.children: set[int] = set()
         self.files: set[str] = set()
+        self._open: dict[int, set[str]] = {}
 
     def look(self) -> None:
         self.seen.look()
@@ -95,7 +96,10 @@ class Hypervisors:
             size = processes.status(process).get("VmHWM", "0").split()[0]
             self.kilobytes = max(self.kilobytes, int(size))
             self.children |= set(processes.tree(process)[1:])
-            self.files |= _files(process)
+            # At two looks in turn: its libraries open something for a moment while they are loaded.
+            now = _files(process)
+            self.files |= now & self._open.get(process, set())
+            self._open[process] = now
 
     def judged(self, own_network: str) -> list[Attempt]:
         """What would be a way out: another user, a capability, a child, a file of the host."""
@@ -103,7 +107,7 @@ class Hypervisors:
         found = seen.judged(self.seen, by_root=by_root, own_network=own_network)
         files = sorted(self.files)
         found.append(Attempt("start a process", bool(self.children), f"{len(self.children)}"))
-        found.append(Attempt("open a file", bool(files), ", ".join(files) or "none"))
+        found.append(Attempt("hold a file open", bool(files), ", ".join(files) or "none"))
         return found
 
 
