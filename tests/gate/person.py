@@ -19,9 +19,12 @@ from .lab import CLI, SECONDS, Lab
 
 
 class Person:
-    """What they see is in `seen` (bytes as they came); their terminal's modes are in `modes()`."""
+    """What they see is in `seen` (bytes as they came); their terminal's modes are in `modes()`. `out`:
+    where standard output goes instead."""
 
-    def __init__(self, argv: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], out: int | None = None
+    ) -> None:
         self.ours, theirs = os.openpty()
         self.resize(30, 100)
         self.first = termios.tcgetattr(theirs)
@@ -31,7 +34,7 @@ class Person:
             cwd=cwd,
             env={**env},
             stdin=theirs,
-            stdout=theirs,
+            stdout=theirs if out is None else out,
             stderr=theirs,
         )
         self.seen = b""
@@ -99,7 +102,12 @@ class Person:
 
 @contextmanager
 def person(
-    lab: Lab, program: Sequence[str], policy: str | Path, *options: str, term: str = "xterm"
+    lab: Lab,
+    program: Sequence[str],
+    policy: str | Path,
+    *options: str,
+    term: str = "xterm",
+    out: int | None = None,
 ) -> Iterator[Person]:
     """`authority run` on a terminal, gone afterwards."""
     path = policy if isinstance(policy, Path) else lab.policy(policy)
@@ -113,6 +121,7 @@ def person(
             "LANG": "C.UTF-8",
             "AUTHORITY_STATE": str(lab.directory.root),
         },
+        out=out,
     )
     try:
         yield found

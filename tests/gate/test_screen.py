@@ -156,6 +156,100 @@ def test_the_end_undoes_what_is_set_and_nothing_else() -> None:
     assert tidy.flush() == ""
 
 
+class Kept:
+    """A terminal as far as it is about what it saves with the cursor, and its tab stops. Some save one
+    cursor for each screen, some one for both."""
+
+    def __init__(self, *, each: bool) -> None:
+        self._each = each
+        self.hidden = self.drawing = self.shifted = self.origin = self.alternate = False
+        self._column = 0
+        self.tabs = set(range(8, 100, 8))
+        self._slots: dict[bool, tuple[bool, ...]] = {}
+
+    @property
+    def plain(self) -> bool:
+        usual = self.tabs - {99} == set(range(8, 99, 8))
+        return usual and not any(self._all) and not self.alternate
+
+    @property
+    def _all(self) -> tuple[bool, ...]:
+        return self.hidden, self.drawing, self.shifted, self.origin
+
+    def _switch(self, mode: str, on: bool) -> None:
+        if mode == "6":
+            self.origin = on
+        if mode in ("1048", "1049") and on:
+            self._slots[False] = self._all
+        if mode == "1049":
+            self.alternate = on
+        if mode in ("1048", "1049") and not on:
+            self._restore(False)
+
+    def _restore(self, slot: bool) -> None:
+        usual = (False,) * 4
+        self.hidden, self.drawing, self.shifted, self.origin = self._slots.get(slot, usual)
+
+    def hears(self, text: str) -> None:
+        for prefix, numbers, final, escaped, char in re.findall(
+            r"\x1b\[(\??)([0-9;]*)([a-zA-Z])|\x1b([78H]|\(.)|(.)", text, re.DOTALL
+        ):
+            slot = self._each and self.alternate
+            match prefix, final or escaped or char:
+                case "?", ("h" | "l") as how:
+                    for mode in numbers.split(";"):
+                        self._switch(mode, how == "h")
+                case _, "m":
+                    self.hidden = numbers == "8"
+                case _, "(0" | "(B" as name:
+                    self.drawing = name == "(0"
+                case _, "\x0e" | "\x0f" as name:
+                    self.shifted = name == "\x0e"
+                case _, "7" | "s":
+                    self._slots[slot] = self._all
+                case _, "8" | "u":
+                    self._restore(slot)
+                case _, "g":
+                    self.tabs = set() if numbers == "3" else self.tabs - {self._column}
+                case _, "H":
+                    self.tabs.add(self._column)
+                case _, "C":
+                    self._column = min(self._column + int(numbers), 99)
+                case _, "\r":
+                    self._column = 0
+
+
+LEFT_BEHIND = {
+    "hidden text under the other screen": "\x1b[8m\x1b[?1049h\x1b[0m",
+    "the same, and the screen is put back": "\x1b[8m\x1b[?1049h\x1b[0m\x1b[?1049l",
+    "hidden text": "\x1b[8m\x1b7\x1b[0m\x1b8",
+    "hidden text by another name": "\x1b[8m\x1b[s\x1b[0m\x1b[u",
+    "and a third": "\x1b[8m\x1b[?1048h\x1b[0m\x1b[?1048l",
+    "saved on one screen, restored on the other": "\x1b[8m\x1b7\x1b[0m\x1b[?1049h\x1b8",
+    "saved twice": "\x1b[8m\x1b7\x1b[0m\x1b[?1049h\x1b7\x1b[?1049l\x1b8",
+    "line drawing": "\x1b(0\x1b7\x1b(B\x1b8",
+    "a shift": "\x0e\x1b7\x0f\x1b8",
+    "positions in a region": "\x1b[?6h\x1b7\x1b[?6l\x1b8",
+    "no tab stops": "\x1b[3g",
+    "other tab stops": "\r\x1b[3C\x1bH",
+}
+
+
+@pytest.mark.parametrize("each", [False, True], ids=["one cursor", "one each"])
+@pytest.mark.parametrize("name", LEFT_BEHIND)
+def test_what_comes_back_with_a_saved_cursor_is_undone_and_tab_stops_are(
+    name: str, each: bool
+) -> None:
+    screen, terminal = Screen(), Kept(each=each)
+    assert terminal.plain
+    terminal.hears(screen.feed(LEFT_BEHIND[name].encode()))
+    undone = screen.flush()
+    terminal.hears(undone)
+    assert terminal.plain, undone
+    assert problems(undone) == []
+    assert screen.flush() == ""
+
+
 # --- for any bytes ---
 
 PIECES = st.sampled_from(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -18,7 +20,7 @@ from authority.audit.store import ContentStore
 from authority.cli.terminal import STOP_SECONDS, StopKey
 from authority.gate.run import FRAME_SECONDS
 
-from .lab import OPEN, GateError, Lab, wait_for
+from .lab import OPEN, SECONDS, GateError, Lab, wait_for
 from .person import Person, person
 from .test_screen import DROPPED, problems
 
@@ -213,6 +215,35 @@ def test_the_gates_death_gives_the_terminal_back(own: Lab) -> None:
         assert p.leaves() == 125
         is_as_before(p, at - 60)
         assert b"the gate went away" in p.seen
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["reads no more", "is gone"])
+def test_who_should_show_the_picture_does_not_keep_the_terminal(lab: Lab, gone: bool) -> None:
+    """Standard output is a pipe that fills, or loses its reader. One signal after the other, also while
+    the program's modes are undone, which nobody takes."""
+    shows, out = os.pipe()
+    with person(lab, [*PYTHON, DEAF], OPEN, "--tty", "--quiet", out=out) as p:
+        shown = b""
+        while b"deaf" not in shown:
+            assert select.select([shows], [], [], SECONDS)[0], shown
+            shown += os.read(shows, 4096)
+        assert p.raw()
+        os.set_blocking(out, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(out, bytes(4096))
+        os.set_blocking(out, True)
+        os.close(out)
+        if gone:
+            os.close(shows)
+        deadline = time.monotonic() + SECONDS
+        while p.process.poll() is None:
+            p.process.send_signal(signal.SIGTERM)
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert p.modes() == p.first
+    if not gone:
+        os.close(shows)
 
 
 def test_what_was_typed_ahead_does_not_reach_the_shell(lab: Lab) -> None:

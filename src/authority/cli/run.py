@@ -290,8 +290,8 @@ class Follower:
         if self._terminal is not None:
             if not self._quiet:
                 self._say("the program has this terminal; Ctrl-\\ three times stops the run")
-            self._terminal.take()
             self._drawing = True
+            self._terminal.take()
         threading.Thread(target=self._pass_input, daemon=True).start()
 
     def _pass_input(self) -> None:

@@ -6,13 +6,15 @@ Rules
 - The old mode comes back on every way out: the run's end, an error, a signal that ends this process.
   So do the modes that the program left switched, also when the gate dies in the middle of a picture;
   and what was still waiting to be read is thrown away, so that nothing which the program called forth
-  is typed to the shell behind it. (After kill -9 of this process nobody can: `reset` helps.)
+  is typed to the shell behind it. (After kill -9 of this process nobody can: `reset` helps.) Neither a
+  second signal nor a reader of our output that is gone, or reads no more, gets in the way of the mode.
 - While the program has the screen we write nothing of our own; what there is to say is said after.
 - A terminal that we don't have (in the background, or another program's) is left alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -78,7 +80,7 @@ class PersonsTerminal:
         self._before: list[Any] | None = None
         self._handlers: dict[int, Any] = {}
         self._resized = threading.Event()
-        self._over = False
+        self._over = self._undoing = False
         self._column = 0
 
     def take(self) -> None:
@@ -101,19 +103,30 @@ class PersonsTerminal:
     def give_back(self) -> None:
         """The terminal as it was."""
         self._over = True
-        self._resized.set()
-        undone = self._screen.flush()
-        if undone or self._column:
-            _write(undone + ("\r\n" if self._column else ""))
-            self._column = 0
         if self._before is not None:
-            termios.tcsetattr(0, termios.TCSAFLUSH, self._before)
-            self._before = None
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
+            self._handlers.setdefault(signal.SIGINT, signal.signal(signal.SIGINT, self._ended))
+        self._resized.set()
+        try:
+            undone = self._screen.flush()
+            if undone or self._column:
+                self._undoing = True
+                with contextlib.suppress(OSError):  # whoever does not read sees no picture
+                    _write(undone + ("\r\n" if self._column else ""))
+                self._column = 0
+        finally:
+            self._undoing = False
+            if self._before is not None:
+                termios.tcsetattr(0, termios.TCSAFLUSH, self._before)
+                self._before = None
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+            self._handlers = {}
 
     def _ended(self, number: int, _frame: object) -> None:
+        """Ends us. While the terminal is given back it ends no more than a write that nobody takes."""
+        if self._over and not self._undoing:
+            return
+        self._undoing = False
         raise SystemExit(128 + number)
 
     def _continued(self, _number: int, _frame: object) -> None:

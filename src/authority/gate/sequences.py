@@ -13,7 +13,9 @@ Rules
   terminal (`ESC c`) can be wiped.
 - A number above `LARGEST` is no position on any screen, and drops its sequence. Repeating a character
   is bounded by `LONGEST_REPEAT`, so that a few bytes can't become a flood.
-- Whatever was switched from its default can be switched back: `Modes.undo` says how.
+- Whatever was switched from its default can be switched back: `Modes.undo` says how. What is saved with
+  the cursor comes back with it, also with the one that leaving the alternate screen restores: what was
+  not plain when it was saved is undone once more behind everything else.
 
 Sources: ECMA-48; DEC VT510 reference; XTerm Control Sequences (invisible-island.net).
 """
@@ -52,8 +54,12 @@ the window), 69 (changes what `CSI s` means), 1001 (hangs a terminal whose progr
 1004, 2031 and 2048 (report what the person or the window does), 1034 (changes the coding of keys)."""
 
 _SAVE_CURSOR = 1048
-_ORDER: Final = (2026, 1000, 1002, 1003, 1006, 1007, 2004, 1, 66, 5, 6, 7, 12, 25, 47, 1047, 1049)
-"""In which modes are undone: the alternate screen last, so that the rest is seen on neither."""
+_SAVING: Final = (_SAVE_CURSOR, 1049)
+_WITH_CURSOR: Final = (6, 7)
+_ORDER: Final = (2026, 1000, 1002, 1003, 1006, 1007, 2004, 1, 66, 5, 12, 25, 47, 1047, 1049)
+"""In which the others are undone: the alternate screen last, so that the rest is seen on neither."""
+_USUAL_TABS: Final = "\x1b7\r\x1b[3g" + "\x1b[8C\x1bH" * 64 + "\x1b8"
+"""A tab stop every eight columns, of 512; what lies beyond the edge falls on the last column."""
 
 _NUMBERS = re.compile(r"[0-9]{0,5}(?:;[0-9]{0,5})*\Z")
 _COLOURS = re.compile(r"[0-9]{0,5}(?:[;:][0-9]{0,5})*\Z")
@@ -81,15 +87,15 @@ class Modes:
     coloured: bool = False
     region: bool = False
     cursor: bool = False
+    tabs: bool = field(default=False, compare=False)
+    saved: dict[str, None] = field(default_factory=dict, compare=False)
+    """What undoes all that was not plain when a cursor was saved; what was saved may come back at any
+    time, and terminals differ in how many they keep."""
 
     def undo(self) -> str:
         """The sequence that puts the terminal back; empty when nothing is left. Forgets it."""
         out = [f"\x1b[?{n}{_letter(MODES[n])}" for n in _ORDER[:1] if n in self.changed]
-        if self.coloured:
-            out.append("\x1b[0m")
-        if self.shifted:
-            out.append("\x0f")
-        out += [f"\x1b{slot}B" for slot in self.characters]
+        out += self._with_cursor()
         if self.inserts:
             out.append("\x1b[4l")
         if self.keypad:
@@ -98,11 +104,25 @@ class Modes:
             out.append("\x1b7\x1b[r\x1b8")
         if self.cursor:
             out.append("\x1b[0 q")
+        if self.tabs:
+            out.append(_USUAL_TABS)
         out += [f"\x1b[?{n}{_letter(MODES[n])}" for n in _ORDER[1:] if n in self.changed]
-        self.changed, self.characters = {}, {}
-        self.inserts = self.keypad = self.shifted = False
+        out += self.saved
+        self.changed, self.characters, self.saved = {}, {}, {}
+        self.inserts = self.keypad = self.shifted = self.tabs = False
         self.coloured = self.region = self.cursor = False
         return "".join(out)
+
+    def _with_cursor(self) -> list[str]:
+        """What undoes that which a terminal saves and restores together with the cursor."""
+        out = ["\x1b[0m"] if self.coloured else []
+        if self.shifted:
+            out.append("\x0f")
+        out += [f"\x1b{slot}B" for slot in self.characters]
+        return out + [f"\x1b[?{n}{_letter(MODES[n])}" for n in _WITH_CURSOR if n in self.changed]
+
+    def _save(self) -> None:
+        self.saved |= dict.fromkeys(self._with_cursor())
 
     def escape(self, body: str) -> str:
         """What passes of `ESC body`: all of it, or nothing."""
@@ -113,6 +133,10 @@ class Modes:
         elif body in PLAIN_ESCAPES:
             if body in "=>":
                 self.keypad = body == "="
+            elif body == "7":
+                self._save()
+            elif body == "H":
+                self.tabs = True
         else:
             return ""
         return f"\x1b{body}"
@@ -135,10 +159,13 @@ class Modes:
         elif final == "s":
             if values:
                 return ""
+            self._save()
         elif final not in _COUNTED or len(values) > _MOST.get(final, 1):
             return ""
         elif final == "r":
             self.region = bool(values)
+        elif final == "g":
+            self.tabs = True
         elif final == "b" and values and values[0] > LONGEST_REPEAT:
             return ""
         return f"\x1b[{parameters}{final}"
@@ -161,6 +188,8 @@ class Modes:
     def _modes(self, values: list[int], *, on: bool) -> str:
         passed = [n for n in values if n in MODES or n == _SAVE_CURSOR]
         for n in passed:
+            if on and n in _SAVING:
+                self._save()
             if n == _SAVE_CURSOR:
                 continue
             if MODES[n] == on:
