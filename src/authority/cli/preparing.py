@@ -1,4 +1,5 @@
-"""What a person reads while a first start in a machine makes what later ones find."""
+"""What a person reads while a first start in a machine makes what later ones find, or waits for another
+that does."""
 
 from __future__ import annotations
 
@@ -7,6 +8,11 @@ _TEXTS = {
     "acceleration": "trying whether KVM boots a guest, up to 20 s",
     "image": "building the image of the program's files, once",
     "state": "booting the machine and saving its state, once",
+    "waiting": "waiting for another process that builds images here",
+    "waiting-kernel": "waiting for another run, which fetches a kernel and builds a machine",
+    "waiting-acceleration": "waiting for another run, which tries whether KVM boots a guest",
+    "waiting-image": "waiting for another run, which builds the image of its program's files",
+    "waiting-state": "waiting for another run, which boots the machine and saves its state",
 }
 
 

@@ -47,6 +47,7 @@ _NAME: Final = "acceleration.known"
 _AGAIN: Final = "authority image build tries it again"
 _BOOT: Final = "/proc/sys/kernel/random/boot_id"
 _one_at_a_time: Final = threading.Lock()
+_line: Final = steps.Line()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +152,12 @@ def works(
 ) -> Answer:
     """The kept answer, or a new one; `again`: a kept no is no answer. Blocks for up to
     `PROBE_SECONDS`."""
-    with _one_at_a_time:
+    with _line.turn(_one_at_a_time, tell) as told:
         kept = known(architecture, base)
         if kept is not None and (kept.works or not again or obstacle()):
             return kept
         asked_for = _asked_for(architecture, base)
-        tell("acceleration")
+        told("acceleration")
         answer = _boot(host, architecture, base)
         path = cache.folder() / _NAME
         made = cache.aside(path.parent)

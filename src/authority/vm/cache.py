@@ -37,6 +37,7 @@ from typing import Any, Final
 
 from authority.isolation import IsolationRefused
 from authority.isolation.refusal import shown
+from authority.vm import steps
 
 _ELSEWHERE: Final = "set XDG_CACHE_HOME to a folder that you may write to"
 REBUILD: Final = "build it anew: authority image build --force"
@@ -124,12 +125,17 @@ def used(stored: Stored) -> None:
 
 
 @contextlib.contextmanager
-def building() -> Iterator[Path]:
-    """The folder, while nobody else builds. Errors of the disk become refusals that say so."""
+def building(tell: steps.Tell = steps.nobody) -> Iterator[Path]:
+    """The folder, while nobody else builds; who has to wait for that is told. Errors of the disk become
+    refusals that say so."""
     path = to_write()
     try:
         with open(path / "lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                tell("waiting")
+                fcntl.flock(lock, fcntl.LOCK_EX)
             _sweep(path)
             try:
                 yield path

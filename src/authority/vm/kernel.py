@@ -67,7 +67,7 @@ def build(
     cache.to_write()
     tell("kernel")
     with (
-        cache.building() as folder,
+        cache.building(tell) as folder,
         tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as scratch,
     ):
         # Who held the lock before may have built it.

@@ -47,6 +47,7 @@ EMULATED: Final = (
 )
 _LANDLOCK: Final = (((6, 12), 6), ((6, 10), 5), ((6, 7), 4), ((6, 2), 3), ((5, 19), 2))
 _one_at_a_time: Final = threading.Lock()
+_line: Final = steps.Line()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def images(
     what to do about it. Blocks, perhaps for minutes: it belongs on a thread, where it tells what it
     has to make."""
     _check(spec)
-    with _one_at_a_time:
+    with _line.turn(_one_at_a_time, tell) as told:
         architecture = architectures.of(host.architecture)
         hypervisor.find(architecture)
         # The hypervisor's jail is made of name spaces, and so is what builds images.
@@ -106,13 +107,13 @@ def images(
         # What can be seen is seen before anything is fetched for it.
         if not emulate and (seen := acceleration.obstacle()):
             raise _not_accelerated(seen)
-        base = kernel.build(architecture, tell=tell)
+        base = kernel.build(architecture, tell=told)
         if not emulate:
-            answer = acceleration.works(host, architecture, base, tell=tell)
+            answer = acceleration.works(host, architecture, base, tell=told)
             if not answer.works:
                 raise _not_accelerated(answer)
         planned = plan(spec, guest(host, base), own_files=not host.root)
-        image = root.ready(planned, host, tell)
+        image = root.ready(planned, host, told)
         return Images(
             base,
             cache.load(base.kernel),

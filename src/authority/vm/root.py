@@ -119,7 +119,7 @@ def ready(plan: Plan, host: Host, tell: steps.Tell = steps.nobody) -> Stored:
         tools.need("mkfs.erofs", "erofs-utils")
         cache.to_write()
         tell("image")
-        with cache.building() as folder:
+        with cache.building(tell) as folder:
             found = cache.find(name)
             if found is not None:
                 return found

@@ -59,7 +59,7 @@ class Template:
     state: Held
 
 
-_turns: dict[str, asyncio.Lock] = {}
+_turns: dict[str, tuple[asyncio.Lock, steps.Line]] = {}
 _failed: dict[str, tuple[float, str]] = {}
 
 
@@ -91,20 +91,30 @@ def key(prepared: Prepared) -> str:
 async def ready(prepared: Prepared, tell: steps.Tell = steps.nobody) -> Template | str:
     """The saved state for such a machine, found or made now; or why there is none."""
     name = key(prepared)
-    async with _turns.setdefault(name, asyncio.Lock()):
-        if why := _failure(name):
-            return why
-        try:
-            found = await asyncio.to_thread(_find, name)
-            if found is None:
-                cache.to_write()  # seen before a machine is booted for it
-                tell("state")
-                async with asyncio.timeout(_MAKE_SECONDS):
-                    found = await _make(prepared, name)
-        except (IsolationRefused, QmpError, OSError, TimeoutError) as error:
-            why = str(error) or type(error).__name__
-            return _fail(name, f"no saved state could be made: {why}")
-        return found
+    turn, line = _turns.setdefault(name, (asyncio.Lock(), steps.Line()))
+    with line.waits(tell):
+        await turn.acquire()
+    try:
+        with line.makes(tell) as told:
+            return await _found_or_made(prepared, name, told)
+    finally:
+        turn.release()
+
+
+async def _found_or_made(prepared: Prepared, name: str, tell: steps.Tell) -> Template | str:
+    if why := _failure(name):
+        return why
+    try:
+        found = await asyncio.to_thread(_find, name)
+        if found is None:
+            cache.to_write()  # seen before a machine is booted for it
+            tell("state")
+            async with asyncio.timeout(_MAKE_SECONDS):
+                found = await _make(prepared, name)
+    except (IsolationRefused, QmpError, OSError, TimeoutError) as error:
+        why = str(error) or type(error).__name__
+        return _fail(name, f"no saved state could be made: {why}")
+    return found
 
 
 def give_up(prepared: Prepared, why: str) -> None:
