@@ -12,6 +12,8 @@ Rules
   the two by whoever may write to our files. A digest that differs refuses the start. Its number, size
   and times don't stand in for its bytes, not even for a descriptor that is held: a mapping changes
   bytes and no times, and a bad disk doesn't either.
+- Others build and prune while it is read. What is gone or another file by then, and no longer in its
+  record as it was found, is not tampered with: it is `Replaced`, and looked for anew.
 - What is in sealed memory stays for the next start and is there once, whether it was read or made
   here; when there is too much, what was not used for longest goes.
 - One process builds at a time; who waits finds what the other has built.
@@ -46,6 +48,10 @@ _SEAL_SECONDS: Final = 20.0
 MOST_IN_MEMORY: Final = 384 << 20
 _MAX_HELD: Final = 1 << 30
 _SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+
+
+class Replaced(IsolationRefused):
+    """Between the look at its record and its bytes somebody built the image anew, or removed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +277,17 @@ def forget(name: str) -> None:
 
 
 def load(stored: Stored) -> Held:
-    """The image in sealed memory. Raises `IsolationRefused` if it is not what was built."""
+    """The image in sealed memory. Raises `Replaced`, or `IsolationRefused` if it was changed."""
+    try:
+        return _loaded(stored)
+    except IsolationRefused as error:
+        # Whoever removes or replaces an image takes its record away first.
+        if find(stored.path.name) == stored:
+            raise
+        raise Replaced(error.reason, error.fix) from error
+
+
+def _loaded(stored: Stored) -> Held:
     if stored.size > MOST_IN_MEMORY and not stored.sparse:
         with _reading(stored):
             fd = os.open(stored.path, os.O_RDONLY | os.O_CLOEXEC)

@@ -34,6 +34,7 @@ from authority.vm import (
     root,
     steps,
 )
+from authority.vm.architectures import Architecture
 from authority.vm.cache import Held
 from authority.vm.hardware import Hardware
 from authority.vm.kernel import Base
@@ -48,6 +49,7 @@ EMULATED: Final = (
 _LANDLOCK: Final = (((6, 12), 6), ((6, 10), 5), ((6, 7), 4), ((6, 2), 3), ((5, 19), 2))
 _one_at_a_time: Final = threading.Lock()
 _line: Final = steps.Line()
+_TRIES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,21 +109,33 @@ def images(
         # What can be seen is seen before anything is fetched for it.
         if not emulate and (seen := acceleration.obstacle()):
             raise _not_accelerated(seen)
-        base = kernel.build(architecture, tell=told)
-        if not emulate:
-            answer = acceleration.works(host, architecture, base, tell=told)
-            if not answer.works:
-                raise _not_accelerated(answer)
-        planned = plan(spec, guest(host, base), own_files=not host.root)
-        image = root.ready(planned, host, told)
-        return Images(
-            base,
-            cache.load(base.kernel),
-            cache.load(base.initramfs),
-            cache.load(image),
-            planned.runtime,
-            not emulate,
-        )
+        for left in reversed(range(_TRIES)):
+            try:
+                return _images(spec, host, architecture, emulate=emulate, tell=told)
+            except cache.Replaced:  # others build and prune meanwhile
+                if not left:
+                    raise
+    raise AssertionError("the last try returns or raises")
+
+
+def _images(
+    spec: SandboxSpec, host: Host, architecture: Architecture, *, emulate: bool, tell: steps.Tell
+) -> Images:
+    base = kernel.build(architecture, tell=tell)
+    if not emulate:
+        answer = acceleration.works(host, architecture, base, tell=tell)
+        if not answer.works:
+            raise _not_accelerated(answer)
+    planned = plan(spec, guest(host, base), own_files=not host.root)
+    image = root.ready(planned, host, tell)
+    return Images(
+        base,
+        cache.load(base.kernel),
+        cache.load(base.initramfs),
+        cache.load(image),
+        planned.runtime,
+        not emulate,
+    )
 
 
 def _not_accelerated(answer: acceleration.Answer) -> IsolationRefused:

@@ -126,11 +126,15 @@ def give_up(prepared: Prepared, why: str) -> None:
 
 
 def _find(name: str) -> Template | None:
+    """It as it lies on the disk; nothing where it is removed or made anew while it is read."""
     memory, state = (cache.find(f"template-{name}.{part}") for part in ("memory", "state"))
     if memory is None or state is None or state.facts.get("memory") != memory.digest:
         return None
     cache.used(memory)
-    return Template(cache.load(memory), cache.load(state))
+    try:
+        return Template(cache.load(memory), cache.load(state))
+    except cache.Replaced:
+        return None
 
 
 async def _make(prepared: Prepared, name: str) -> Template:
