@@ -4,6 +4,7 @@ Pure; a part of the state, and so of the log. Rules
 - A file's label is that of what was written: it is joined when the intent to write is recorded (a crash
   may have let it through), and is exactly that of the new content when a whole file was replaced.
 - It goes with the file: renamed (with all that is below a folder), exchanged, linked. It ends with it.
+- Of changes under way at one time nobody knows the order: nothing is taken off (`file_overlap`).
 - A file with several names has one label. What was written under one name is found under each, also
   one that somebody else gave it: it is kept by device and inode as well (`_inode`), and that counts
   for a file that has several names, or is as long as it was when it was written.
@@ -40,7 +41,7 @@ _WHOLE: Final = frozenset({"fs.write", "fs.modify"})
 """Changes whose digest, where there is one, is that of the whole file."""
 _NAMES: Final = frozenset({"fs.mkdir", "fs.rename", "fs.link", "fs.symlink", "fs.delete"})
 READS: Final = frozenset({"fs.read", "fs.open", "fs.stat", "fs.list", "fs.show", "fs.look"})
-_CHANGES: Final = _CONTENT | _NAMES
+CHANGES: Final = _CONTENT | _NAMES
 
 
 class Marked(msgspec.Struct):
@@ -77,7 +78,7 @@ def intend(
     elif effect in ("fs.rename", "fs.link"):
         for name in _below(files, resource):
             _join(files, target + name[len(resource) :], files[name].label)
-    if not label.clean and effect in _CHANGES:
+    if not label.clean and effect in CHANGES:
         for end in (resource, target):
             if end:
                 _join(files, _folder(end), label)
@@ -113,21 +114,25 @@ def done(
     target: str,
     facts: Mapping[str, Any],
     label: Label,
+    *,
+    alone: bool = True,
 ) -> None:
-    """A change was made."""
+    """A change was made; if others were under way it was not `alone` (`file_overlap`)."""
     if effect == "fs.write":
-        _drop(files, resource, facts)
+        if alone:
+            _drop(files, resource, facts)
         if not label.clean:
             _join(files, resource, label)
     elif effect == "fs.delete":
-        for name in _below(files, resource):
+        for name in _below(files, resource) if alone else ():
             _drop(files, name, facts)
     elif effect == "fs.rename":
-        _moved(files, resource, target, facts)
+        (_moved if alone else _spread)(files, resource, target, facts)
         ends = (resource, target) if facts.get("exchanged") else (target,)
         _placed(files, ends, label, whole=_folders(facts))
     elif effect == "fs.link":
-        files.pop(target, None)
+        if alone:
+            files.pop(target, None)
         if resource in files:
             _join(files, target, files[resource].label)
         _placed(files, (target,), label)
@@ -169,7 +174,7 @@ def recorded(files: Files, effect: str, resource: str, facts: Mapping[str, Any])
 
 def _told(files: Files, effect: str, resource: str, facts: Mapping[str, Any]) -> Label:
     """What is seen of a change: of one that `failed` at its `target`, too."""
-    if effect not in _CHANGES or (effect == "fs.write" and facts.get("replaces")):
+    if effect not in CHANGES or (effect == "fs.write" and facts.get("replaces")):
         return CLEAN
     names = [resource, REST, *_trees(resource)]
     if facts.get("failed"):
@@ -223,6 +228,14 @@ def _moved(files: Files, resource: str, target: str, facts: Mapping[str, Any]) -
             marked.changed = -1
         elif facts.get("replaced_links", 1) <= 1:
             files.pop(marked.inode, None)
+
+
+def _spread(files: Files, resource: str, target: str, facts: Mapping[str, Any]) -> None:
+    """Names below one may have taken the place of those below the other."""
+    for name in _below(files, resource):
+        _join(files, target + name[len(resource) :], files[name].label)
+    for name in _below(files, target) if facts.get("exchanged") else ():
+        _join(files, resource + name[len(target) :], files[name].label)
 
 
 def _placed(files: Files, names: Iterable[str], label: Label, *, whole: bool = False) -> None:

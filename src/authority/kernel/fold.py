@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from authority.kernel import budgets, entries, file_labels
+from authority.kernel import budgets, entries, file_labels, file_overlap
 from authority.kernel.budgets import Account
 from authority.kernel.handles import Held, all_given
 from authority.kernel.incidents import Case, refusal, take
@@ -186,10 +186,10 @@ def _admit(state: State, e: entries.Admit) -> None:
         move(run, e.seq, e.effect, e.resource, e.verb)
     budgets.reserve(state.accounts, run.accounts, e.reserve)
     label = run.label.join(Label(frozenset(e.sources), frozenset(e.secrets)))
-    state.open[e.seq] = Open(
-        e.run, e.effect, e.resource, e.reserve, e.usage, e.target, e.handle, label
-    )
+    one = Open(e.run, e.effect, e.resource, e.reserve, e.usage, e.target, e.handle, label)
     file_labels.intend(state.files, e.effect, e.resource, e.target, label, e.facts)
+    file_overlap.admitted(state.files, state.open.values(), one)
+    state.open[e.seq] = one
 
 
 def _used_up(state: State, run: Run, approvals: list[str], endorsed: dict[str, int]) -> None:
@@ -238,7 +238,8 @@ def _outcome(state: State, e: entries.Outcome) -> None:
             label = admission.label
             if run.dry == "applied" and (marked := state.files.get(admission.resource)):
                 label = label.join(marked.label)  # what the dry run moved, unread, keeps its own
-            file_labels.done(state.files, *what, label)
+            alone = file_overlap.alone(state.files, state.open, state.runs.values(), admission)
+            file_labels.done(state.files, *what, label, alone=alone)
 
 
 _Telling = entries.Admit | entries.Outcome | entries.Chunk | entries.Tally | entries.Denied

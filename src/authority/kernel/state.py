@@ -47,7 +47,7 @@ class CapInfo(msgspec.Struct):
 
 
 class Open(msgspec.Struct):
-    """An admission without its outcome yet."""
+    """An admission without its outcome yet. `alone`: see `file_overlap`."""
 
     run: str
     effect: str
@@ -57,6 +57,7 @@ class Open(msgspec.Struct):
     target: str = ""
     handle: str = ""
     label: Label = CLEAN
+    alone: bool = True
 
 
 class Moved(msgspec.Struct):
