@@ -108,7 +108,8 @@ def check_schema(schema: Any, depth: int = 0) -> None:
     for bound in ("minimum", "maximum", "maxLength", "maxItems"):
         if bound in schema and type(schema[bound]) is not int:
             raise Malformed(f"{bound} is an integer")
-    if schema.get("format", "date") not in KINDS:
+    name = schema.get("format", "date")
+    if not isinstance(name, str) or name not in KINDS:
         raise Malformed(f"format is one of {', '.join(KINDS)}")
     if schema.get("additionalProperties", False) is not False:
         raise Malformed("an object has the members that it names and no other")
@@ -116,8 +117,9 @@ def check_schema(schema: Any, depth: int = 0) -> None:
         check_schema(schema["items"], depth + 1)
     members = schema.get("properties", {})
     required = schema.get("required", [])
-    if not isinstance(members, Mapping) or not isinstance(required, list):
-        raise Malformed("properties is a map, required a list")
+    listed = isinstance(required, list) and all(isinstance(one, str) for one in required)
+    if not isinstance(members, Mapping) or not listed:
+        raise Malformed("properties is a map, required a list of names")
     for member in members.values():
         check_schema(member, depth + 1)
 
