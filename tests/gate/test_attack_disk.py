@@ -132,3 +132,60 @@ def test_what_fails_at_the_last_moment_leaves_nothing_in_memory(lab: Lab) -> Non
         before = memory(lab.pid())
         assert writes(run, "out/no/such/f", 16) == {"E_EFFECT_FAILED"}
         assert memory(lab.pid()) - before < 20 * MIB
+
+
+FLOODS = """
+from authority.agent import connect
+gate = connect()
+for _ in range(500):
+    gate.read("data/a.txt")
+print("whole")
+"""
+
+
+def logged(lab: Lab, run: str) -> list[tuple[int, int]]:
+    """Of each entry of a run its number, and the bytes of all of its lines up to there."""
+    found: list[tuple[int, int]] = []
+    for segment in sorted(lab.directory.log.glob("*.jsonl")):
+        for line in segment.read_bytes().rstrip(b"\0").splitlines(keepends=True):
+            entry = json.loads(line)
+            if entry.get("run") == run:
+                found.append((entry["seq"], len(line) + (found[-1][1] if found else 0)))
+    return found
+
+
+def test_who_has_more_in_the_log_than_its_policy_lets_it_is_halted_and_nobody_else(
+    lab: Lab,
+) -> None:
+    with lab.attached() as neighbour:
+        quiet = neighbour.gate()
+        ran = lab.run(FLOODS, OPEN + '[limits]\nlog = "100KB"\n')
+        assert quiet.read("data/a.txt") == b"hello"
+        control = lab.run(FLOODS)
+    assert (ran.summary["code"], ran.summary["reason"]) == (137, "log")
+    assert "100,000 bytes" in ran.summary["detail"]
+    assert "'log' in [limits]" in ran.summary["detail"]
+    (case,) = lab.log(kind="incident", run=ran.run)
+    assert (case["what"], case["detail"]) == ("log", ran.summary["detail"])
+    beyond = [seq for seq, size in logged(lab, ran.run) if size > 100_000]
+    assert case["of"] == beyond[0], "the first entry that went beyond it"
+    assert control.out == "whole\n"
+    assert logged(lab, control.run)[-1][1] > 2 * logged(lab, ran.run)[-1][1]
+
+
+def test_a_childs_entries_count_for_its_parent_too(own: Lab) -> None:
+    own.file("floods.py", FLOODS)
+    own.file("less.toml", OPEN + '[process]\nexec = ["python3"]\n[limits]\nlog = "60KB"\n')
+    agent = 'command = ["python3", "floods.py"]\n'
+    agents = f'[agents.less]\n{agent}policy = "less.toml"\n[agents.same]\n{agent}'
+    with own.attached(OPEN + f'[limits]\nlog = "300KB"\n{agents}') as run:
+        gate = run.gate()
+        less = gate.spawn("less")
+        assert gate.wait(less, 30_000)["code"] == 137
+        assert gate.read("data/a.txt") == b"hello", "its own limit stops the child alone"
+        same = gate.spawn("same")
+        assert run.ran.end().summary["reason"] == "log"
+    cases = own.log(kind="incident")
+    assert [(c["what"], c["run"]) for c in cases] == [("log", less), ("log", run.run)]
+    (beyond,) = [e for e in own.log() if e["seq"] == cases[1]["of"]]
+    assert beyond["run"] == same

@@ -401,6 +401,30 @@ def test_a_list_that_is_left_to_the_base_again_is_shown(gone: str) -> None:
     assert not any("not set" in line for line in widened(left, own))
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "lines"),
+    [
+        ('limits.log = "3GB"', 'limits.log = "5GB"', ['limits.log: "5GB" (was "3GB")']),
+        ("", 'limits.log = "5GB"', ['limits.log: "5GB" (was not set, so "2GB")']),
+        ("", 'limits.log = "2GB"', []),
+        ('limits.log = "5GB"', 'limits.log = "3GB"', []),
+        ('limits.log = "5GB"', "", ['limits.log: not set (was "5GB")']),
+        ("", 'limits.tmp = "1GB"', ['limits.tmp: "1GB" (was not set, so "64MB")']),
+        ("", "budgets.denials = 51", ["budgets.denials: 51 (was not set, so 50)"]),
+        ("", 'budgets.wall_time = "1h"', []),
+        ("", 'budgets.file_bytes = "1GB"', []),
+    ],
+)
+def test_a_limit_is_compared_with_what_holds_where_none_is_given(
+    before: str, after: str, lines: list[str]
+) -> None:
+    old, new = (
+        decode(chain(f"version = 1\nlimits.cpus = 1\nbudgets.runs = 1\n{text}\n").canonical)["tree"]
+        for text in (before, after)
+    )
+    assert widened(old, new) == lines
+
+
 def test_a_childs_policy_under_its_parents_is_compared_part_by_part() -> None:
     text = 'version = 1\n[labels]\ntrusted = ["user"]\n[labels.secrets]\ns = [{}]\n'
     one, two = (

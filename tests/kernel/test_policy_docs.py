@@ -50,8 +50,8 @@ def test_every_key_is_documented() -> None:
 
 
 def test_the_defaults_are_documented() -> None:
-    assert Limits() == Limits(memory=10**9, processes=64, cpus=1000, tmp=64 * 10**6)
-    assert "1 GB, 64 MB, 64 processes and 1 processor" in TEXT
+    assert Limits() == Limits(memory=10**9, processes=64, cpus=1000, tmp=64 * 10**6, log=2 * 10**9)
+    assert "1 GB, 64 MB, 64 processes, 1 processor and 2 GB of log" in TEXT
     assert DEFAULT_BUDGETS == {
         "denials": 50,
         "runs": 16,

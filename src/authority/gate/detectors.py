@@ -7,6 +7,11 @@ Rules
   a run goes on) concerns everything.
 - The room that the log kept back is for the end, not for a run that asks on and on: one that was
   refused `WITHOUT_ROOM` times while the log had none for it is halted.
+- A disk may be so large that half of it is no bound. So a run whose entries, its descendants' with
+  them, take more of the log than its policy's `limits.log` is halted, by the entry that went beyond it.
+  Nothing is refused for it: no verdict rests on a count of bytes, so the log is judged again and
+  played again without knowing that limit. What was asked in the same turn may be decided yet. The
+  program is told of a halt, as of any other, and never of a number.
 - A listener only notices; the case is opened right after the step that it saw, before anything that
   waits for that step's entry.
 """
@@ -17,7 +22,7 @@ import asyncio
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
 
 from authority.gate.incidents import Incidents
 from authority.gate.ledger import Ledger
@@ -29,6 +34,10 @@ CANARY = "canary"
 """The rule that a denial names when a canary was touched."""
 
 WITHOUT_ROOM = 16
+BEYOND = (
+    "its entries take more of the log than the {:,} bytes that its policy lets them; "
+    "'log' in [limits] sets how much"
+)
 
 
 class Detectors:
@@ -38,7 +47,7 @@ class Detectors:
         self,
         ledger: Ledger,
         incidents: Incidents,
-        running: Callable[[], list[Run]],
+        running: Mapping[str, Run],
     ) -> None:
         self._ledger = ledger
         self._incidents = incidents
@@ -47,6 +56,7 @@ class Detectors:
         ledger.listen(self._seen)
 
     def _seen(self, entry: entries.AnyEntry) -> None:
+        self._weigh(entry)
         if not isinstance(entry, entries.Denied) or not entry.run:
             return
         state = self._ledger.state
@@ -64,6 +74,15 @@ class Detectors:
             if self._without_room[entry.run] >= WITHOUT_ROOM:
                 del self._without_room[entry.run]
                 self._soon("denials", "it asked on without room in the log", entry.run, entry.seq)
+
+    def _weigh(self, entry: entries.AnyEntry) -> None:
+        """Whether a run, or one above it, now has more in the log than its policy lets it."""
+        runs, name = self._ledger.state.runs, entry.run
+        while info := runs.get(name):
+            run = self._running.get(name)
+            if run is not None and self._ledger.taken(name) > run.log_limit and not info.halted:
+                self._soon("log", BEYOND.format(run.log_limit), name, entry.seq)
+            name = info.parent
 
     def _soon(self, what: str, detail: str, run: str, of: int) -> None:
         asyncio.get_running_loop().call_soon(self._open, what, detail, run, of)
@@ -95,7 +114,7 @@ class Detectors:
 
     def check(self) -> None:
         """Whether what was put in force around each running sandbox still is."""
-        for run in self._running():
+        for run in [*self._running.values()]:
             sandbox = run.sandbox
             if sandbox is None or run.over:
                 continue

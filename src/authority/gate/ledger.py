@@ -8,12 +8,14 @@ Rules
 - Nothing leaves the gate before `durable(seq)` of the entry that it rests on.
 - The disk's room is shared: a run whose entries, its descendants' with them, take more of it than they
   leave to the log is let nothing more. So one that asks without end leaves half to the others.
+- What a run's entries take is what their lines take, and counts for each run above it, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from authority.audit.chain import TAIL
 from authority.audit.writer import Log, Receipt
 from authority.gate import clock
 from authority.kernel import entries
@@ -61,24 +63,28 @@ class Ledger:
         apply(self.state, entry)
         line = entries.encode(entry)
         receipt = log.append(line)
-        self._take(entry, len(line))
+        self._take(entry, len(line) + TAIL)  # a newline is more, its brace less
         for listener in self._listeners:
             listener(entry)
         return receipt
 
     def _take(self, entry: AnyEntry, size: int) -> None:
-        run = getattr(entry, "run", "")
-        if run in self.state.runs:
-            root = self.state.root(run).id
-            self._taken[root] = self._taken.get(root, 0) + size
-            if run == root and isinstance(entry, entries.RunEnd):
-                del self._taken[root]
+        runs, name = self.state.runs, entry.run
+        if isinstance(entry, entries.RunEnd) and name not in runs:  # forgotten, with all below it
+            self._taken = {run: taken for run, taken in self._taken.items() if run in runs}
+        while name in runs:
+            self._taken[name] = self._taken.get(name, 0) + size
+            name = runs[name].parent
+
+    def taken(self, run: str) -> int:
+        """Bytes of the log that the entries of a run and of its descendants take."""
+        return self._taken.get(run, 0)
 
     def no_room(self, run: str) -> str:
         """Why nothing more of this run is let into the log; empty when all is well."""
         if self.log.trouble:
             return self.log.trouble
-        taken = self._taken.get(self.state.root(run).id, 0) if run in self.state.runs else 0
+        taken = self.taken(self.state.root(run).id) if run in self.state.runs else 0
         if taken and self.log.left(taken) < taken:
             return "the entries of this run take more of the disk than they leave"
         return ""

@@ -108,6 +108,7 @@ class Run:
         self.id = id_
         self.token = token
         self.spec = spec
+        self.log_limit = spec.policy.limits.log
         self.counts = Counts()
         self.channel: Channel | None = None
         self.clients: set[Channel] = set()

@@ -339,6 +339,7 @@ class Runs:
             detail = f"{detail} {in_doubt} effects could not be stopped and are in doubt".strip()
         if info is not None and info.halted:
             reason = "halted" if reason == "killed" else reason
+            detail = detail or self._why_halted(run.id)
         summary = figures.summary(self._ledger.state, run, code, reason)
         run.code, run.reason = code, reason
         receipt = self._ledger.step(
@@ -366,6 +367,12 @@ class Runs:
             run.ended.set()
         summary["head"] = {"seq": receipt.seq, "hash": receipt.hash.hex()}
         run.emit({"event": "end", **summary, "detail": detail})
+
+    def _why_halted(self, run: str) -> str:
+        """What the open incident says that halted a run, or one above it; empty when none did."""
+        state = self._ledger.state
+        above = {"", *state.ancestry(run)}  # without a name: everything
+        return next((c.detail for c in state.cases.values() if c.open and c.run in above), "")
 
     def _output(self, run: Run, fd: int, data: bytes, n: int, reply: Reply) -> None:
         """What the program printed, as a request under the run's own capability."""

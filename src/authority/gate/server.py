@@ -167,7 +167,7 @@ class Gate:
             self._stop_runs,
             self.checkpoint,
         )
-        self.detectors = Detectors(self.ledger, self.incidents, lambda: self.runs.under(""))
+        self.detectors = Detectors(self.ledger, self.incidents, self.runs.running)
         self.pipeline.on_overspent = lambda detail, of: self.distrust("overspent", detail, of)
         tallies.on_canary = self.detectors.looked
         self.runs.detectors = self.detectors

@@ -10,8 +10,9 @@ Rules
 - What releases a secret allows, whatever the secret is called.
 - A list that a file with bases no longer gives is theirs from then on, so it is wider; one that it
   gives is an opinion of its own, an empty one too.
-- A larger number, or one that was taken out, is wider; so is anything else that changed. What a file
-  is called is no difference: its name stands in messages alone.
+- A larger number, or one that was taken out, is wider; so is anything else that changed. One that was
+  not given before was what holds where none is. What a file is called is no difference: its name
+  stands in messages alone.
 - A part that is new or gone as a whole is shown by what is in it, and by itself where that shows
   nothing; a price list by its date.
 - A line names the place as a policy writes it; for what a base (`extends`) says, that stands before it.
@@ -21,7 +22,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from authority.kernel.labels import USER
+from authority.kernel.policy_sections import DEFAULT_BUDGETS, Limits
 
 _DENYING = frozenset({"deny", "require", "control", "secret"})
 _LIMITING = frozenset({"budgets", "limits"})
@@ -29,6 +33,11 @@ _NODE = frozenset({"doc", "base", "name"})
 _PAIR = ("parent", "child")
 _TRUSTED = "labels.trusted"
 """The list that holds the user where it is not given."""
+_USUAL = {
+    **{f"budgets.{name}": amount for name, amount in DEFAULT_BUDGETS.items()},
+    **{f"limits.{name}": amount for name, amount in msgspec.structs.asdict(Limits()).items()},
+}
+"""Limits that hold where none is given."""
 
 
 def widened(old: Any, new: Any) -> list[str]:
@@ -105,11 +114,15 @@ def _compare(path: str, old: Any, new: Any, found: list[str], *, inherits: bool 
     limiting = any(part in _LIMITING for part in path.split("."))
     if limiting and isinstance(old, int) and isinstance(new, int) and new < old:
         return
-    if limiting and old is None and isinstance(new, int):
+    usual = _USUAL.get(path)
+    if limiting and old is None and isinstance(new, int) and (usual is None or new <= usual):
         return
     if limiting:
         new, old = _amount(name, new), _amount(name, old)
-    found.append(f"{path}: {_short(new)} (was {_short(old)})")
+    was = _short(old)
+    if old is None and usual is not None and not inherits:  # a base may have said otherwise
+        was += f", so {_short(_amount(name, usual))}"
+    found.append(f"{path}: {_short(new)} (was {was})")
 
 
 def _holds_back(path: str, name: str) -> bool:
@@ -139,7 +152,7 @@ def _amount(name: str, value: Any) -> Any:
     units: tuple[tuple[str, int], ...]
     if name == "wall_time":
         units = (("h", 3600 * 10**6), ("m", 60 * 10**6), ("s", 10**6), ("ms", 1000))
-    elif name == "memory" or name.endswith("_bytes"):
+    elif name in ("memory", "tmp", "log") or name.endswith("_bytes"):
         units = (("GB", 10**9), ("MB", 10**6), ("KB", 1000))
     else:
         return value

@@ -234,6 +234,7 @@ _TOP: Final[dict[str, Checker]] = {
             "processes": kit.quantity(values.count, positive=True),
             "cpus": kit.quantity(values.processors),
             "tmp": _SIZE,
+            "log": _SIZE,
         }
     ),
     "tools": policy_labels.tools,

@@ -78,12 +78,14 @@ class Process(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """`memory` and `tmp` in bytes, `cpus` in thousandths of a processor."""
+    """`memory`, `tmp` and `log` in bytes, `cpus` in thousandths of a processor. `log` is what the
+    entries of the run and its descendants may take in the log."""
 
     memory: int = 1_000_000_000
     processes: int = 64
     cpus: int = 1000
     tmp: int = 64_000_000
+    log: int = 2_000_000_000
 
 
 class Tool(msgspec.Struct, frozen=True):
