@@ -8,7 +8,8 @@ Rules
   `PIPELINE_BYTES` of what they were sent as), answers not yet taken (reading stops while the other
   side does not read), streams, and what is done at a stretch (`turns`).
 - What is not a well-formed message is a denial in the log and the end of its stream. What is not a
-  well-formed frame is the end of the channel, and of a sandboxed run with it.
+  well-formed frame is the end of the channel, and of a sandboxed run with it. Of those who show no
+  valid capability not each has an entry alone (`strangers`).
 - An attached run may have many channels, one after the other or at a time. It ends when its caller
   hangs up, not with any of them; when it ends, it takes them all with it.
 - Whoever is sent away is told why, and has `LAST_WORDS_SECONDS` to read it.
@@ -74,7 +75,8 @@ class _Stream:
 
 
 class Channel(asyncio.Protocol):
-    """The gate's end. `identify` maps an attached client's capability to (run, cwd, owner)."""
+    """The gate's end. `identify` maps an attached client's capability to (run, cwd, owner). `alone` is
+    asked, with the code, whether a denial of who has shown none is an entry."""
 
     def __init__(
         self,
@@ -85,11 +87,13 @@ class Channel(asyncio.Protocol):
         cwd: str = "/",
         owner: Owner | None = None,
         identify: Callable[[bytes], tuple[str, str, Owner] | None] | None = None,
+        alone: Callable[[str], bool] = lambda _code: True,
     ) -> None:
         self.run = run
         self._cwd = cwd
         self._owner = owner
         self._identify = identify
+        self._alone = alone
         self._pipeline = pipeline
         self._reader = reader
         self._turns = Turns(self._frame, self._may_take, self._malformed, self._flow)
@@ -379,6 +383,8 @@ class Channel(asyncio.Protocol):
         self, stream: int, code: str, layer: Layer, reason: str, payload: bytes = b""
     ) -> None:
         """A message that is no request still leaves its denial in the log."""
+        if not self.run and not self._alone(code):
+            return
         body = short_body(payload[:256])
         digest = request_digest("", f"frame:{reason}", "", b"")
         request = Request(self.run, stream, 0, "", "", digest)

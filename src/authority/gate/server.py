@@ -61,6 +61,7 @@ from authority.gate.routes import Routes
 from authority.gate.run import Run
 from authority.gate.run_routes import RunRoutes
 from authority.gate.runs import Runs
+from authority.gate.strangers import Strangers
 from authority.gate.tallies import Tallies
 from authority.gate.toolbox import SandboxStarter
 from authority.gate.values import Values
@@ -171,6 +172,7 @@ class Gate:
         self.pipeline.on_overspent = lambda detail, of: self.distrust("overspent", detail, of)
         tallies.on_canary = self.detectors.looked
         self.runs.detectors = self.detectors
+        self.strangers = Strangers(self.ledger)
         self.control = Control(self.ledger, reader, self._touch)
         self.reader = reader
         Routes(self).register(self.control)
@@ -257,7 +259,12 @@ class Gate:
             self.control.protocol, sock=_listen(directory.control_socket)
         )
         attach = await loop.create_unix_server(
-            lambda: Channel(self.pipeline, self.reader, identify=self.runs.identify),
+            lambda: Channel(
+                self.pipeline,
+                self.reader,
+                identify=self.runs.identify,
+                alone=self.strangers.alone,
+            ),
             sock=_listen(directory.attach_socket),
         )
         self.incidents.take_on()
@@ -343,6 +350,7 @@ class Gate:
     async def _last_words(self) -> None:
         if self.ledger.state.seq - self._snapshot_at >= snapshots.EVERY // 10:
             self._take_snapshot()
+        self.strangers.sum_up()
         receipt = self.ledger.step([entries.GateStop(reason="left")])
         await self.ledger.durable(receipt.seq)
         await self.opened.checkpointer.force()
