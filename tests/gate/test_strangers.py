@@ -11,6 +11,7 @@ import pytest
 
 from authority import protocol
 from authority.gate import opening, strangers
+from authority.gate.client import GateError
 
 from .lab import Lab, Wire
 
@@ -28,11 +29,15 @@ def sent_away(wire: Wire, payload: bytes) -> str:
 
 
 def test_of_many_strangers_the_first_have_an_entry_and_the_others_are_counted(own: Lab) -> None:
+    answers: list[GateError] = []
     with own.attached() as run:
         for _ in range(MANY):
             assert sent_away(run.wire(hello=False), b"\xc1") == NO_MESSAGE
             forged = protocol.encode_hello("test", bytes([*run.token[:-1], run.token[-1] ^ 1]))
             assert sent_away(run.wire(hello=False), forged) == NO_CAPABILITY
+            with pytest.raises(GateError, match="E_CAP_MISSING") as refused:
+                own.with_bearer("", "GET", "/v1/status")
+            answers.append(refused.value)
         for _ in range(MANY):
             assert sent_away(run.wire(), b"\xc1") == NO_MESSAGE
         assert run.gate().read("data/a.txt") == b"hello"
@@ -44,8 +49,12 @@ def test_of_many_strangers_the_first_have_an_entry_and_the_others_are_counted(ow
     for noted in own.log(kind="incident", what="strangers", noted=True):
         for number, code in re.findall(r"(\d+) (E_\w+)", noted["detail"]):
             counted[code] += int(number)
-    assert alone + counted == {NO_MESSAGE: MANY, NO_CAPABILITY: MANY}
-    assert strangers.EACH <= alone.total() < 2 * MANY
+    assert alone + counted == {NO_MESSAGE: MANY, NO_CAPABILITY: MANY, "E_CAP_MISSING": MANY}
+    assert strangers.EACH <= alone["E_CAP_MISSING"] < MANY
+    assert [e["seq"] for e in own.denials(code="E_CAP_MISSING")] == [
+        no.answer["seq"] for no in answers if "seq" in no.answer
+    ]
+    assert strangers.EACH <= alone[NO_MESSAGE] + alone[NO_CAPABILITY] < 2 * MANY
     assert len(own.denials(run=known)) == MANY, "the control: who is known has an entry each"
 
 
@@ -64,7 +73,7 @@ def test_a_windows_end_says_what_was_counted_and_the_next_begins_anew(
         return alone, opened.ledger.state.seq - before
 
     async def windows() -> list[tuple[int, int]]:
-        made = strangers.Strangers(opened.ledger)
+        made = strangers.Strangers(opened.ledger, "here")
         few = strangers.EACH
         return [await window(made, many) for many in (few + 5, few, 0, few + 1)]
 

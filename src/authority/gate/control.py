@@ -80,8 +80,15 @@ class ControlRefused(AuthorityError):
 class Control:
     """Routes, and the check that stands before each of them."""
 
-    def __init__(self, ledger: Ledger, reader: Reader, touched: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        reader: Reader,
+        touched: Callable[[], None],
+        alone: Callable[[str], bool],
+    ) -> None:
         self._ledger = ledger
+        self._alone = alone
         self._reader = reader
         self._touched = touched
         self._routes: list[Route] = []
@@ -103,7 +110,8 @@ class Control:
         raise ControlRefused(404, f"no call {printable(method, 16)} {printable(target, 128)}")
 
     async def authorise(self, action: str, bearer: str, uid: int) -> list[str]:
-        """The ids of a capability that covers `action`. Raises `ControlRefused`, with an entry."""
+        """The ids of a capability that covers `action`. Raises `ControlRefused`, with an entry, or
+        counted with others (`strangers`)."""
         token, ok = None, False
         if bearer.startswith("auth1_"):
             try:
@@ -112,29 +120,29 @@ class Control:
                 token = None
         state = self._ledger.state
         refusal = decide_control(state, token, ok, action, clock.wall())
-        if refusal is not None:
-            receipt = self._ledger.step(
-                [
-                    entries.Denied(
-                        code=refusal.code,
-                        layer=Layer.CAPABILITY,
-                        number=0,
-                        reason=refusal.reason,
-                        effect=f"gate.{action}",
-                        resource=f"gate:{action}",
-                        facts={"uid": uid},
-                        caps=list(token.ids) if token and ok else [],
-                    )
-                ]
+        caps = list(token.ids) if token and ok else []
+        if refusal is None:
+            return caps
+        written: dict[str, int] = {}
+        if self._alone(refusal.code):
+            entry = entries.Denied(
+                code=refusal.code,
+                layer=Layer.CAPABILITY,
+                number=0,
+                reason=refusal.reason,
+                effect=f"gate.{action}",
+                resource=f"gate:{action}",
+                facts={"uid": uid},
+                caps=caps,
             )
-            await self._ledger.durable(receipt.seq)
-            raise ControlRefused(
-                403,
-                f"{refusal.code}: {refusal.reason}",
-                "the capability for this stands in the keys folder of the state directory",
-                seq=receipt.seq,
-            )
-        return list(token.ids) if token else []
+            written["seq"] = self._ledger.step([entry]).seq
+            await self._ledger.durable(written["seq"])
+        raise ControlRefused(
+            403,
+            f"{refusal.code}: {refusal.reason}",
+            "the capability for this stands in the keys folder of the state directory",
+            **written,
+        )
 
     def protocol(self) -> _Connection:
         """A factory for the server."""

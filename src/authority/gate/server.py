@@ -172,8 +172,9 @@ class Gate:
         self.pipeline.on_overspent = lambda detail, of: self.distrust("overspent", detail, of)
         tallies.on_canary = self.detectors.looked
         self.runs.detectors = self.detectors
-        self.strangers = Strangers(self.ledger)
-        self.control = Control(self.ledger, reader, self._touch)
+        self._greeting = Strangers(self.ledger, "attach.sock")
+        self._calling = Strangers(self.ledger, "gate.sock")
+        self.control = Control(self.ledger, reader, self._touch, self._calling.alone)
         self.reader = reader
         Routes(self).register(self.control)
         RunRoutes(self).register(self.control)
@@ -263,7 +264,7 @@ class Gate:
                 self.pipeline,
                 self.reader,
                 identify=self.runs.identify,
-                alone=self.strangers.alone,
+                alone=self._greeting.alone,
             ),
             sock=_listen(directory.attach_socket),
         )
@@ -350,7 +351,8 @@ class Gate:
     async def _last_words(self) -> None:
         if self.ledger.state.seq - self._snapshot_at >= snapshots.EVERY // 10:
             self._take_snapshot()
-        self.strangers.sum_up()
+        for strangers in (self._greeting, self._calling):
+            strangers.sum_up()
         receipt = self.ledger.step([entries.GateStop(reason="left")])
         await self.ledger.durable(receipt.seq)
         await self.opened.checkpointer.force()

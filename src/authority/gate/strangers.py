@@ -1,9 +1,10 @@
-"""Who connects to `attach.sock` and is nobody: what it sends is in the log, and can't fill it.
+"""Who comes to one of the gate's sockets and may not: its refusals are in the log, and can't fill it.
 
 Rules
-- Before a valid capability was shown there is no run whose budgets, limits or halt could bound what is
-  refused. So the first `EACH` refusals of a window have an entry each, with what was sent; the others
-  are counted by code, whoever sent them.
+- Before a valid capability was shown on `attach.sock` there is no run whose budgets, limits or halt
+  could bound what is refused; nor is there one for what the control API refuses. So on each of the two
+  the first `EACH` refusals of a window have an entry each; the others are counted by code, whoever
+  sent them.
 - A window begins with its first refusal and lasts `SECONDS`. At its end the count is one entry: an
   incident that is noted and halts nothing. A window in which nothing was counted leaves none.
 - What is kept is a number for each code, and codes are few. A gate that leaves in order writes it
@@ -25,10 +26,11 @@ SECONDS = 60.0
 
 
 class Strangers:
-    """All of one gate."""
+    """All that come to one socket, whose name is `where`."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, where: str) -> None:
         self._ledger = ledger
+        self._where = where
         self._written = 0
         self._counted: Counter[str] = Counter()
         self._end: asyncio.TimerHandle | None = None
@@ -51,5 +53,5 @@ class Strangers:
         self._written, self._counted, self._end = 0, Counter(), None
         if counted:
             codes = ", ".join(f"{many} {code}" for code, many in sorted(counted.items()))
-            detail = f"{counted.total()} more were refused before they were anybody: {codes}"
+            detail = f"{counted.total()} more were refused on {self._where}: {codes}"
             self._ledger.step([entries.Incident(what="strangers", detail=detail, noted=True)])
