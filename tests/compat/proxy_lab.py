@@ -16,6 +16,7 @@ from authority.compat.base import Refused
 from authority.compat.ca import RunCA
 from authority.compat.credentials import Keyring
 from authority.compat.proxy import Proxy
+from authority.compat.proxy_desk import Desk
 from authority.gate.workers import Worker, Workers
 from authority.isolation import probe
 from authority.kernel.addresses import ResourceError
@@ -188,14 +189,9 @@ class Lab:
         async def local(_host: str, _port: int) -> list[str]:
             return ["127.0.0.1"]
 
-        self.proxy = Proxy(
-            self.door,  # type: ignore[arg-type]
-            self.keyring,
-            self.ca,
-            anchors,
-            self,  # type: ignore[arg-type]
-            resolver=local,
-        )
+        door: Any = self.door
+        desk = Desk(door, self.keyring, self.ca, anchors, resolver=local)
+        self.proxy = Proxy(door, desk, self)  # type: ignore[arg-type]
         self.port = 0
         self.direct: dict[str, int] = {}
 

@@ -23,6 +23,7 @@ from authority.compat.credentials import Keyring
 from authority.compat.mount import Mounts
 from authority.compat.names import Names
 from authority.compat.proxy import Proxy
+from authority.compat.proxy_desk import Desk
 from authority.gate.channel import Channel
 from authority.gate.client import Client, ensure, token_of
 from authority.gate.raw import RawStream
@@ -267,7 +268,8 @@ def test_what_comes_late_or_leads_nowhere_ends_only_itself() -> None:
         places = Places((Folder(str(seat.work), str(seat.work)),))
         door = seat.gate.door(seat.run)
         names = Names(door)
-        proxy = Proxy(door, Keyring(seat.run.spec.policy, {}, lambda: "x"), None, b"", names)
+        keyring = Keyring(seat.run.spec.policy, {}, lambda: "x")
+        proxy = Proxy(door, Desk(door, keyring, None, b""), names)
         seat.run.services = {1: Silent(), 4: names, 5: proxy, 6: Mounts(door, places)}
         closed = [
             (99, b""),  # no such service

@@ -115,9 +115,10 @@ class Endpoints:
         if any(service == Kind.NAMES for service, _, _ in self.listeners):
             from authority.compat.names import Names
             from authority.compat.proxy import Proxy
+            from authority.compat.proxy_desk import Desk
 
             names = Names(door)
-            proxy = Proxy(door, self.keyring, self.ca, self.anchors, names)
+            proxy = Proxy(door, Desk(door, self.keyring, self.ca, self.anchors), names)
             found |= {int(Kind.NAMES): names, int(Kind.PROXY): proxy, int(Kind.DIRECT): proxy}
         if self.listeners:
             found[int(Kind.MODEL)] = ModelService(door, self.secrets)

@@ -27,6 +27,7 @@ from authority.compat.models import ModelService, key_name
 from authority.compat.mount import Mounts
 from authority.compat.names import Names
 from authority.compat.proxy import Proxy
+from authority.compat.proxy_desk import Answer, Desk
 from authority.compat.proxy_flows import Connection, Held
 from authority.effects.dial import Dialled
 from authority.kernel import models
@@ -49,7 +50,7 @@ def services(ends: Endpoints, door: ReplayDoor, copies: Copies) -> Mapping[int, 
     kinds = {service for service, _, _ in ends.listeners}
     if Kind.NAMES in kinds:
         names = Names(door)
-        proxy = ReplayProxy(door, ends.keyring, ends.ca, ends.anchors, names)
+        proxy = Proxy(door, ReplayDesk(door, ends.keyring, ends.ca, ends.anchors), names)
         found |= {int(Kind.NAMES): names, int(Kind.PROXY): proxy, int(Kind.DIRECT): proxy}
     if ends.listeners:
         found[int(Kind.MODEL)] = ReplayModels(door)
@@ -59,11 +60,11 @@ def services(ends: Endpoints, door: ReplayDoor, copies: Copies) -> Mapping[int, 
     return found
 
 
-class ReplayProxy(Proxy):
-    """A run's proxy that reaches nobody."""
+class ReplayDesk(Desk):
+    """The desk of a run's proxy that reaches nobody."""
 
-    async def _open(self, connection: Connection, call: calls.Open) -> tuple[Any, Fds]:
-        told, fds = await super()._open(connection, calls_fresh(call))
+    async def open(self, connection: Connection, call: calls.Open) -> Answer:
+        told, fds = await super().open(connection, calls_fresh(call))
         return {**told, "scheme": "http"}, fds
 
     async def _dialled(self, connection: Connection, held: Held) -> Dialled:
