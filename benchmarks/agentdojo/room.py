@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping
 
 from authority.effects.tools import Ran
-from authority.gate import server
+from authority.gate import process, server
 from authority.gate.toolbox import SandboxStarter
 
 SOCKET, WORLD = "DOJO_SOCKET", "DOJO_WORLD"
@@ -62,4 +62,4 @@ async def _ask(path: str, line: bytes, limit: int) -> bytes:
 
 if __name__ == "__main__":
     server.SandboxStarter = WorldStarter  # type: ignore[misc]
-    sys.exit(server.main())
+    sys.exit(process.main())

@@ -482,7 +482,7 @@ def test_the_gate_itself_reads_no_mcp() -> None:
     import subprocess
 
     code = (
-        "import sys, authority.gate.server, authority.cli.run, authority.cli.mcp\n"
+        "import sys, authority.gate.process, authority.cli.run, authority.cli.mcp\n"
         "print([m for m in ('mcp', 'mcp_types', 'pydantic', 'jsonschema') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

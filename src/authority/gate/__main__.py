@@ -11,6 +11,6 @@ import sys
 
 if __name__ == "__main__":
     gc.disable()
-    from authority.gate.server import main
+    from authority.gate.process import main
 
     sys.exit(main())

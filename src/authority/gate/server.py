@@ -1,33 +1,24 @@
-"""The gate's process: open the state directory, serve, go when idle, and never half-alive.
+"""The gate, wired together: serve, go when idle, and never half-alive.
 
 Rules
-- One gate per state directory: the log's lock says so.
-- A poisoned ledger, or a defect in a step, ends the process at once. Every run dies with it
-  (parent-death signals, and end of file on the channels), so nothing goes on unrecorded.
-- It is started as `python -I -m authority.gate`, in the state directory, with a cleaned
-  environment; it says on descriptor `--ready` that it serves, or why it does not.
-- It takes as many open files as the system lets it have: every connection, channel and open file of a
-  mount is one of its own. Runs have a limit of theirs (`isolation.plan`).
+- A poisoned ledger, or a defect in a step, is a failure: it stops serving at once, and says no last
+  words. The process ends with it (`process`).
 - With nothing running and nobody asking for `IDLE_SECONDS` it signs a checkpoint and leaves.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import errno
 import gc
 import os
-import resource
 import signal
 import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import uvloop
-
-from authority.audit.errors import LogError, LogLocked
+from authority.audit.errors import LogError
 from authority.audit.opening import everything
 from authority.compat import trust
 from authority.compat.endpoints import Endpoints
@@ -36,8 +27,7 @@ from authority.effects.compute import Compute
 from authority.effects.files import FileEffects
 from authority.effects.http import HttpEffect
 from authority.effects.tools import ToolEffect
-from authority.errors import AuthorityError
-from authority.gate import clock, snapshots, statedir
+from authority.gate import clock, snapshots
 from authority.gate.bodies import Bodies
 from authority.gate.canaries import Canaries
 from authority.gate.channel import Channel
@@ -52,7 +42,7 @@ from authority.gate.hidden import Hidden
 from authority.gate.incident_routes import IncidentRoutes
 from authority.gate.incidents import Incidents
 from authority.gate.mcp import Hubs, ToolRouter
-from authority.gate.opening import Opened, open_state
+from authority.gate.opening import Opened
 from authority.gate.performers import Fetchers, Models, PerPolicy, look_ups, table
 from authority.gate.pipeline import Pipeline
 from authority.gate.policies import Policies
@@ -75,7 +65,6 @@ from authority.protocol import Service as Kind
 IDLE_SECONDS = 300
 TICK_SECONDS = 1.0
 SOCKET_BACKLOG = 128
-SWITCH_SECONDS = 0.0005
 GC_THRESHOLD = 50_000
 """Objects between collections: requests make little that only a collection frees."""
 
@@ -386,39 +375,3 @@ def _listen(path: Path) -> socket.socket:
     sock.bind(str(path))
     sock.listen(SOCKET_BACKLOG)
     return sock
-
-
-def _take_descriptors() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-async def _serve(opened: Opened, ready: int) -> BaseException | None:
-    gate = Gate(opened)
-    await gate.serve(ready)
-    return gate.failure
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The process. Exit code 0 when it left in order, 125 when it refused or failed."""
-    parser = argparse.ArgumentParser(prog="authority.gate")
-    parser.add_argument("state", type=Path)
-    parser.add_argument("--ready", type=int, required=True)
-    options = parser.parse_args(arguments)
-    os.umask(0o077)
-    _take_descriptors()
-    # The log's thread needs the interpreter for a moment after each sync; it must not wait 5 ms.
-    sys.setswitchinterval(SWITCH_SECONDS)
-    try:
-        opened = open_state(statedir.open_existing(options.state))
-    except (AuthorityError, LogError, OSError, ValueError) as error:
-        why = "locked" if isinstance(error, LogLocked) else "refused"
-        os.write(options.ready, f"{why} {error}\n".encode())
-        print(f"gate: {error}", file=sys.stderr)
-        return 125
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        failure = runner.run(_serve(opened, options.ready))
-        if failure is not None:  # before the runner would wait for threads that may never end
-            print(f"gate: {type(failure).__name__}: {failure}", file=sys.stderr, flush=True)
-            os._exit(125)
-    return 0
