@@ -24,9 +24,10 @@ Rules
 
 from __future__ import annotations
 
-from authority.kernel import budgets, entries, handles, models, relatives, sinks
+from authority.kernel import entries, handles, relatives, sinks
 from authority.kernel.capabilities import WAYS, Refusal, scope, use
 from authority.kernel.codes import Code, Layer
+from authority.kernel.decide_budget import fits, granted, worst
 from authority.kernel.decide_labels import No as _No
 from authority.kernel.decide_labels import hidden, known, labels, placed
 from authority.kernel.decide_labels import required as approved
@@ -35,7 +36,7 @@ from authority.kernel.facts import Facts, Request
 from authority.kernel.labels import CLEAN, Label
 from authority.kernel.policy import Policy
 from authority.kernel.rates import UsageDelta
-from authority.kernel.requests import EFFECTS, Spec
+from authority.kernel.requests import EFFECTS
 from authority.kernel.sinks import Finding
 from authority.kernel.state import Run, State, pin_name
 
@@ -64,8 +65,8 @@ def decide(state: State, policy: Policy | None, request: Request, facts: Facts) 
         usage = _capability(state, request, facts, now)
         rule, approval = _policy(state, policy, run, request)
         spec = EFFECTS[request.effect]
-        reserve = _worst(state, policy, run, spec, request, facts)
-        _fits(state, run, reserve)
+        reserve = worst(state, policy, run, spec, request, facts)
+        fits(state, run, reserve)
         found, asked = labels(state, policy, run, request)
         approval, also = approval or asked, asked if approval else ""
         if not facts.preview:
@@ -106,7 +107,7 @@ def decide(state: State, policy: Policy | None, request: Request, facts: Facts) 
         final=request.effect == "output",
         at=now,
     )
-    label = _granted(state, policy, run, request, facts, reserve)
+    label = granted(state, policy, run, request, facts, reserve)
     if request.handle:
         verdict.handle = f"h{len(run.handles) + 1}"
         label = label.join(sinks.answered(state, run, policy, request))
@@ -144,7 +145,7 @@ def chunk(
         if stopped:
             raise _No(stopped, Layer.CAPABILITY, "the capability was revoked")
         _canary(state, request, canary)
-        _fits(state, run, charge)
+        fits(state, run, charge)
         if way == "out":
             labels(state, policy, run, request)
     except _No as no:
@@ -314,74 +315,6 @@ def _definition(state: State, policy: Policy | None, request: Request, facts: Fa
         told = sinks.answered(state, state.runs[request.run], policy, request) if changed else CLEAN
         reason, rule = f"{request.resource.text}: {why}", f"mcp.{name}.approve"
         raise _No(code, Layer.POLICY, reason, rule, told=told)
-
-
-def _worst(
-    state: State, policy: Policy | None, run: Run, spec: Spec, request: Request, facts: Facts
-) -> dict[str, int]:
-    if request.effect in models.EFFECTS:
-        worst = _model(state, policy, run, request, facts)
-    else:
-        worst = spec.reserve(request.arguments, facts.looked_up)
-        if request.parts:
-            worst = handles.hidden_reserve(
-                request.effect,
-                spec.reserve(handles.shown(request.effect, request.arguments), {}),
-            )
-    reserve = {k: v for k, v in worst.items() if v}
-    if facts.body and facts.body.kept in {"store", "sealed"}:
-        reserve["stored_bytes"] = reserve.get("stored_bytes", 0) + facts.body.size
-    return reserve
-
-
-def _fits(state: State, run: Run, reserve: dict[str, int]) -> None:
-    try:
-        lack = budgets.shortfall(state.accounts, run.accounts, reserve)
-    except budgets.BudgetError as error:
-        raise _No(Code.BUDGET_EXCEEDED, Layer.BUDGET, str(error)) from error
-    if lack:
-        raise _No(
-            Code.BUDGET_EXCEEDED,
-            Layer.BUDGET,
-            f"{lack.dimension} of {lack.account}: {lack.wanted} wanted, {lack.left} left",
-            f"budgets.{lack.dimension}",
-            told=relatives.used(state, lack.account),
-        )
-
-
-def _model(
-    state: State, policy: Policy | None, run: Run, request: Request, facts: Facts
-) -> dict[str, int]:
-    assert policy is not None
-    assert request.resource is not None
-    chain = [state.accounts[name] for name in run.accounts]
-    terms = policy.model(request.resource.name)
-    try:
-        return models.worst(request.effect, facts.looked_up, terms, chain)
-    except models.Unbounded as why:
-        raise _No(Code.BUDGET_EXCEEDED, Layer.BUDGET, str(why), why.rule) from None
-
-
-def _granted(
-    state: State,
-    policy: Policy | None,
-    run: Run,
-    request: Request,
-    facts: Facts,
-    reserve: dict[str, int],
-) -> Label:
-    """What it brings that a model may say no more than is left: whoever used the rest."""
-    label = CLEAN
-    if request.effect not in models.EFFECTS or policy is None or request.resource is None:
-        return label
-    for name in run.accounts:
-        if state.accounts[name].limit.keys() & set(models.TOKENS):
-            label = label.join(relatives.used(state, name))
-    if label <= run.label:
-        return CLEAN
-    terms = policy.model(request.resource.name)
-    whole = models.worst(request.effect, facts.looked_up, terms, ())
-    return label if any(reserve.get(d, 0) != whole.get(d, 0) for d in models.TOKENS) else CLEAN
 
 
 def _denied(

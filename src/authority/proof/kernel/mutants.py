@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-from authority.kernel import budgets, capabilities, decide
+from authority.kernel import budgets, capabilities, decide, decide_budget
 from authority.kernel import fold as folding
 from authority.proof.kernel import world
 from authority.proof.kernel.invariants import BUDGET, CAPABILITY, HALT, INTENT
@@ -134,15 +134,15 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _one(
         "only the run's own account is asked", BUDGET,
-        decide, "_fits", "run.accounts, reserve", "run.accounts[:1], reserve",
+        decide_budget, "fits", "run.accounts, reserve", "run.accounts[:1], reserve",
     ),
     _one(
         "only the last account is asked", BUDGET,
-        decide, "_fits", "run.accounts, reserve", "run.accounts[-1:], reserve",
+        decide_budget, "fits", "run.accounts, reserve", "run.accounts[-1:], reserve",
     ),
     _one(
         "a piece is not asked about its budget", BUDGET,
-        decide, "chunk", "_fits(state, run, charge)", "pass",
+        decide, "chunk", "fits(state, run, charge)", "pass",
     ),
     _one(
         "a second reservation takes the place of the first", BUDGET,
