@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-import msgspec
-
 from authority.kernel import canonical, handles
 from authority.kernel.addresses import ResourceError, is_address, shown
 from authority.kernel.mcp_rules import McpServer, split_tool
@@ -19,7 +17,7 @@ from authority.kernel.models import Terms
 from authority.kernel.pattern_match import Pattern, literal_prefix
 from authority.kernel.policy_files import FILES, READS, WRITES, FileRules, Say
 from authority.kernel.policy_models import terms
-from authority.kernel.policy_network import Reach
+from authority.kernel.policy_network import NetworkRules, Reach
 from authority.kernel.policy_protect import Protection, path_text
 from authority.kernel.policy_rules import RuleList, Rules, private_key
 from authority.kernel.policy_sections import (
@@ -66,6 +64,7 @@ class Policy:
 
     __slots__ = (
         "_files",
+        "_network",
         "_node",
         "_protection",
         "_say",
@@ -85,6 +84,7 @@ class Policy:
         self._protection = protection
         self._say = Say(self.layers)
         self._files = FileRules(self.layers, protection, self._sections.process, self._say)
+        self._network = NetworkRules(self.layers, self.reach, self._say)
         try:
             self.canonical = canonical.encode(
                 {
@@ -182,13 +182,13 @@ class Policy:
                 return self._files.judge(effect, resource, verb)
         elif effect == "http.request":
             if scheme in _URLS:
-                return self._judge_network(resource, verb, lambda layer: layer.http)
+                return self._network.request(resource, verb)
         elif effect == "net.connect":
             if scheme == "tcp":
-                return self._judge_tunnel(resource)
+                return self._network.tunnel(resource)
         elif effect == "net.resolve":
             if scheme == "dns":
-                return self._judge_name(resource)
+                return self._network.name(resource)
         elif effect == "tool.call":
             if scheme == "tool":
                 found = self.mcp_tool(resource)
@@ -203,9 +203,7 @@ class Policy:
                 return _defined("mcp", resource.name, self.mcp)
         elif effect in MODEL_EFFECTS:
             if scheme == "model":
-                return self._judge_network(
-                    resource, "", lambda layer: layer.model_allow, lambda layer: layer.model_deny
-                )
+                return self._network.model(resource)
         elif effect == "agent.spawn":
             if scheme == "agent":
                 return _defined("agents", resource.name, self.agents)
@@ -337,48 +335,6 @@ class Policy:
             )
         except ResourceError as error:
             raise PolicyError(self.name, "", 0, error.message, error.hint) from None
-
-    def _judge_network(
-        self,
-        resource: Resource,
-        verb: str,
-        pick: Callable[[Rules], RuleList],
-        deny: Callable[[Rules], RuleList] = lambda layer: layer.net_deny,
-    ) -> Judgement:
-        for layer in self.layers:
-            if rule := deny(layer).find(resource, verb):
-                return self._say.denied(rule, layer, resource)
-        first = ""
-        for layer in self.layers:
-            rules = pick(layer)
-            if layer.abstains(rules):
-                continue
-            rule = rules.find(resource, verb)
-            if not rule:
-                return self._say.not_covered(rules, layer, resource, verb)
-            first = first or self._say.named(rule, layer)
-        return Judgement(True, first)
-
-    def _judge_tunnel(self, resource: Resource) -> Judgement:
-        """No tunnel leads around the rules that judge requests to the same host and port."""
-        judgement = self._judge_network(resource, "", lambda layer: layer.tunnel)
-        if judgement.allowed and resource.port in self.reach.http_ports(resource.host):
-            where = f"{shown(resource.host)}:{resource.port}"
-            return Judgement(
-                False, "network.http", f"network.http judges requests to {where}: no tunnel there"
-            )
-        return judgement
-
-    def _judge_name(self, resource: Resource) -> Judgement:
-        """A name is there for the run when some rule could allow something at its host."""
-        for layer in self.layers:
-            if rule := layer.net_deny.find(msgspec.structs.replace(resource, scheme="tcp")):
-                return self._say.denied(rule, layer, resource)
-        if ports := self.reach.ports(resource.host):
-            return Judgement(True, f"network names it on port {', '.join(map(str, ports[:8]))}")
-        return Judgement(
-            False, "", f"no rule of network.allow or network.http names {shown(resource.host)}"
-        )
 
     def _all_say(self, resource: Resource, verb: str, pick: Callable[[Rules], RuleList]) -> bool:
         return all(

@@ -1,6 +1,9 @@
-"""The network a policy leaves open, seen as hosts and ports: for names, for tunnels, for trust.
+"""The network a policy leaves open: what it says about requests, tunnels, names and models, and which
+hosts and ports that comes to.
 
 Pure. Rules
+- Every denial of the chain first; then each file that has rules of the kind must allow.
+- No tunnel leads around the rules that judge requests to the same host and port.
 - `Reach` answers which ports of a host some rule could allow. It errs towards yes: an http rule for
   one path makes the port count, and the request is still judged. A host that a file of the chain
   does not name, or that a denial covers, has none. So the names that a run may learn to be there
@@ -13,14 +16,16 @@ Pure. Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
+from authority.kernel.addresses import shown
 from authority.kernel.pattern_match import Pattern
+from authority.kernel.policy_files import Say
 from authority.kernel.policy_rules import RuleList, Rules
-from authority.kernel.policy_sections import Network
+from authority.kernel.policy_sections import Judgement, Network
 from authority.kernel.resources import Resource
 
 MAX_PORTS: Final = 64
@@ -122,6 +127,69 @@ class Reach:
     def _denied(self, host: str, port: int) -> bool:
         probe = Resource("tcp", "", (), host, port)
         return any(layer.net_deny.find(probe) for layer in self._layers)
+
+
+class NetworkRules:
+    """The rules of a chain of policies about what is elsewhere; asked about canonical resources."""
+
+    __slots__ = ("_layers", "_reach", "_say")
+
+    def __init__(self, layers: tuple[Rules, ...], reach: Reach, say: Say) -> None:
+        self._layers = layers
+        self._reach = reach
+        self._say = say
+
+    def request(self, resource: Resource, verb: str) -> Judgement:
+        """One HTTP request, by method and URL."""
+        return self._listed(resource, verb, lambda layer: layer.http)
+
+    def model(self, resource: Resource) -> Judgement:
+        """A model, by its name."""
+        return self._listed(
+            resource, "", lambda layer: layer.model_allow, lambda layer: layer.model_deny
+        )
+
+    def tunnel(self, resource: Resource) -> Judgement:
+        """No tunnel leads around the rules that judge requests to the same host and port."""
+        judgement = self._listed(resource, "", lambda layer: layer.tunnel)
+        if judgement.allowed and resource.port in self._reach.http_ports(resource.host):
+            where = f"{shown(resource.host)}:{resource.port}"
+            return Judgement(
+                False, "network.http", f"network.http judges requests to {where}: no tunnel there"
+            )
+        return judgement
+
+    def name(self, resource: Resource) -> Judgement:
+        """A name is there for the run when some rule could allow something at its host."""
+        for layer in self._layers:
+            if rule := layer.net_deny.find(msgspec.structs.replace(resource, scheme="tcp")):
+                return self._say.denied(rule, layer, resource)
+        if ports := self._reach.ports(resource.host):
+            return Judgement(True, f"network names it on port {', '.join(map(str, ports[:8]))}")
+        return Judgement(
+            False, "", f"no rule of network.allow or network.http names {shown(resource.host)}"
+        )
+
+    def _listed(
+        self,
+        resource: Resource,
+        verb: str,
+        pick: Callable[[Rules], RuleList],
+        deny: Callable[[Rules], RuleList] = lambda layer: layer.net_deny,
+    ) -> Judgement:
+        for layer in self._layers:
+            if rule := deny(layer).find(resource, verb):
+                return self._say.denied(rule, layer, resource)
+        first = ""
+        for layer in self._layers:
+            rules = pick(layer)
+            if layer.abstains(rules):
+                continue
+            rule = rules.find(resource, verb)
+            if not rule:
+                return self._say.not_covered(rules, layer, resource, verb)
+            first = first or self._say.named(rule, layer)
+        return Judgement(True, first)
 
 
 def _opinions(layers: Sequence[Rules], key: str) -> list[RuleList]:
