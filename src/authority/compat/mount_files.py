@@ -33,8 +33,9 @@ from authority.compat.mount_links import Links
 from authority.compat.mount_nodes import Node
 from authority.compat.mount_own import check_mode, mode_for
 from authority.compat.mount_view import Answer, View
-from authority.effects.beneath import QUICK, Untouchable, WouldWait
 from authority.effects.beneath import Handle as Looked
+from authority.effects.beneath import Untouchable, WouldWait
+from authority.effects.storage import QUICK
 from authority.effects.tree import SET_ID, check_regular
 from authority.kernel.codes import Code
 from authority.kernel.policy_persist import OWN

@@ -11,9 +11,7 @@ Rules
 - Then use the very same object: `reopen` opens `/proc/self/fd/N` of the look handle, beneath a held
   handle of `/proc/self/fd` that was checked to be procfs, and compares device and inode again. No
   name is looked up twice, so nothing can be swapped between check and use.
-- Only file systems that store files are touched (`STORAGE`, by `f_type` of statfs(2)). Kernel
-  interfaces that look like files (procfs, sysfs, cgroup, debugfs, bpf ...) and network file systems
-  (a read there sends bytes off the machine) are refused, and so is every type that isn't listed.
+- Only file systems that hold files of this machine are touched (`storage`).
 - `now=True` adds `RESOLVE_CACHED` and goes on only for `QUICK` file systems: it answers from the
   kernel's caches at once or raises `WouldWait`, so it may be called where nothing may block.
 - A kernel without openat2 (before 5.6, or a container that forbids it), a procfs that is missing or
@@ -31,6 +29,7 @@ import platform
 import stat
 from types import TracebackType
 
+from authority.effects.storage import QUICK, STORAGE
 from authority.errors import AuthorityError
 
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -46,41 +45,6 @@ RENAME_EXCHANGE = 2
 
 _PROC = 0x9FA0
 _PROC_FD = "/proc/self/fd"
-
-QUICK = frozenset(
-    {
-        0xEF53,  # ext2, ext3, ext4
-        0x58465342,  # xfs
-        0x9123683E,  # btrfs
-        0xF2F52010,  # f2fs
-        0x01021994,  # tmpfs
-    }
-)
-"""File systems whose cached inodes open and stat without waiting for anybody."""
-
-STORAGE = QUICK | {
-    0x794C7630,  # overlayfs
-    0x2FC12FC1,  # zfs
-    0xCA451A4E,  # bcachefs
-    0x858458F6,  # ramfs
-    0x4D44,  # vfat
-    0x2011BAB0,  # exfat
-    0x5346544E,  # ntfs
-    0x7366746E,  # ntfs3
-    0x73717368,  # squashfs
-    0xE0F5E1E2,  # erofs
-    0x9660,  # iso9660
-    0x15013346,  # udf
-    0x3153464A,  # jfs
-    0x52654973,  # reiserfs
-    0x3434,  # nilfs2
-    0xF15F,  # ecryptfs
-    0x61756673,  # aufs
-    0x786F4256,  # vboxsf: folders that a virtual machine shares with its host
-    0x01021997,  # 9p: likewise, and WSL's /mnt/c
-    0x65735546,  # fuse and virtiofs: likewise; only the owner of the machine can mount these
-}
-"""File systems that hold files of this machine, by `f_type`."""
 
 _RETRIES = 16
 
