@@ -5,8 +5,8 @@ Runs in any thread, one change at a time. Rules
   then on that copy is the file. A name that is removed and lies in the base gets a record (`gone`); a
   directory that is made where the base had one hides the base's (`opaque`). The records are a table of
   our own, in memory, written when the folder is closed.
-- A file keeps the identity that it was first seen by, also when it has been copied; so who holds it by
-  identity finds it again. What was opened for reading before keeps reading the base.
+- What was opened for reading before keeps reading the base. How both folders are seen as one stands in
+  `overlay_layers`.
 - For each path that was changed or removed the base's state at that moment is recorded (`before`), so
   that whoever applies the changes sees whether the base moved on.
 - A directory of the base is not renamed (EXDEV: programs copy it then); one that was made here is.
@@ -28,12 +28,11 @@ import msgspec
 
 from authority.effects import room
 from authority.effects.beneath import Beneath, Handle
-from authority.effects.overlay_table import Table, before_of
+from authority.effects.overlay_layers import Layers
+from authority.effects.overlay_table import before_of
 from authority.effects.tree import (
     Identity,
-    Row,
     Times,
-    Tree,
     check_regular,
     check_writable,
     set_size,
@@ -43,30 +42,15 @@ COPY_MOST = 1 << 32
 _PIECE = 1 << 20
 
 
-class _Seen(Handle):
-    """A copied file, known by the identity of what it was copied from."""
-
-    __slots__ = ("known",)
-    known: Identity
-
-    @property
-    def identity(self) -> Identity:
-        return self.known
-
-
-class Overlay:
+class Overlay(Layers):
     """`effects.tree.Files` over a folder that stays as it is. `store` is the private folder."""
 
     def __init__(self, beneath: Beneath, base: bytes, store: Path) -> None:
-        self._store = store
         upper = store / "upper"
         upper.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._base = Tree(beneath, base)
-        self._upper = Tree(beneath, os.fsencode(upper))
-        self._beneath = beneath
-        self._known: dict[Identity, Identity] = {}
+        super().__init__(beneath, base, os.fsencode(upper))
+        self._store = store
         self._lock = threading.RLock()
-        self.table = Table(os.fsdecode(base))
 
     def close(self) -> None:
         """Write the records down and let go of both folders."""
@@ -78,89 +62,6 @@ class Overlay:
         temporary.rename(self._store / "table.json")
         self._base.close()
         self._upper.close()
-
-    # --- where something is ---
-
-    def _hidden(self, path: bytes) -> bool:
-        """Whether the base's object at the path is gone here."""
-        names = path.split(b"/")
-        for depth in range(1, len(names) + 1):
-            above = b"/".join(names[:depth]).hex()
-            if above in self.table.gone or (depth < len(names) and above in self.table.opaque):
-                return True
-        return path.hex() in self.table.opaque
-
-    def _in_upper(self, path: bytes) -> Handle | None:
-        if not path:
-            return None
-        try:
-            return self._upper.look(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-    def _in_base(self, path: bytes) -> Handle | None:
-        if path and self._hidden(path):
-            return None
-        try:
-            return self._base.look(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-    def look(self, path: bytes, *, now: bool = False) -> Handle:
-        """As `Tree.look`; a directory that both have is the base's."""
-        found = self._in_upper(path)
-        if found is not None and found.is_directory and (base := self._in_base(path)) is not None:
-            if base.is_directory:
-                found.close()
-                return base
-            base.close()
-        if found is None:
-            found = self._in_base(path)
-            if found is None:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            return found
-        known = self._known.get(found.identity)
-        if known is None:
-            return found
-        seen = _Seen(found.fd, found.status, found.kind)
-        seen.known = known
-        found.fd = -1
-        return seen
-
-    def _expected(self, path: bytes, expect: Identity | None) -> Handle:
-        found = self.look(path)
-        if expect is not None and found.identity != expect:
-            found.close()
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        return found
-
-    def rows(self, path: bytes) -> list[Row]:
-        merged: dict[bytes, Row] = {}
-        base = self._in_base(path)
-        if base is not None:
-            with base:
-                if base.is_directory:
-                    merged = {
-                        row.name: row
-                        for row in self._base.rows(path)
-                        if not self._hidden(path + b"/" + row.name if path else row.name)
-                    }
-        upper = self._in_upper(path) if path else self._upper.look(b"")
-        if upper is not None:
-            with upper:
-                for row in self._upper.rows(path):
-                    merged[row.name] = merged.get(row.name, row)._replace(kind=row.kind)
-        elif base is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        return list(merged.values())
-
-    def readlink(self, path: bytes) -> bytes:
-        found = self._in_upper(path)
-        if found is not None:
-            found.close()
-            return self._upper.readlink(path)
-        self._expected(path, None).close()
-        return self._base.readlink(path)
 
     # --- copying ---
 
@@ -244,12 +145,6 @@ class Overlay:
                 return self._upper.open(path, flags)
             with self._expected(path, expect) as found:
                 return self.read(found)
-
-    def read(self, found: Handle) -> int:
-        check_regular(found)
-        plain = Handle(os.dup(found.fd), found.status, found.kind)
-        with plain:
-            return self._beneath.reopen(plain, os.O_RDONLY)
 
     def create(self, path: bytes, flags: int, mode: int) -> int:
         with self._lock:
@@ -400,31 +295,9 @@ class Overlay:
             self._copied(path, expect)
             return self._upper.utime(path, times, self._raw(path))
 
-    def _in_both(self, path: bytes) -> bool:
-        """Whether this is a directory of the base, whose attributes stay as they are."""
-        base = self._in_base(path)
-        if base is None:
-            return False
-        with base:
-            return base.is_directory
-
     def _raw(self, path: bytes) -> Identity:
         with self._upper.look(path) as found:
             return found.identity
-
-    def getxattr(self, path: bytes, name: bytes, expect: Identity) -> bytes:
-        self._expected(path, expect).close()
-        if (found := self._in_upper(path)) is not None:
-            with found:
-                return self._upper.getxattr(path, name, found.identity)
-        return self._base.getxattr(path, name, expect)
-
-    def listxattr(self, path: bytes, expect: Identity) -> list[bytes]:
-        self._expected(path, expect).close()
-        if (found := self._in_upper(path)) is not None:
-            with found:
-                return self._upper.listxattr(path, found.identity)
-        return self._base.listxattr(path, expect)
 
     def setxattr(
         self, path: bytes, name: bytes, value: bytes | None, flags: int, expect: Identity
@@ -432,9 +305,3 @@ class Overlay:
         with self._lock:
             self._copied(path, expect)
             self._upper.setxattr(path, name, value, flags, self._raw(path))
-
-    def sync(self, path: bytes) -> None:
-        self._expected(path, None).close()
-
-    def statfs(self) -> os.statvfs_result:
-        return self._base.statfs()
