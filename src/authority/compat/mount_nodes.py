@@ -104,17 +104,20 @@ class Nodes:
     def child(self, parent: Node, name: bytes) -> tuple[bytes, Resource]:
         """Path and resource of a name in a directory. Raises `OSError`."""
         self._place(parent)
-        assert parent.resource is not None
-        path = parent.path + b"/" + name if parent.path else name
-        return path, below(parent.resource, name)
+        return _within(parent, name)
 
     def _place(self, node: Node) -> None:
-        if node is self._root or (node.epoch == self._epoch and node.parent is not None):
-            return
-        if node.parent is None:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        node.path, node.resource = self.child(node.parent, node.name)
-        node.epoch = self._epoch
+        moved = []
+        while node is not self._root and not (
+            node.epoch == self._epoch and node.parent is not None
+        ):
+            if node.parent is None:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            moved.append((node.parent, node))
+            node = node.parent
+        for parent, one in reversed(moved):  # as deep as a program likes: no call for each level
+            one.path, one.resource = _within(parent, one.name)
+            one.epoch = self._epoch
 
     def enter(self, parent: Node, name: bytes, identity: Identity, mode: int) -> Node:
         """The node of what was found under a name; the kernel is told of it once more."""
@@ -194,6 +197,12 @@ class Nodes:
             if parent.children.get(node.name) is node:
                 del parent.children[node.name]
             node = parent
+
+
+def _within(parent: Node, name: bytes) -> tuple[bytes, Resource]:
+    assert parent.resource is not None
+    path = parent.path + b"/" + name if parent.path else name
+    return path, below(parent.resource, name)
 
 
 def below(parent: Resource, name: bytes) -> Resource:
