@@ -14,6 +14,10 @@ from typing import Any
 
 import pytest
 
+from authority.audit.store import ContentStore
+from authority.rejudge.log import rejudge
+from authority.rejudge.sources import Sources
+
 from .lab import OPEN, Attached, Lab
 
 ROOT = Path(__file__).parents[2]
@@ -137,7 +141,7 @@ def test_what_fails_at_the_last_moment_leaves_nothing_in_memory(lab: Lab) -> Non
 FLOODS = """
 from authority.agent import connect
 gate = connect()
-for _ in range(500):
+for _ in range(200):
     gate.read("data/a.txt")
 print("whole")
 """
@@ -159,26 +163,28 @@ def test_who_has_more_in_the_log_than_its_policy_lets_it_is_halted_and_nobody_el
 ) -> None:
     with lab.attached() as neighbour:
         quiet = neighbour.gate()
-        ran = lab.run(FLOODS, OPEN + '[limits]\nlog = "100KB"\n')
+        ran = lab.run(FLOODS, OPEN + '[limits]\nlog = "40KB"\n')
         assert quiet.read("data/a.txt") == b"hello"
         control = lab.run(FLOODS)
     assert (ran.summary["code"], ran.summary["reason"]) == (137, "log")
-    assert "100,000 bytes" in ran.summary["detail"]
+    assert "40,000 bytes" in ran.summary["detail"]
     assert "'log' in [limits]" in ran.summary["detail"]
     (case,) = lab.log(kind="incident", run=ran.run)
     assert (case["what"], case["detail"]) == ("log", ran.summary["detail"])
-    beyond = [seq for seq, size in logged(lab, ran.run) if size > 100_000]
+    beyond = [seq for seq, size in logged(lab, ran.run) if size > 40_000]
     assert case["of"] == beyond[0], "the first entry that went beyond it"
+    replayed = lab.cli("replay", ran.run)
+    assert replayed.returncode == 0, "it is played up to where it was halted"
     assert control.out == "whole\n"
     assert logged(lab, control.run)[-1][1] > 2 * logged(lab, ran.run)[-1][1]
 
 
 def test_a_childs_entries_count_for_its_parent_too(own: Lab) -> None:
     own.file("floods.py", FLOODS)
-    own.file("less.toml", OPEN + '[process]\nexec = ["python3"]\n[limits]\nlog = "60KB"\n')
+    own.file("less.toml", OPEN + '[process]\nexec = ["python3"]\n[limits]\nlog = "40KB"\n')
     agent = 'command = ["python3", "floods.py"]\n'
     agents = f'[agents.less]\n{agent}policy = "less.toml"\n[agents.same]\n{agent}'
-    with own.attached(OPEN + f'[limits]\nlog = "300KB"\n{agents}') as run:
+    with own.attached(OPEN + f'[limits]\nlog = "120KB"\n{agents}') as run:
         gate = run.gate()
         less = gate.spawn("less")
         assert gate.wait(less, 30_000)["code"] == 137
@@ -189,3 +195,6 @@ def test_a_childs_entries_count_for_its_parent_too(own: Lab) -> None:
     assert [(c["what"], c["run"]) for c in cases] == [("log", less), ("log", run.run)]
     (beyond,) = [e for e in own.log() if e["seq"] == cases[1]["of"]]
     assert beyond["run"] == same
+    again = rejudge(own.directory.log, Sources(ContentStore(own.directory.store)))
+    assert again.ok, again.differences
+    assert again.judged > 50, "no verdict rests on the limit"

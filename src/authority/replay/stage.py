@@ -54,7 +54,10 @@ from authority.replay.typed import Typed
 HOLD_SECONDS = 2.0
 FINISH_SECONDS = 20.0
 _OUTSIDE = frozenset(
-    ["stopped", "halted", "wall_time", "denials", "disconnected", "parent ended", "gate stopped"]
+    [
+        *("stopped", "halted", "wall_time", "disconnected", "parent ended", "gate stopped"),
+        *("denials", "log", "canary"),  # an incident
+    ]
 )
 """Reasons of an end that did not come from the program."""
 
