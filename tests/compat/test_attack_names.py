@@ -15,6 +15,7 @@ from authority.compat.names import FIRST, Names, Place
 from .support import FakeDoor, policy
 from .test_dns import query
 
+AAAA = 28
 TOML = """
 [network]
 http = ["GET https://api.example/**", "GET http://api.example:8080/x", "GET https://*.cdn.example/**"]
@@ -144,7 +145,7 @@ def test_other_types_are_empty_for_a_name_that_is_there(kind: int) -> None:
 
 def test_a_refused_name_is_a_denial_once_and_then_a_tally() -> None:
     asker = Asker()
-    for kind in (dns.A, dns.AAAA, dns.A):
+    for kind in (dns.A, AAAA, dns.A):
         asker.ask("secret.evil.test", kind)
     assert len(asker.door.denied) == 1
     assert asker.door.glanced == ["dns:secret.evil.test"] * 2
@@ -176,7 +177,7 @@ def test_names_and_listeners_are_bounded(
 def test_localhost_and_backward_questions() -> None:
     asker = Asker()
     assert asker.ask("localhost") == (dns.NOERROR, ["127.0.0.1"])
-    assert asker.ask("sub.localhost", dns.AAAA) == (dns.NOERROR, [])
+    assert asker.ask("sub.localhost", AAAA) == (dns.NOERROR, [])
     asker.ask("api.example")
     told = asyncio.run(asker.names.answer(query("1.0.64.127.in-addr.arpa", dns.PTR)))
     assert told.endswith(b"\x03api\x07example\0")

@@ -9,7 +9,7 @@ Rules
   Every other byte (a dot or NUL inside a label, say) makes a name that no host has: the message is
   well-formed, the name is None, and the answer is a refusal.
 - An answer repeats the question byte for byte, so that a resolver which plays with the case of
-  letters recognises it, and is at most `MAX_ANSWER` bytes: it never needs truncation.
+  letters recognises it, and is never longer than 1,024 bytes: it needs no truncation.
 - What can't be answered at all (shorter than a header, itself an answer) gives nothing.
 """
 
@@ -22,7 +22,6 @@ from typing import Final, NamedTuple
 
 A: Final = 1
 PTR: Final = 12
-AAAA: Final = 28
 OPT: Final = 41
 ANY: Final = 255
 IN: Final = 1
@@ -31,7 +30,6 @@ NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
 _BADVERS: Final = 16
 
 MAX_QUERY: Final = 4096
-MAX_ANSWER: Final = 1024
 _UDP_SIZE: Final = 1232
 _HEADER: Final = struct.Struct(">HHHHHH")
 _TAIL: Final = struct.Struct(">HH")
