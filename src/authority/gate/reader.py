@@ -33,7 +33,7 @@ from authority.kernel.facts import Facts, Problem, Request, numbers, request_dig
 from authority.kernel.handles import Part
 from authority.kernel.models import EFFECTS as MODEL_EFFECTS
 from authority.kernel.pointers import Malformed, Unfit
-from authority.kernel.requests import EFFECTS, FsRename, HttpRequest
+from authority.kernel.requests import EFFECTS, FsRename, HttpRequest, Output
 from authority.kernel.resources import Resource
 from authority.protocol import FLAG_HANDLE, FLAG_WAIT, checked_arguments
 from authority.protocol import Request as WireRequest
@@ -232,6 +232,24 @@ class Reader:
             body=short_body(data),
         )
         return Asked(request, facts, data, capability)
+
+    def printed(self, run: str, fd: int, data: bytes, n: int, capability: bytes) -> Asked:
+        """What a program printed, as a request under the run's own `capability`."""
+        name = "output:stderr" if fd == 2 else "output:stdout"
+        token, ok = self.token(capability)
+        request = Request(
+            run=run,
+            stream=0,
+            n=n,
+            effect="output",
+            shown=name,
+            digest=request_digest("output", name, "", data),
+            resource=resources.parse("output", name, cwd=None),
+            arguments=Output(data),
+            token=token,
+        )
+        facts = Facts(clock.wall(), mac_ok=ok, body=short_body(data, OUTPUT_INLINE_LIMIT))
+        return Asked(request, facts, data)
 
     def _looked_up(self, sent: bytes | msgspec.Raw) -> dict[str, Any]:
         found = self._find_canary(bytes(sent))

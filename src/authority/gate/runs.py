@@ -38,15 +38,13 @@ from authority.gate.grants import capability_of
 from authority.gate.ledger import Ledger
 from authority.gate.pipeline import Pipeline
 from authority.gate.places import Reach, reach
-from authority.gate.reader import OUTPUT_INLINE_LIMIT, Asked, Reader, short_body
+from authority.gate.reader import Reader
 from authority.gate.run import Event, Listener, Run, Start
 from authority.gate.wanted import places_of, sketch_of, wanted_of
 from authority.isolation import Host
-from authority.kernel import capabilities, entries, flows, resources
+from authority.kernel import capabilities, entries, flows
 from authority.kernel.capabilities import MacKey
-from authority.kernel.facts import Facts, Request, request_digest
 from authority.kernel.policy import Policy
-from authority.kernel.requests import Output
 
 FINISH_SECONDS = 5.0
 
@@ -376,21 +374,7 @@ class Runs:
 
     def _output(self, run: Run, fd: int, data: bytes, n: int, reply: Reply) -> None:
         """What the program printed, as a request under the run's own capability."""
-        name = "output:stderr" if fd == 2 else "output:stdout"
-        token, ok = self._reader.token(run.token)
-        request = Request(
-            run=run.id,
-            stream=0,
-            n=n,
-            effect="output",
-            shown=name,
-            digest=request_digest("output", name, "", data),
-            resource=resources.parse("output", name, cwd=None),
-            arguments=Output(data),
-            token=token,
-        )
-        facts = Facts(clock.wall(), mac_ok=ok, body=short_body(data, OUTPUT_INLINE_LIMIT))
-        self.pipeline.output(Asked(request, facts, data), reply)
+        self.pipeline.output(self._reader.printed(run.id, fd, data, n, run.token), reply)
 
     def identify(self, raw: bytes) -> tuple[str, str, Run] | None:
         """The attached run that a capability belongs to, if it verifies."""
