@@ -9,7 +9,8 @@ Rules
 - An effect that fails in a way it did not foresee has spent its whole reservation, and the answer is
   `E_INTERNAL`; the gate stays up for the others.
 - Bodies are where their entry says before it is written (`bodies`). What a run looked at since its
-  last entry is committed right before its next (`tallies`). Effects that go on are in `going`.
+  last entry is committed right before its next (`tallies`). What came of an effect is put into words
+  in `outcomes`. Effects that go on are in `going`.
 - Answers that may be large wait for room (`room`), so that nobody fills the gate's memory.
 - A cancelled effect writes no outcome: what it did is in doubt, and in doubt means spent.
 """
@@ -29,10 +30,11 @@ from authority.audit.writer import Receipt
 from authority.effects.base import Call, EffectFailed, EffectRefused, Performed
 from authority.gate import clock
 from authority.gate.answers import Answer, Reply, held
-from authority.gate.bodies import STORED, Bodies, stored
+from authority.gate.bodies import Bodies
 from authority.gate.hidden import Hidden
 from authority.gate.ledger import Ledger
-from authority.gate.reader import INLINE_LIMIT, Asked, short_body, value_bytes
+from authority.gate.outcomes import Outcomes, aborted
+from authority.gate.reader import INLINE_LIMIT, Asked
 from authority.gate.room import Room, answer_bound
 from authority.gate.tallies import Tallies
 from authority.gate.underway import UnderWay, stage
@@ -44,7 +46,7 @@ from authority.kernel.denials import rendering
 from authority.kernel.facts import Problem, Request
 from authority.kernel.labels import CLEAN, Label
 from authority.kernel.policy import Policy
-from authority.kernel.requests import EFFECTS, FsWrite
+from authority.kernel.requests import EFFECTS
 
 
 class Performer(Protocol):
@@ -79,6 +81,7 @@ class Pipeline:
     ) -> None:
         self.ledger = ledger
         self.bodies = bodies
+        self._outcomes = Outcomes(ledger, bodies)
         self._tallies = tallies
         self._policies = policies
         self._performers = performers
@@ -278,7 +281,8 @@ class Pipeline:
         assert request.resource is not None
         stopped = kernel.recheck(ledger.state, request.run, admit.caps)
         if stopped:
-            self._aborted(asked, admit, stopped, SENTENCES[stopped], {}, Layer.HALT, reply)
+            outcome, body = aborted(admit, stopped, SENTENCES[stopped], {}, Layer.HALT)
+            self._close(asked, admit, outcome, True, body, reply)
             return
         call = Call(
             run=request.run,
@@ -302,8 +306,9 @@ class Pipeline:
                 )
                 return
             # Being refused there tells something about what is there.
-            seen = self._label(asked, policy, facts=flows.failed(request.target))
-            self._aborted(asked, admit, no.code, no.sentence, no.facts, Layer.EFFECT, reply, seen)
+            seen = self._outcomes.label(request, policy, facts=flows.failed(request.target))
+            outcome, body = aborted(admit, no.code, no.sentence, no.facts, Layer.EFFECT, seen)
+            self._close(asked, admit, outcome, True, body, reply)
             return
         except EffectFailed as failed:
             self._failed(asked, admit, policy, failed, reply)
@@ -326,26 +331,10 @@ class Pipeline:
         done: Performed,
         reply: Reply,
     ) -> None:
-        request = asked.request
-        assert request.resource is not None
         if admit.handle:
             self._keep(asked, admit, await self.hidden.done(asked, admit, policy, done), reply)
             return
-        label = self._label(asked, policy, done.carried, done.facts)
-        body = await self.bodies.keep(request.run, value_bytes(done.value), label)
-        spent = {**admit.reserve, **done.spent}
-        if body.kept in STORED:
-            spent["stored_bytes"] = spent.get("stored_bytes", 0) + body.size
-        outcome = entries.Outcome(
-            run=request.run,
-            of=admit.seq,
-            status="done",
-            spent={k: v for k, v in spent.items() if v},
-            sources=sorted(label.sources),
-            secrets=sorted(label.secrets),
-            result=body,
-            facts=dict(done.facts),
-        )
+        outcome = await self._outcomes.done(asked.request, admit, policy, done)
         self._close(asked, admit, outcome, False, done.value, reply)
 
     def _failed(
@@ -357,63 +346,11 @@ class Pipeline:
         reply: Reply,
         code: Code = Code.EFFECT_FAILED,
     ) -> None:
-        request = asked.request
-        assert request.resource is not None
         if admit.handle:
             self._keep(asked, admit, self.hidden.failed(asked, admit, policy, failed, code), reply)
             return
-        label = self._label(asked, policy, failed.carried, flows.failed(request.target))
-        outcome = entries.Outcome(
-            run=request.run,
-            of=admit.seq,
-            status="failed",
-            code=code,
-            spent={k: v for k, v in {**admit.reserve, **failed.spent}.items() if v},
-            sources=sorted(label.sources),
-            secrets=sorted(label.secrets),
-            result=short_body(failed.sentence.encode()),
-            facts=failed.facts,
-        )
-        body = [str(code), str(Layer.EFFECT), failed.sentence, 0, None]
+        outcome, body = self._outcomes.failed(asked.request, admit, policy, failed, code)
         self._close(asked, admit, outcome, True, body, reply)
-
-    def _aborted(
-        self,
-        asked: Asked,
-        admit: entries.Admit,
-        code: Code,
-        sentence: str,
-        facts: Mapping[str, Any],
-        layer: Layer,
-        reply: Reply,
-        label: Label = CLEAN,
-    ) -> None:
-        outcome = entries.Outcome(
-            run=asked.request.run,
-            of=admit.seq,
-            sources=sorted(label.sources),
-            secrets=sorted(label.secrets),
-            status="aborted",
-            code=code,
-            spent=stored(admit),
-            result=short_body(sentence.encode()),
-            facts=dict(facts),
-        )
-        self._close(asked, admit, outcome, True, [str(code), str(layer), sentence, 0, None], reply)
-
-    def _label(
-        self,
-        asked: Asked,
-        policy: Policy,
-        carried: Label | None = None,
-        facts: Mapping[str, Any] = {},
-    ) -> Label:
-        request, state = asked.request, self.ledger.state
-        assert request.resource is not None
-        what = (request.effect, request.resource, request.verb)
-        if isinstance(request.arguments, FsWrite) and not facts.get("failed"):
-            facts = {**facts, "replaces": not request.arguments.create_only}
-        return flows.answer_label(state, policy, *what, carried or CLEAN, facts)
 
     def _keep(
         self, asked: Asked, admit: entries.Admit, kept: tuple[entries.Outcome, Any], reply: Reply
