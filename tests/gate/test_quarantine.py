@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -160,3 +161,62 @@ def test_several_documents_are_read_at_once_as_far_as_they_are_there(
     gate.extract(join("Mail: ", mails["/0/body"]), SCHEMA, "?", model="reader", max_tokens=50)
     assert reader.asked[1]["messages"][-1]["content"] == f"Mail: {body}"
     assert paid(lab, run) == [7]
+
+
+ELSEWHERE: dict[str, dict[str, Any]] = {
+    "a tool that the vendor runs": {"web_search_options": {}},
+    "what the vendor stored": {"api": "openai.responses", "previous_response_id": "resp_1"},
+    "a picture at an address": {"picture": "https://pictures.example/a.png"},
+}
+
+
+def asked_for(gate: Any, text: Any = "Look.", picture: str = "", **options: Any) -> Handle:
+    parts = [{"type": "image_url", "image_url": {"url": picture}}] if picture else []
+    content: Any = [{"type": "text", "text": text}, *parts] if parts else text
+    found = gate.model("reader", [{"role": "user", "content": content}], handle=True, **options)
+    assert isinstance(found, Handle)
+    return found
+
+
+def test_a_vendor_that_reaches_elsewhere_brings_and_sends_words(
+    lab: Lab, reader: Reader, run: Attached
+) -> None:
+    gate = run.gate()
+    words = gate.tool("mail", {}, handle=True)["/0/body"]
+
+    def steers(answer: Handle) -> str:
+        return code_of(lambda: gate.tool("pay", {"to": answer["/status"], "amount": 1}))
+
+    assert steers(asked_for(gate)) == ""
+    assert steers(asked_for(gate, picture="data:image/png;base64,AAAA")) == ""
+    assert code_of(lambda: asked_for(gate, text=words)) == ""
+    for name, options in ELSEWHERE.items():
+        assert steers(asked_for(gate, **options)) == "E_TAINT", name
+        before = len(reader.asked)
+        assert code_of(partial(asked_for, gate, text=words, **options)) == "E_TAINT", name
+        assert len(reader.asked) == before
+    for message in (
+        {"role": words, "content": "x"},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": words}}]},
+        {"role": "user", "content": [{"type": words, "text": "x"}]},
+    ):
+        said = partial(gate.model, "reader", [message], handle=True)
+        assert code_of(said) == "E_SCHEMA_INVALID"
+    # Who reads such an answer has read it, and may go on with the same model.
+    gate.model("reader", [{"role": "user", "content": "x"}])
+    assert code_of(lambda: gate.tool("pay", {"to": "bob", "amount": 1})) == ""
+    for _ in range(2):
+        gate.model("reader", [{"role": "user", "content": "x"}], web_search_options={})
+    assert code_of(lambda: gate.tool("pay", {"to": "bob", "amount": 1})) == "E_TAINT"
+
+
+def test_a_policy_may_trust_the_vendor_and_list_it_as_content(lab: Lab, reader: Reader) -> None:
+    lab.file("tool.py", TOOL)
+    listed = 'trusted = ["user", "model:reader"]\ncontent = ["model:reader"]'
+    text = POLICY.replace("PORT", str(reader.server_port)).replace('trusted = ["user"]', listed)
+    with lab.attached(text) as run:
+        gate = run.gate()
+        words = gate.tool("mail", {}, handle=True)["/0/body"]
+        answer = asked_for(gate, web_search_options={})
+        assert code_of(lambda: gate.tool("pay", {"to": answer["/status"], "amount": 1})) == ""
+        assert code_of(lambda: asked_for(gate, text=words, web_search_options={})) == ""

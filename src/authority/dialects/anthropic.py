@@ -138,7 +138,7 @@ def _source(source: object, tally: Tally, note: Any) -> None:
     found = source if isinstance(source, dict) else {}
     if found.get("type") == "file":
         tally.note("stored", "file_id")
-    note(found.get("data"))
+    note(found.get("data"), found.get("url"))
 
 
 def _tool(tool: dict[str, Any], tally: Tally) -> None:

@@ -9,6 +9,7 @@ Pure. Rules
 - What the body's length does not bound is counted by kind (`images`, `documents`, `choices`), or
   listed in `extras` by name. Everything that is not known here is an extra: a key, a kind of part, a
   tool that the vendor runs, a header that switches on a feature.
+- `fetched`: a picture or file stands at an address, from which the vendor gets it.
 - `media` are the bytes of pictures and files that lie inside the body; a bound by kind stands in
   their place.
 - A limit of output, a stream flag or a number of choices of the wrong type is an error, not an
@@ -53,6 +54,7 @@ class Demand(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cache: bool = False
     stream: bool = False
     extras: tuple[str, ...] = ()
+    fetched: bool = False
 
 
 class Tally:
@@ -64,6 +66,7 @@ class Tally:
         self.documents = 0
         self.tools = 0
         self.cache = False
+        self.fetched = False
         self._extras: set[str] = set()
 
     def note(self, kind: str, name: object = "") -> None:
@@ -72,12 +75,14 @@ class Tally:
         plain = "".join(c if c.isascii() and c.isprintable() else "?" for c in shown[:40])
         self._extras.add(f"{kind}:{plain}" if plain else kind)
 
-    def image(self, data: object = None) -> None:
+    def image(self, data: object = None, address: object = None) -> None:
         self.images += 1
+        self.fetched = self.fetched or address is not None
         self._inside(data)
 
-    def document(self, data: object = None) -> None:
+    def document(self, data: object = None, address: object = None) -> None:
         self.documents += 1
+        self.fetched = self.fetched or address is not None
         self._inside(data)
 
     def _inside(self, data: object) -> None:
@@ -126,6 +131,7 @@ class Prepared:
             cache=tally.cache,
             stream=stream,
             extras=tally.extras,
+            fetched=tally.fetched,
         )
 
     def body(self, limit: int, field: str) -> bytes:

@@ -232,17 +232,18 @@ def _parts(content: object, tally: Tally) -> None:
             continue
         if kind == "image_url":
             image = one.get("image_url")
-            tally.image(image.get("url") if isinstance(image, dict) else image)
+            url = image.get("url") if isinstance(image, dict) else image
+            tally.image(url, _address(url))
         elif kind == "input_image":
             if one.get("file_id") is not None:
                 tally.note("stored", "file_id")
-            tally.image(one.get("image_url"))
+            tally.image(one.get("image_url"), _address(one.get("image_url")))
         elif kind in ("file", "input_file"):
             inner = one.get("file") if kind == "file" else one
             inner = inner if isinstance(inner, dict) else {}
             if inner.get("file_id") is not None:
                 tally.note("stored", "file_id")
-            tally.document(inner.get("file_data"))
+            tally.document(inner.get("file_data"), inner.get("file_url"))
         else:
             tally.note("part", kind)
 
@@ -257,3 +258,8 @@ def _item(item: dict[str, Any], tally: Tally) -> None:
         _parts(item.get("output"), tally)
     elif kind not in _PLAIN_ITEMS:
         tally.note("part", kind)
+
+
+def _address(url: object) -> object:
+    """What is not inside the request, if it is that."""
+    return None if isinstance(url, str) and url.startswith("data:") else url

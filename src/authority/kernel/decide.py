@@ -24,7 +24,7 @@ Rules
 
 from __future__ import annotations
 
-from authority.kernel import entries, handles, relatives, sinks
+from authority.kernel import entries, flows, handles, relatives, sinks
 from authority.kernel.capabilities import WAYS, Refusal, scope, use
 from authority.kernel.codes import Code, Layer
 from authority.kernel.decide_budget import fits, granted, worst
@@ -67,7 +67,7 @@ def decide(state: State, policy: Policy | None, request: Request, facts: Facts) 
         spec = EFFECTS[request.effect]
         reserve = worst(state, policy, run, spec, request, facts)
         fits(state, run, reserve)
-        found, asked = labels(state, policy, run, request)
+        found, asked = labels(state, policy, run, request, facts.looked_up)
         approval, also = approval or asked, asked if approval else ""
         if not facts.preview:
             _definition(state, policy, request, facts)
@@ -77,7 +77,8 @@ def decide(state: State, policy: Policy | None, request: Request, facts: Facts) 
         if no.hidden:
             denied.usage, denied.shaped = usage, sorted(found.sent.sources)
             own = state.runs[request.run]
-            label = sinks.answered(state, own, policy, request)
+            label = _brought(state, policy, own, request, facts, reserve)
+            label = label.join(sinks.answered(state, own, policy, request))
             denied.hinges = sinks.hinges(state, own, policy, request)
             denied.sources, denied.secrets = sorted(label.sources), sorted(label.secrets)
             denied.endorsed = dict(found.endorsed)
@@ -107,7 +108,7 @@ def decide(state: State, policy: Policy | None, request: Request, facts: Facts) 
         final=request.effect == "output",
         at=now,
     )
-    label = granted(state, policy, run, request, facts, reserve)
+    label = _brought(state, policy, run, request, facts, reserve)
     if request.handle:
         verdict.handle = f"h{len(run.handles) + 1}"
         label = label.join(sinks.answered(state, run, policy, request))
@@ -117,6 +118,20 @@ def decide(state: State, policy: Policy | None, request: Request, facts: Facts) 
         verdict.endorsed = dict(found.endorsed)
     verdict.sources, verdict.secrets = sorted(label.sources), sorted(label.secrets)
     return [*derived, verdict]
+
+
+def _brought(
+    state: State,
+    policy: Policy | None,
+    run: Run,
+    request: Request,
+    facts: Facts,
+    reserve: dict[str, int],
+) -> Label:
+    """What a model's answer brings beside the label of what it is asked."""
+    assert request.resource is not None
+    label = granted(state, policy, run, request, facts, reserve)
+    return label.join(flows.brought(policy, request.effect, request.resource, facts.looked_up))
 
 
 def chunk(

@@ -8,6 +8,9 @@ Pure. Rules
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 
 from authority.kernel import sinks
@@ -39,13 +42,19 @@ class No(Exception):
         self.approval, self.hidden, self.told = approval, hidden, told
 
 
-def labels(state: State, policy: Policy | None, run: Run, request: Request) -> tuple[Finding, str]:
-    """What the labels say, and the approval that is used up for it."""
+def labels(
+    state: State,
+    policy: Policy | None,
+    run: Run,
+    request: Request,
+    facts: Mapping[str, Any] = {},
+) -> tuple[Finding, str]:
+    """What the labels say, and the approval that is used up for it. `facts`: as looked up."""
     if run.label.clean and not request.parts:
         return Finding(), ""
     assert policy is not None
     assert request.resource is not None
-    found = sinks.judge(state, policy, run, request)
+    found = sinks.judge(state, policy, run, request, facts)
     if not found.why:
         return found, ""
     rule = f"labels ({request.effect})"

@@ -8,7 +8,11 @@ Rules
 - What a run is handed when it is started (arguments, environment, standard input) is the person's
   word, unless the policy lists what is trusted and leaves the `user` out. Then the run starts with that
   label: nobody knows which of its words were handed to it.
-- What a model answers has the label of what it was asked, so of the run: it adds no source.
+- What a model answers has the label of what it was asked, so of the run: it adds no source. Where the
+  request has its vendor bring words from elsewhere (`models.elsewhere`: its own tools, what it stored,
+  an address) the model is one, unless the policy trusts it; and since the vendor may act there, all
+  that the request says is control then, until the policy lists the model as content. What the same
+  model brought before steers no more in a further request than it did in the one that brought it.
 - Sinks. Reading, writing in the workspace, the program's own output, messages to the parent or a
   child, prompts to allowed models, GET and HEAD, and an MCP server's lists and resources take
   untrusted content. Everything else wants a trusted run: other HTTP methods, spawning, deleting what
@@ -27,6 +31,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+from authority.kernel import models
 from authority.kernel.file_labels import recorded
 from authority.kernel.labels import ANY_SOURCE, CLEAN, USER, Label, Sink
 from authority.kernel.mcp_rules import parts
@@ -79,10 +84,18 @@ def sink(
     secrets: frozenset[str],
     *,
     own: bool,
+    elsewhere: bool = False,
 ) -> Sink:
-    """What may flow into this request. `own`: the run made the file that it wants to delete."""
+    """What may flow into this request. `own`: the run made the file that it wants to delete.
+    `elsewhere`: see `models.elsewhere`."""
+    untrusted = (
+        policy.lists_content(resource, verb)
+        if elsewhere
+        else _takes_untrusted(policy, effect, resource, verb, given, own=own)
+    )
+    own_words = frozenset({resource.text} if elsewhere else ())
     return Sink(
-        _ANY if _takes_untrusted(policy, effect, resource, verb, given, own=own) else frozenset(),
+        _ANY if untrusted else own_words,
         secrets
         if effect in _INWARD
         else frozenset(s for s in secrets if policy.releases(s, effect, resource, verb)),
@@ -137,6 +150,24 @@ def answer_label(
     if effect == "msg.receive" and (own := state.runs.get(resource.name)) is not None:
         kept = kept.join(own.hints)
     return result_label(policy, effect, resource, verb, carried).join(kept)
+
+
+def elsewhere(
+    policy: Policy | None, effect: str, resource: Resource, facts: Mapping[str, Any]
+) -> bool:
+    """Whether a request has a model's vendor reach further than the request: see `models`."""
+    if policy is None or effect not in EFFECTS:
+        return False
+    return models.elsewhere(facts, policy.model(resource.name))
+
+
+def brought(
+    policy: Policy | None, effect: str, resource: Resource, facts: Mapping[str, Any]
+) -> Label:
+    """What a vendor brings from elsewhere."""
+    if policy is None or not elsewhere(policy, effect, resource, facts) or policy.trusted(resource):
+        return CLEAN
+    return Label(frozenset({resource.text}))
 
 
 def missing(state: State, run: Run, effect: str, resource: Resource) -> Label:

@@ -64,6 +64,7 @@ class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cache: bool = False
     stream: bool = False
     extras: tuple[str, ...] = ()
+    fetched: bool = False
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -113,6 +114,18 @@ def ask(facts: Mapping[str, Any]) -> Ask | None:
     numbers = (found.size, found.max_output, found.media, found.images, found.documents)
     sane = all(0 <= n <= MAX_LIMIT for n in (*numbers, found.tools)) and found.media <= found.size
     return found if sane and 1 <= found.choices <= MAX_LIMIT else None
+
+
+def elsewhere(facts: Mapping[str, Any], terms: Terms) -> bool:
+    """Whether a request has the vendor bring words from elsewhere, or act there: by tools that it runs,
+    by what it has stored, from an address, or by what is not known here and not vouched for."""
+    demand = ask(facts)
+    if demand is None or terms.builtin:
+        return False
+    unknown = (extra for extra in demand.extras if extra not in terms.extras)
+    kinds = {extra.partition(":")[0] for extra in demand.extras} & {"hosted", "stored"}
+    kinds |= {extra.partition(":")[0] for extra in unknown} & {"key", "part"}
+    return demand.fetched or bool(kinds)
 
 
 def input_bound(demand: Ask, price: Price | None, counted: int | None = None) -> int:

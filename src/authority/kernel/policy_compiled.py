@@ -283,11 +283,15 @@ class Policy:
         """
         if effect in _OPEN_SINKS or (effect == "http.request" and verb in ("GET", "HEAD")):
             return _ALL
-        if self._all_say(resource, verb, lambda layer: layer.content):
+        if self.lists_content(resource, verb):
             return _ALL
         if effect == "tool.call" and (rules := self.tool_rules(resource)) is not None:
             return None if rules.content is None else frozenset(rules.content)
         return None
+
+    def lists_content(self, resource: Resource, verb: str = "") -> bool:
+        """Whether every file lists the resource itself as taking untrusted content."""
+        return self._all_say(resource, verb, lambda layer: layer.content)
 
     def releases(self, secret: str, effect: str, resource: Resource, verb: str = "") -> bool:
         """Whether the secret may flow into this: every file has to release it, but for one that

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -102,8 +103,10 @@ def part_label(state: State, policy: Policy, run: Run, part: Part) -> Label:
     return Label(held.given.sources, held.label.secrets)
 
 
-def judge(state: State, policy: Policy, run: Run, request: Request) -> Finding:
-    """Ask the labels about a request. Its handles are known (`run.handles`)."""
+def judge(
+    state: State, policy: Policy, run: Run, request: Request, facts: Mapping[str, Any] = {}
+) -> Finding:
+    """Ask the labels about a request. Its handles are known (`run.handles`). `facts`: as looked up."""
     parts = [(part, part_label(state, policy, run, part)) for part in request.parts]
     sent = run.label
     for _, label in parts:
@@ -112,6 +115,7 @@ def judge(state: State, policy: Policy, run: Run, request: Request) -> Finding:
         return Finding()
     assert request.resource is not None
     given = flows.argument_names(request.effect, request.arguments)
+    elsewhere = flows.elsewhere(policy, request.effect, request.resource, facts)
     sink = flows.sink(
         policy,
         request.effect,
@@ -120,6 +124,7 @@ def judge(state: State, policy: Policy, run: Run, request: Request) -> Finding:
         given,
         sent.secrets,
         own=request.shown in run.created,
+        elsewhere=elsewhere,
     )
     secret = sink.refuses(Label(frozenset(), sent.secrets))
     why = sink.refuses(run.label)
@@ -128,11 +133,11 @@ def judge(state: State, policy: Policy, run: Run, request: Request) -> Finding:
         return Finding(f"{was} {why}", sent, approvable=not secret)
     if secret:
         return Finding(f"what it is given {secret}", sent)
-    content = _content(policy, request)
+    content = _content(policy, request, elsewhere=elsewhere)
     endorsed: dict[str, int] = {}
     hidden = ""
     for part, label in parts:
-        if "*" in content or part.argument in content or not label.sources:
+        if "*" in content or part.argument in content or label.sources <= sink.sources:
             continue
         kind = _issued(policy, run, part, request)
         rule = ""
@@ -153,8 +158,11 @@ def sink_words(label: Label) -> str:
     return flows.CONTROL.refuses(Label(label.sources))
 
 
-def _content(policy: Policy, request: Request) -> frozenset[str]:
+def _content(policy: Policy, request: Request, *, elsewhere: bool) -> frozenset[str]:
     assert request.resource is not None
+    if elsewhere:
+        listed = policy.lists_content(request.resource, request.verb)
+        return frozenset("*") if listed else frozenset()
     content = policy.content(request.effect, request.resource, request.verb)
     if flows.takes_anything(request.effect, request.verb):
         return frozenset("*")

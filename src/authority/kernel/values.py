@@ -43,6 +43,9 @@ WANTED: Final = frozenset(
     {*SLOTS, "fs.read", "fs.list", "fs.stat", "mcp.read", "msg.receive", "agent.wait"}
 )
 """Effects whose answer may be kept as a handle."""
+_WORDS: Final = frozenset({"content", "text", "output", "arguments", "input", "system"})
+"""Where a model reads words. A role, a kind of part or an address is the program's own to say: what a
+request may cost and where it reaches must not depend on a value that nobody has seen."""
 MAX_REFS: Final = 256
 _NAME: Final = re.compile(r"h[1-9][0-9]{0,8}\Z")
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
@@ -71,6 +74,9 @@ def refs(effect: str, tree: Any) -> tuple[Ref, ...]:
     """All references of a request's arguments. Raises `Malformed`."""
     slot = SLOTS.get(effect, ((), ""))[0]
     found = list(_scan(tree, (), slot, whole=True))
+    for ref in found if effect == "model.chat" else ():
+        if _place(ref.at) not in _WORDS:
+            raise Malformed(f"no handle may stand at {ref.at[:100]}")
     if len(found) > MAX_REFS:
         raise Malformed(f"more than {MAX_REFS} handles")
     return tuple(found)
@@ -103,6 +109,12 @@ def _scan(value: Any, at: tuple[str, ...], slot: tuple[str, ...], *, whole: bool
     elif isinstance(value, list):
         for number, item in enumerate(value):
             yield from _scan(item, (*at, str(number)), slot, whole=whole and len(at) == len(slot))
+
+
+def _place(at: str) -> str:
+    """The name under which a reference stands, or the list that holds it."""
+    names = [name for name in steps(at) if name not in _KEYS and not name.isdecimal()]
+    return names[-1] if names else ""
 
 
 def _inside(at: tuple[str, ...], slot: tuple[str, ...]) -> bool:
