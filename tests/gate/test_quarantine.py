@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from authority.agent import Handle, join, some
+from authority.cli import why_labels
 
 from .lab import Attached, Lab, code_of
 
@@ -195,6 +196,9 @@ def test_a_vendor_that_reaches_elsewhere_brings_and_sends_words(
         before = len(reader.asked)
         assert code_of(partial(asked_for, gate, text=words, **options)) == "E_TAINT", name
         assert len(reader.asked) == before
+    denied = lab.denials(run=run.run, code="E_TAINT")[-1]
+    helps = [way["how"] for way in why_labels.ways(denied, None, [])]
+    assert '[labels]\ncontent = ["model:reader"]' in helps
     for message in (
         {"role": words, "content": "x"},
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": words}}]},

@@ -17,6 +17,7 @@ from typing import Any
 
 from authority.kernel import resources
 from authority.kernel.labels import USER
+from authority.kernel.models import EFFECTS
 from authority.kernel.policy import Policy
 from authority.kernel.policy_explain import toml_text
 from authority.kernel.tool_words import described, looks_like_control
@@ -29,6 +30,8 @@ HANDLES = {
     "run": "message = gate.receive(handle=True)",
 }
 """How a program takes what comes from a source without reading it; all others are tools."""
+
+_APPROVABLE = EFFECTS | {"tool.call", "http.request", "fs.delete", "agent.spawn", "net.connect"}
 
 
 def missing(entry: dict[str, Any], policy: Policy | None, names: list[str]) -> str:
@@ -68,12 +71,12 @@ def ways(entry: dict[str, Any], policy: Policy | None, names: list[str]) -> list
         out = [_way("if what the run is handed (arguments, input) is your own word", how)]
     else:
         out = [_unread(entry, policy), *_mounted(entry, policy)]
-    if effect in {"tool.call", "http.request", "fs.delete", "agent.spawn", "net.connect"}:
+    if effect in _APPROVABLE:
         rule = f"{verb} {resource}".strip()
         asks = f"[labels]\napprove = [{toml_text(rule)}]"
         out.append(_way("let a person decide, each time", asks))
-    if effect == "http.request":
-        rule = f"[labels]\ncontent = [{toml_text(f'{verb} {resource}')}]"
+    if effect == "http.request" or effect in EFFECTS:
+        rule = f"[labels]\ncontent = [{toml_text(f'{verb} {resource}'.strip())}]"
         out.append(_way("if nothing in such a request steers anything", rule))
     free = _free(entry, policy, names)
     if effect == "tool.call" and free is not None:
