@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -13,6 +13,21 @@ from .model_lab import KEY
 from .model_upstream import Upstream, upstream
 
 DEADLINE = 300
+TOLD = 10
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What the program is not told of an effect that failed stands beside the test that failed."""
+    report = yield
+    for name, value in getattr(item, "funcargs", {}).items() if report.failed else ():
+        if isinstance(value, Lab):
+            failed = value.log(kind="outcome", code="E_EFFECT_FAILED")[-TOLD:]
+            lines = [f"{entry['seq']} {entry.get('facts')}" for entry in failed]
+            report.sections.append((f"the last effects that failed in {name}", "\n".join(lines)))
+    return report
 
 
 @pytest.fixture(autouse=True, scope="module")
