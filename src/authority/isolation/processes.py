@@ -42,6 +42,11 @@ def status(pid: int) -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
+def parent(pid: int) -> int:
+    """Who started it, or took it in; 0 when it is gone."""
+    return int(status(pid).get("PPid", "0"))
+
+
 def user_ids(pids: list[int]) -> set[int]:
     """Real, effective, saved and file-system user ids of all of them, as the host knows them."""
     return {int(word) for pid in pids for word in status(pid).get("Uid", "").split()}

@@ -165,7 +165,13 @@ class Sandbox:
                 f"the run would have had the host user {uid} instead of {wanted}",
                 "this is a fault of Authority; please report it",
             )
-        self._first_fd = os.pidfd_open(self.pid)
+        # A short program may have ended by now: then its number is nobody's, or somebody else's.
+        with contextlib.suppress(ProcessLookupError):
+            self._first_fd = os.pidfd_open(self.pid)
+        if processes.parent(self.pid) != self._outer:
+            if self._first_fd >= 0:
+                os.close(self._first_fd)
+            self.pid, self._first_fd = 0, -1
 
     def _refusal(self, data: bytes) -> IsolationRefused:
         if data[:1] == b"E":
