@@ -124,10 +124,12 @@ def check_export(data: bytes, key: VerifyKey | None = None) -> int:
         raise ProofInvalid("an export has a header and entries, each line ended")
     try:
         header = decode(rows[0])
-        first, last = int(header["first"]), int(header["last"])
+        first, last = header["first"], header["last"]
         previous = bytes.fromhex(header["previous"])
         if header["format"] != EXPORT:
             raise ProofInvalid("this is not an export")
+        if type(first) is not int or type(last) is not int or not 0 <= first <= last:
+            raise ProofInvalid("the export's header names no range")
     except (CanonicalError, KeyError, TypeError, ValueError) as error:
         raise ProofInvalid("the export's header is malformed") from error
     stored = rows[1 : last - first + 2]

@@ -24,7 +24,7 @@ from authority.audit.store import ContentStore
 from authority.audit.verification import Report, verify
 from authority.audit.witness import DirectoryWitness
 from authority.cli import bundle as bundles
-from authority.cli import entries
+from authority.cli import entries, proof
 from authority.cli.common import add_common, print_json, state_of
 from authority.cli.usage import Parser, Usage, some, whole
 from authority.errors import AuthorityError
@@ -68,6 +68,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     one.add_argument("--store", type=Path, metavar="DIR", help="the content store beside --log")
     one.add_argument("--bundle", type=Path, metavar="FILE", help="a run's bundle, instead of a log")
+    one.add_argument(
+        "--proof", type=Path, metavar="FILE", help="a proof or an export, instead of a log"
+    )
     one = parts.add_parser(
         "bundle", help="one run as a file that can be checked and played elsewhere"
     )
@@ -131,6 +134,8 @@ def _outside_key(text: str, local: VerifyKey | None) -> VerifyKey | None:
 def _verify(options: argparse.Namespace) -> int:
     if options.bundle is not None:
         return bundles.verify(options)
+    if options.proof is not None:
+        return proof.verify(options)
     if options.log is not None:
         directory, local, witnesses = options.log, None, []
         store, sealed = options.store, None

@@ -26,7 +26,7 @@ WORDS = {
     "rejudge": "--policy",
     "dry": "list show apply discard",
     "audit": "verify bundle show tail query prove export",
-    "audit verify": "--key --witness --log --rejudge --store --bundle",
+    "audit verify": "--key --witness --log --rejudge --store --bundle --proof",
     "audit bundle": "--output --with-keys --alone",
     "audit tail": "--follow",
     "audit query": "--run --kind --effect --code --resource --since --until",
@@ -79,7 +79,7 @@ _authority() {{
         esac
         case $before in
 {values}
-            --policy|--state|--write|--output|--log|--store|--bundle|--certificate) words="" ;;
+            --policy|--state|--write|--output|--log|--store|--bundle|--proof|--certificate) words="" ;;
         esac
         # Behind -- stand the words of the program, which are none of ours.
         for before in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
