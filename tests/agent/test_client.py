@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -615,3 +616,13 @@ def test_the_agents_side_loads_nothing_else_of_ours() -> None:
     ours = {m.split(".")[1] for m in out if m.startswith("authority.")}
     assert ours == {"agent", "errors", "protocol"}
     assert not {"asyncio", "hashlib", "ssl", "json", "httpx", "cryptography"} & set(out)
+
+
+@pytest.mark.parametrize("rule", [None, "rule 3"])
+def test_a_refusal_goes_from_one_process_to_another(rule: str | None) -> None:
+    """A pool of workers hands on what was raised in one by pickling it."""
+    denied = Denied("E_TAINT", "labels", None, 4, "No.", rule)
+    again = pickle.loads(pickle.dumps(denied))
+    assert type(again) is Denied
+    assert vars(again) == vars(denied)
+    assert str(again) == str(denied)

@@ -46,6 +46,10 @@ class Denied(AuthorityError):
         self.rule = rule
         self.receipt = receipt
 
+    def __reduce__(self) -> tuple[type[Denied], tuple[object, ...]]:
+        told = (self.code, self.layer, self.seq, self.number, self.sentence, self.rule, self.receipt)
+        return type(self), told
+
     def __str__(self) -> str:
         where = "" if self.seq is None else f", entry {self.seq}"
         rule = f"; rule: {plain(self.rule)}" if self.rule else ""
