@@ -47,7 +47,15 @@ class Denied(AuthorityError):
         self.receipt = receipt
 
     def __reduce__(self) -> tuple[type[Denied], tuple[object, ...]]:
-        told = (self.code, self.layer, self.seq, self.number, self.sentence, self.rule, self.receipt)
+        told = (
+            self.code,
+            self.layer,
+            self.seq,
+            self.number,
+            self.sentence,
+            self.rule,
+            self.receipt,
+        )
         return type(self), told
 
     def __str__(self) -> str:
