@@ -127,8 +127,7 @@ def _outside_key(text: str, local: VerifyKey | None) -> VerifyKey | None:
                 "either this is not the log that you know, or the fingerprint was copied wrongly",
             )
         return local
-    path = Path(text)
-    return VerifyKey.from_text(path.read_text("ascii") if path.is_file() else text)
+    return bundles.outside_key(text)
 
 
 def _verify(options: argparse.Namespace) -> int:

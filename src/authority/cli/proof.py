@@ -32,9 +32,11 @@ def verify(options: argparse.Namespace) -> int:
         )
     data = Path(options.proof).read_bytes()
     told: dict[str, Any] = {"ok": True, "problem": "", "key": key.to_text()}
+    header = _header(data)
     try:
-        if _is_export(data):
-            told |= {"entries": prove.check_export(data, key), **_range(data)}
+        if header.get("format") == prove.EXPORT:
+            told["entries"] = prove.check_export(data, key)
+            told |= {"first": header["first"], "last": header["last"]}
         else:
             entry = prove.check(_one(data), key)
             told |= {"entries": 1, "first": entry["seq"], "last": entry["seq"], "entry": entry}
@@ -53,18 +55,13 @@ def verify(options: argparse.Namespace) -> int:
     return 0 if told["ok"] else 1
 
 
-def _is_export(data: bytes) -> bool:
-    """A proof is one JSON object, however it is laid out; an export has a header for its first line."""
+def _header(data: bytes) -> dict[str, Any]:
+    """An export has one for its first line. A proof is one object, however it is laid out."""
     try:
-        header = decode(data.partition(b"\n")[0])
+        found = decode(data.partition(b"\n")[0])
     except CanonicalError:
-        return False
-    return isinstance(header, dict) and header.get("format") == prove.EXPORT
-
-
-def _range(data: bytes) -> dict[str, int]:
-    header: dict[str, Any] = decode(data.partition(b"\n")[0])
-    return {"first": header["first"], "last": header["last"]}
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _one(data: bytes) -> bytes:

@@ -15,7 +15,7 @@ import os
 
 from authority.effects.beneath import Beneath, Handle
 from authority.effects.overlay_table import Table
-from authority.effects.tree import Identity, Row, Tree, check_regular
+from authority.effects.tree import Identity, Row, Tree, as_expected, check_regular
 
 
 class _Seen(Handle):
@@ -86,11 +86,7 @@ class Layers:
         return seen
 
     def _expected(self, path: bytes, expect: Identity | None) -> Handle:
-        found = self.look(path)
-        if expect is not None and found.identity != expect:
-            found.close()
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        return found
+        return as_expected(self.look(path), expect)
 
     def rows(self, path: bytes) -> list[Row]:
         merged: dict[bytes, Row] = {}

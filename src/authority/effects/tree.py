@@ -95,11 +95,7 @@ class Tree:
 
     def expected(self, path: bytes, expect: Identity | None) -> Handle:
         """`look`, and it is what the caller knows."""
-        found = self.look(path)
-        if expect is not None and found.identity != expect:
-            found.close()
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        return found
+        return as_expected(self.look(path), expect)
 
     def rows(self, path: bytes) -> list[Row]:
         """What a directory holds, without what does not exist here."""
@@ -322,6 +318,15 @@ def set_size(fd: int, size: int) -> os.stat_result:
         return os.fstat(fd)
     finally:
         os.close(fd)
+
+
+def as_expected(found: Handle, expect: Identity | None) -> Handle:
+    """What was found, if the caller knows it, or names nothing that it knows. Otherwise it is closed,
+    and that is `ESTALE`."""
+    if expect is not None and found.identity != expect:
+        found.close()
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    return found
 
 
 def check_regular(found: Handle) -> None:

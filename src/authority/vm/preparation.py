@@ -15,6 +15,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 from dataclasses import dataclass
@@ -109,13 +110,10 @@ def images(
         # What can be seen is seen before anything is fetched for it.
         if not emulate and (seen := acceleration.obstacle()):
             raise _not_accelerated(seen)
-        for left in reversed(range(_TRIES)):
-            try:
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(cache.Replaced):  # others build and prune meanwhile
                 return _images(spec, host, architecture, emulate=emulate, tell=told)
-            except cache.Replaced:  # others build and prune meanwhile
-                if not left:
-                    raise
-    raise AssertionError("the last try returns or raises")
+        return _images(spec, host, architecture, emulate=emulate, tell=told)
 
 
 def _images(
