@@ -86,7 +86,7 @@ class Machine:
         try:
             await self.control.begin()
         except QmpError as error:
-            said = shown(launching.diagnostics(self._diagnostics).strip())
+            said = self._said()
             raise IsolationRefused(
                 f"the hypervisor did not start: {said or error}", "run `authority doctor`"
             ) from error
@@ -107,9 +107,15 @@ class Machine:
 
     # --- the end ---
 
+    def _said(self) -> str:
+        """What the hypervisor printed, also when its end was seen first and all is given back."""
+        if self._ended.done():
+            return self._ended.result().reason
+        return shown(launching.diagnostics(self._diagnostics).strip())
+
     def _on_end(self) -> None:
         asyncio.get_running_loop().remove_reader(self._outer_fd)
-        said = shown(launching.diagnostics(self._diagnostics).strip())
+        said = self._said()
         self._release()
         if not self._ended.done():
             reason = self._reason or said
